@@ -1,0 +1,1 @@
+"""The GPUs: a table as data, detection, occupancy, speed of light."""

@@ -1,0 +1,1 @@
+"""Floor 1: the captured graph and its algebra."""

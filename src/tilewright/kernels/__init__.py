@@ -1,0 +1,1 @@
+"""Floor 1: kernel plans and the Triton emitter."""

@@ -1,0 +1,1 @@
+"""Floor 5: terminal, HTML and JSON reports."""

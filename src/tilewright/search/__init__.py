@@ -1,0 +1,1 @@
+"""Floor 4: stages, strategies, the study store."""

@@ -1,0 +1,1 @@
+"""Tasks: documents, Python files and live modules, read into one typed `Task`."""

@@ -1,0 +1,87 @@
+"""A candidate module, and the kernel launches that it makes."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+from tilewright.values.schedule import Schedule
+
+
+class Origin(StrEnum):
+    """Where a candidate's source came from."""
+
+    SYNTHESIZE = "synthesize"
+    RETUNE = "retune"
+    LLM = "llm"
+    DOCUMENT = "document"
+    FILE = "file"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Source text that defines `ModelNew`, and where it came from.
+
+    Attributes:
+        source: one Python file.
+        origin: the proposer.
+        description: what was tried, one line for people.
+        parent: digest of the source that it was made from, if any.
+        schedules: the schedule of each kernel, where the proposer knows it.
+        native: operations that stayed with PyTorch, by their names for people.
+        scratch: declared scratch tensors, `name: what it holds, its bytes as a formula`.
+        collapses: algebraic collapses (rules that remove most of the work), by name.
+        needs_reference: the constructor takes the reference module (live modules) rather than its arguments.
+    """
+
+    source: str
+    origin: Origin
+    description: str
+    parent: str | None = None
+    schedules: tuple[Schedule, ...] = ()
+    native: tuple[str, ...] = ()
+    scratch: tuple[str, ...] = ()
+    collapses: tuple[str, ...] = ()
+    needs_reference: bool = False
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the source, 16 hex digits: the candidate's identity in a study."""
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class LaunchArgument:
+    """One argument of a kernel launch.
+
+    Attributes:
+        name: parameter name in the kernel's signature.
+        type: Triton's signature type (`*fp32`, `i32`, `fp32`, ...) or `constexpr`.
+        value: the value of a scalar or constexpr; None for pointers.
+        shape, stride: of the tensor behind a pointer, in elements; empty for scalars.
+        divisible_by_16: what Triton would specialise on (pointers: address; integers: value).
+    """
+
+    name: str
+    type: str
+    value: int | float | bool | str | None = None
+    shape: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    divisible_by_16: bool = False
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch as a candidate makes it on given inputs: what would run, without running it."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    arguments: tuple[LaunchArgument, ...]
+    num_warps: int
+    num_stages: int
+
+    @property
+    def programs(self) -> int:
+        """Program instances of the launch."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
