@@ -1,6 +1,6 @@
 """Floor 0: the frozen values that travel between the floors. Each is defined once, here."""
 
-from tilewright.values.candidate import Candidate, Launch, LaunchArgument, Origin
+from tilewright.values.candidate import Candidate, Launch, LaunchArgument, NativeCall, Origin, Recording
 from tilewright.values.measurement import Measured, Modelled, Timing, Work
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.schedule import Schedule
@@ -16,8 +16,10 @@ __all__ = [
     "LaunchArgument",
     "Measured",
     "Modelled",
+    "NativeCall",
     "Origin",
     "PrecisionClass",
+    "Recording",
     "Schedule",
     "Severity",
     "Timing",

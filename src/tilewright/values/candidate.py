@@ -85,3 +85,41 @@ class Launch:
     def programs(self) -> int:
         """Program instances of the launch."""
         return self.grid[0] * self.grid[1] * self.grid[2]
+
+
+@dataclass(frozen=True)
+class NativeCall:
+    """One operation that a candidate leaves to PyTorch, as seen by a dispatcher that does not run it.
+
+    Attributes:
+        operation: ATen name (`aten.convolution.default`).
+        input_shapes, output_shapes: of its tensors.
+        read_bytes, written_bytes: its tensors once each; 0 for views.
+        matrix_operations: multiplications and additions of a contraction; 0 for the rest.
+        layout: `channels_last` or `contiguous`, of the first input.
+    """
+
+    operation: str
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    read_bytes: int
+    written_bytes: int
+    matrix_operations: int
+    layout: str = "contiguous"
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What one forward pass does, in order, without running it: launches and native operations."""
+
+    steps: tuple[Launch | NativeCall, ...]
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """The Triton launches."""
+        return tuple(step for step in self.steps if isinstance(step, Launch))
+
+    @property
+    def native(self) -> tuple[NativeCall, ...]:
+        """The native operations."""
+        return tuple(step for step in self.steps if isinstance(step, NativeCall))

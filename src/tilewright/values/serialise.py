@@ -20,7 +20,7 @@ def as_json(value: Any) -> JsonValue:
     Raises:
         TypeError: for a type that has no JSON form.
     """
-    if value is None or isinstance(value, bool | int | str) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | int | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
         return as_json(value.value)
