@@ -1,0 +1,220 @@
+"""Capture with `torch.export`: a module and example inputs in, a `Graph` out.
+
+Sizes are captured symbolically wherever the module accepts others, so that what is emitted works for any
+batch and spatial size. Floats that are attributes of the module are captured as links to those attributes
+(see `linked_scalars`), so that emitted code reads `self.add_value` instead of a literal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from tilewright.errors import CaptureError, InputMismatchError, SourceLocation
+from tilewright.graph.graph import Graph, LinkedScalar
+
+#: Relative step between sentinels: far above float64's resolution, far below float32's.
+_SENTINEL_STEP = 2.0**-40
+
+
+def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -> Graph:
+    """Capture `module` in eval mode, as called with `inputs`.
+
+    Args:
+        module: the reference; it is not changed.
+        inputs: example inputs, tensors of any device or other values.
+        dynamic: capture sizes symbolically where the module accepts others.
+
+    Raises:
+        InputMismatchError: the module raises on these inputs.
+        CaptureError: `torch.export` cannot capture it; the message names the operation and the line.
+    """
+    with _in_eval_mode(module), linked_scalars(module) as linked:
+        program, was_dynamic = _export(module, tuple(inputs), dynamic)
+    return _graph_of(program, linked, was_dynamic)
+
+
+def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[ExportedProgram, bool]:
+    """Symbolic sizes first (sizes of 1 widened, since export fixes those), then as little as it takes."""
+    attempts: list[tuple[tuple[Any, ...], bool]] = []
+    if dynamic:
+        widened = _without_singletons(inputs)
+        if widened is not None:
+            attempts.append((widened, True))
+        attempts.append((inputs, True))
+    attempts.append((inputs, False))
+    problem: Exception | None = None
+    for example, symbolic in attempts:
+        try:
+            return _export_once(module, example, symbolic), symbolic
+        except Exception as error:
+            problem = error
+    assert problem is not None
+    _check_call(module, inputs)
+    raise _capture_error(problem)
+
+
+def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:
+    shapes = tuple(_automatic_dims(value) for value in inputs) if symbolic else None
+    with torch.no_grad(), _quiet_logs():
+        return torch.export.export(module, inputs, dynamic_shapes=shapes)
+
+
+def _automatic_dims(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return dict.fromkeys(range(value.dim()), Dim.AUTO)
+    if isinstance(value, list | tuple):
+        return type(value)(_automatic_dims(item) for item in value)
+    if isinstance(value, dict):
+        return {key: _automatic_dims(item) for key, item in value.items()}
+    return None
+
+
+def _without_singletons(inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+    """The inputs with a leading size of 1 widened to 2 in every tensor that has one; None if none has."""
+    if not any(isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == 1 for value in inputs):
+        return None
+    return tuple(
+        value.expand(2, *value.shape[1:]).clone()
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == 1
+        else value
+        for value in inputs
+    )
+
+
+def _check_call(module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    """Tell inputs that do not fit from a module that cannot be captured, by calling it on meta tensors."""
+    try:
+        meta = copy.deepcopy(module).to("meta")
+        with torch.no_grad():
+            meta(*[value.to("meta") if isinstance(value, torch.Tensor) else value for value in inputs])
+    except NotImplementedError:
+        return
+    except Exception as error:
+        shapes = ", ".join(str(tuple(v.shape)) for v in inputs if isinstance(v, torch.Tensor))
+        if isinstance(error, RuntimeError | TypeError | ValueError) and "meta" not in str(error).lower():
+            raise InputMismatchError(
+                f"the inputs (shapes {shapes}) do not fit the reference: {_first_line(error)}",
+                hint="check the inputs' number, shapes and dtypes against the module's forward()",
+            ) from error
+
+
+def _capture_error(problem: Exception) -> CaptureError:
+    text = str(problem)
+    location = re.search(
+        r'File "([^"]+)", line (\d+)', text[text.find("from user code") :] if "user code" in text else ""
+    )
+    where = SourceLocation(location.group(1), int(location.group(2))) if location else None
+    named = re.search(r"(aten\.[\w.]+|torch\.[\w.]*\w|Tensor\.\w+|_local_scalar_dense|\.item\(\))", text)
+    operation = f" (stopped by {named.group(1)})" if named else ""
+    return CaptureError(
+        f"the reference cannot be captured{operation}: {_first_line(problem)}",
+        where=where,
+        hint="torch.export needs a forward pass without control flow on tensor values",
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = {name: child.training for name, child in module.named_modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for name, child in module.named_modules():
+            child.training = modes[name]
+
+
+@contextlib.contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """torch.export logs what it retries; the caller reports what matters."""
+    names = ("torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch._export")
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def linked_scalars(module: nn.Module) -> Iterator[Mapping[float, LinkedScalar]]:
+    """Give every float attribute of `module` and its children a value of its own while it is captured.
+
+    A float in the captured graph that equals such a value is that attribute. The step is below float32's
+    resolution, so that comparisons of these attributes with other numbers almost always come out alike.
+    0, 1 and -1 stay as they are: rules of the algebra look for them.
+    """
+    linked: dict[float, LinkedScalar] = {}
+    changed: list[tuple[nn.Module, str, float]] = []
+    try:
+        for path, child in module.named_modules():
+            for name, value in list(vars(child).items()):
+                if type(value) is not float or not math.isfinite(value) or value in (0.0, 1.0, -1.0):
+                    continue
+                sentinel = value * (1.0 + _SENTINEL_STEP * (len(linked) + 1))
+                full = f"{path}.{name}" if path else name
+                linked[sentinel] = LinkedScalar(full, value)
+                changed.append((child, name, value))
+                setattr(child, name, sentinel)
+        yield linked
+    finally:
+        for child, name, value in changed:
+            setattr(child, name, value)
+
+
+def _graph_of(program: ExportedProgram, linked: Mapping[float, LinkedScalar], dynamic: bool) -> Graph:
+    kinds: dict[InputKind, dict[str, str]] = {kind: {} for kind in InputKind}
+    for spec in program.graph_signature.input_specs:
+        kinds[spec.kind][getattr(spec.arg, "name", "")] = spec.target or ""
+    constants = {
+        name: value
+        for name, target in kinds[InputKind.CONSTANT_TENSOR].items()
+        if isinstance(value := program.constants[target], torch.Tensor)
+    }
+    state = program.state_dict
+    buffers = {name: target for name, target in kinds[InputKind.BUFFER].items() if target in state}
+    constants |= {
+        name: value
+        for name, target in kinds[InputKind.BUFFER].items()
+        if target not in state and isinstance(value := program.constants.get(target), torch.Tensor)
+    }
+    if kinds[InputKind.CUSTOM_OBJ] or kinds[InputKind.TOKEN]:
+        raise CaptureError("the reference cannot be captured: it holds custom objects or effects")
+    if any(
+        spec.kind.name in ("BUFFER_MUTATION", "USER_INPUT_MUTATION") for spec in program.graph_signature.output_specs
+    ):
+        raise CaptureError(
+            "the reference cannot be captured: its forward pass changes a buffer or an input in place",
+            hint="modules whose eval-mode forward has side effects are not supported",
+        )
+    returned = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    return Graph(
+        fx=program.graph,
+        parameters=kinds[InputKind.PARAMETER],
+        buffers=buffers,
+        constants=constants,
+        inputs=tuple(kinds[InputKind.USER_INPUT]),
+        outputs=tuple(node.name for node in returned if isinstance(node, fx.Node)),
+        single_output=program.call_spec.out_spec.is_leaf(),
+        linked=linked,
+        dynamic=dynamic,
+    )

@@ -1,0 +1,88 @@
+"""The captured graph: torch.export's ATen graph, with what the algebra and the planner ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx
+
+
+@dataclass(frozen=True)
+class LinkedScalar:
+    """A float in the graph that is an attribute of the module, so that emitted code can read it there.
+
+    Attributes:
+        path: attribute path from the root module (`add_value`, `act.negative_slope`).
+        value: its value when it was captured.
+    """
+
+    path: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A module's forward pass in eval mode as a pre-dispatch ATen graph.
+
+    Attributes:
+        fx: the graph; node.meta["val"] holds fake tensors whose sizes may be symbolic.
+        parameters: placeholder name -> parameter's name in the module.
+        buffers: placeholder name -> buffer's name in the module.
+        constants: placeholder name -> tensor that the forward pass creates itself.
+        inputs: names of the placeholders of the user's tensors, in the order of the call.
+        outputs: names of the nodes that are returned, in order.
+        single_output: the forward pass returns a tensor, not a tuple or list.
+        linked: float in the graph -> the module attribute that it is.
+        dynamic: sizes are symbolic where the module accepts others.
+    """
+
+    fx: fx.Graph
+    parameters: Mapping[str, str]
+    buffers: Mapping[str, str]
+    constants: Mapping[str, torch.Tensor]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    single_output: bool = True
+    linked: Mapping[float, LinkedScalar] = field(default_factory=dict)
+    dynamic: bool = True
+
+    def node(self, name: str) -> fx.Node:
+        """The node of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        for node in self.fx.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def shape_of(self, node: fx.Node) -> tuple[int, ...]:
+        """Concrete sizes of a node's tensor at the example inputs, in elements."""
+        return tuple(size_hint(size) for size in node.meta["val"].shape)
+
+    def dtype_of(self, node: fx.Node) -> torch.dtype:
+        """dtype of a node's tensor."""
+        dtype: torch.dtype = node.meta["val"].dtype
+        return dtype
+
+    def state_names(self) -> Mapping[str, str]:
+        """Placeholder name -> name in the module, for parameters and buffers together."""
+        return {**self.parameters, **self.buffers}
+
+
+def size_hint(size: Any) -> int:
+    """The value that a size has at the example inputs: itself, or a SymInt's hint."""
+    if isinstance(size, int):
+        return size
+    node = size.node
+    hint = node.hint if node.hint is not None else node.shape_env.size_hint(node.expr)
+    return int(hint)
+
+
+def is_tensor_node(node: fx.Node) -> bool:
+    """True where the node's value is one tensor."""
+    return isinstance(node.meta.get("val"), torch.Tensor)
