@@ -1,0 +1,41 @@
+# Everything runs in .venv, which the first target sets up from constraints.txt with plain pip.
+#   make demo    optimise one of the five examples for the RTX 4090 (no GPU needed)
+#   make test    lint, types and all tests
+#   make lint    lint and types alone
+# A GPU machine wants the CUDA build of torch: make test TORCH=torch==2.13.0
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# The CPU build of the tested torch, by its local version: pip then either finds it or stops; it never takes a CUDA build.
+TORCH ?= torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
+TORCH_INDEX := https://download.pytorch.org/whl/cpu
+DOCUMENTS := $(wildcard ../shared/seeds)
+JOBS ?= 2
+DEMO_OUT := runs/demo
+
+.PHONY: demo test lint clean
+.DELETE_ON_ERROR:
+
+demo: $(STAMP)
+	$(BIN)/tilewright optimize examples/conv_transpose_min_sum_gelu_bias.py --gpu 4090 --out $(DEMO_OUT)
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) $(if $(DOCUMENTS),--documents $(DOCUMENTS))
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet "$(TORCH)" || $(BIN)/pip install --quiet --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
