@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import logging
 import math
-import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,7 +68,7 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[
 
 def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:
     shapes = tuple(_automatic_dims(value) for value in inputs) if symbolic else None
-    with torch.no_grad(), _quiet_logs():
+    with torch.no_grad(), _quiet():
         return torch.export.export(module, inputs, dynamic_shapes=shapes)
 
 
@@ -124,6 +126,17 @@ def _capture_error(problem: Exception) -> CaptureError:
     )
 
 
+def _stopping_place(problem: BaseException) -> tuple[SourceLocation | None, str]:
+    """The user's line that stopped the capture, and its text: the innermost frame outside of torch."""
+    library = str(Path(torch.__file__).parent)
+    place: tuple[SourceLocation | None, str] = (None, "")
+    for frame in traceback.extract_tb(problem.__traceback__):
+        own = frame.filename.startswith((library, str(Path(__file__).parent))) or frame.filename.startswith("<")
+        if not own and frame.lineno is not None and "site-packages" not in frame.filename:
+            place = (SourceLocation(frame.filename, frame.lineno), (frame.line or "").strip())
+    return place
+
+
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
@@ -141,15 +154,16 @@ def _in_eval_mode(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet_logs() -> Iterator[None]:
-    """torch.export logs what it retries; the caller reports what matters."""
+def _quiet() -> Iterator[None]:
+    """torch.export logs and prints what it retries; the caller reports what matters."""
     names = ("torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch._export")
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

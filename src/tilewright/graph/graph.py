@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import fx
+import torch.fx as torch_fx
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Graph:
         dynamic: sizes are symbolic where the module accepts others.
     """
 
-    fx: fx.Graph
+    fx: torch_fx.Graph
     parameters: Mapping[str, str]
     buffers: Mapping[str, str]
     constants: Mapping[str, torch.Tensor]
@@ -49,7 +49,7 @@ class Graph:
     linked: Mapping[float, LinkedScalar] = field(default_factory=dict)
     dynamic: bool = True
 
-    def node(self, name: str) -> fx.Node:
+    def node(self, name: str) -> torch_fx.Node:
         """The node of that name.
 
         Raises:
@@ -60,11 +60,11 @@ class Graph:
                 return node
         raise KeyError(name)
 
-    def shape_of(self, node: fx.Node) -> tuple[int, ...]:
+    def shape_of(self, node: torch_fx.Node) -> tuple[int, ...]:
         """Concrete sizes of a node's tensor at the example inputs, in elements."""
         return tuple(size_hint(size) for size in node.meta["val"].shape)
 
-    def dtype_of(self, node: fx.Node) -> torch.dtype:
+    def dtype_of(self, node: torch_fx.Node) -> torch.dtype:
         """dtype of a node's tensor."""
         dtype: torch.dtype = node.meta["val"].dtype
         return dtype
@@ -83,6 +83,6 @@ def size_hint(size: Any) -> int:
     return int(hint)
 
 
-def is_tensor_node(node: fx.Node) -> bool:
+def is_tensor_node(node: torch_fx.Node) -> bool:
     """True where the node's value is one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
