@@ -112,15 +112,10 @@ def _check_call(module: nn.Module, inputs: tuple[Any, ...]) -> None:
 
 
 def _capture_error(problem: Exception) -> CaptureError:
-    text = str(problem)
-    location = re.search(
-        r'File "([^"]+)", line (\d+)', text[text.find("from user code") :] if "user code" in text else ""
-    )
-    where = SourceLocation(location.group(1), int(location.group(2))) if location else None
-    named = re.search(r"(aten\.[\w.]+|torch\.[\w.]*\w|Tensor\.\w+|_local_scalar_dense|\.item\(\))", text)
-    operation = f" (stopped by {named.group(1)})" if named else ""
+    where, operation = _stopping_place(problem)
+    named = f" (stopped by `{operation}`)" if operation else ""
     return CaptureError(
-        f"the reference cannot be captured{operation}: {_first_line(problem)}",
+        f"the reference cannot be captured{named}: {_first_line(problem)}",
         where=where,
         hint="torch.export needs a forward pass without control flow on tensor values",
     )

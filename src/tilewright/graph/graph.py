@@ -55,10 +55,8 @@ class Graph:
         Raises:
             KeyError: there is none.
         """
-        for node in self.fx.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        nodes: dict[str, torch_fx.Node] = {node.name: node for node in self.fx.nodes}
+        return nodes[name]
 
     def shape_of(self, node: torch_fx.Node) -> tuple[int, ...]:
         """Concrete sizes of a node's tensor at the example inputs, in elements."""
