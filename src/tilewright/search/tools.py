@@ -1,0 +1,109 @@
+"""What the search calls, as one value: proposers, gate, model, clock. Tests put others in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tilewright.gpu.gpu import Gpu
+from tilewright.search.understand import Understanding, understand
+from tilewright.task.stage import StageRules
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate
+from tilewright.values.measurement import Measured, Modelled
+from tilewright.values.verdict import Finding, KernelResources, Verdict
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What compiling a candidate and asking the model gave.
+
+    Attributes:
+        modelled: the time; None where the candidate could not be compiled or recorded.
+        findings: what compiling and recording found.
+        resources: of each kernel.
+    """
+
+    modelled: Modelled | None
+    findings: tuple[Finding, ...] = ()
+    resources: tuple[KernelResources, ...] = ()
+
+
+def _synthesize(task: Task, say: Say) -> tuple[Candidate, ...]:
+    from tilewright.proposers.synthesize import synthesize
+
+    return tuple(synthesize(task, progress=say))
+
+
+def _retune(
+    task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources]
+) -> tuple[Candidate, ...]:
+    from tilewright.proposers.retune import retune
+
+    return tuple(retune(task, code, rules, resources))
+
+
+def _gate(task: Task, candidate: Candidate, effort: str, say: Say) -> Verdict:
+    from tilewright.verify.gate import verify
+
+    return verify(task, candidate, effort=effort, progress=say)
+
+
+def _predict(task: Task, candidate: Candidate) -> Prediction:
+    from tilewright.profile.model import predict
+    from tilewright.values.verdict import Severity
+    from tilewright.verify.record import record
+
+    recording, resources, findings = record(task, candidate, task.gpu)
+    if any(finding.severity is Severity.ERROR for finding in findings):
+        return Prediction(None, tuple(findings), tuple(resources))
+    modelled = predict(recording, resources, task.gpu, task.precision)
+    return Prediction(modelled, tuple(findings), tuple(resources))
+
+
+def _predict_reference(task: Task, understanding: Understanding) -> Modelled | None:
+    from tilewright.profile.model import predict_reference
+
+    if understanding.graph is None:
+        return None
+    return predict_reference(understanding.graph, task.gpu, task.precision)
+
+
+def _measure(task: Task, candidates: Sequence[Candidate], effort: str) -> Mapping[str, Measured]:
+    from tilewright.profile.clock import measure
+
+    return measure(task, candidates, include_reference=True, include_given=False, effort=effort)
+
+
+def _installed() -> Gpu | None:
+    from tilewright.gpu.detect import detect_gpu
+
+    return detect_gpu()
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The functions that a search calls; the defaults are the real ones, loaded when first called.
+
+    Attributes:
+        understand: task -> graph, work, speed of light.
+        synthesize: task -> candidates from the reference, best first.
+        retune: task, code, stage's rules, its kernels' resources -> candidates that keep the code's meaning.
+        predict: task, candidate -> modelled time, or why there is none.
+        predict_reference: task, understanding -> the reference's modelled time.
+        gate: task, candidate, effort -> verdict.
+        measure: task, candidates, effort -> label -> time, all taken in one interleaved run; the labels are
+            `reference` and the candidates' digests.
+        installed: the GPU of this machine, or None.
+    """
+
+    understand: Callable[[Task], Understanding] = understand
+    synthesize: Callable[[Task, Say], tuple[Candidate, ...]] = _synthesize
+    retune: Callable[[Task, str, StageRules, Sequence[KernelResources]], tuple[Candidate, ...]] = _retune
+    predict: Callable[[Task, Candidate], Prediction] = _predict
+    predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
+    gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
+    measure: Callable[[Task, Sequence[Candidate], str], Mapping[str, Measured]] = _measure
+    installed: Callable[[], Gpu | None] = _installed

@@ -1,0 +1,69 @@
+"""What can be said of a task before anything is tried: its graph, its least work, its speed of light."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tilewright.task.task import Task
+from tilewright.values.measurement import Work
+from tilewright.values.precision import PrecisionClass
+
+if TYPE_CHECKING:
+    from tilewright.gpu.speed_of_light import SpeedOfLight
+    from tilewright.graph.graph import Graph
+
+
+@dataclass(frozen=True)
+class Understanding:
+    """A task, understood.
+
+    Attributes:
+        graph: the reference's captured graph; None where there is no PyTorch reference to capture (a document
+            alone, or given code as the specification).
+        operations: the graph's tensor operations in order, by ATen name; empty without a graph.
+        input_shapes, output_shapes: at the example inputs, in elements; empty without a graph.
+        work: what the task must do at least; None without a graph.
+        floors: precision class -> speed of light on the target; empty without a graph.
+    """
+
+    graph: Graph | None
+    operations: tuple[str, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    work: Work | None
+    floors: Mapping[PrecisionClass, SpeedOfLight]
+
+
+NOTHING = Understanding(None, (), (), (), None, {})
+
+
+def understand(task: Task) -> Understanding:
+    """Capture the task's reference and count its work.
+
+    Raises:
+        SourceError: the reference does not parse, or lacks what is needed.
+        InputMismatchError: it raises on its inputs.
+        CaptureError: it cannot be captured; the operation is named.
+    """
+    if task.reference is None or task.given_code_is_specification:
+        return NOTHING
+    from tilewright.gpu.speed_of_light import speed_of_light
+    from tilewright.graph.capture import capture
+    from tilewright.graph.graph import is_tensor_node
+    from tilewright.graph.work import count_work
+    from tilewright.task.module_source import build_module, make_inputs
+
+    graph = capture(build_module(task.reference), make_inputs(task.reference))
+    work = count_work(graph)
+    operations = tuple(str(node.target) for node in graph.fx.nodes if node.op == "call_function")
+    tensors = {node.name: node for node in graph.fx.nodes if is_tensor_node(node)}
+    return Understanding(
+        graph=graph,
+        operations=operations,
+        input_shapes=tuple(graph.shape_of(tensors[name]) for name in graph.inputs if name in tensors),
+        output_shapes=tuple(graph.shape_of(tensors[name]) for name in graph.outputs if name in tensors),
+        work=work,
+        floors={precision: speed_of_light(work, task.gpu, precision) for precision in PrecisionClass},
+    )

@@ -1,0 +1,135 @@
+"""A study: what was tried for one task, in order, what came of it, and what it was compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from tilewright.values.candidate import Candidate
+from tilewright.values.measurement import Modelled, Timing, Work
+from tilewright.values.verdict import Verdict
+
+if TYPE_CHECKING:  # study is the last of floor 0: it gathers what the other packages of the floor define
+    from tilewright.gpu.speed_of_light import SpeedOfLight
+
+
+class Outcome(StrEnum):
+    """What became of a trial."""
+
+    GIVEN = "given"  #: the code that the task came with: judged and timed, not searched for
+    KEPT = "kept"  #: passed the gate and gained enough over the best before it
+    REVERTED = "reverted"  #: not wrong, but no gain
+    REJECTED = "rejected"  #: the gate said no
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate and what became of it.
+
+    Attributes:
+        number: counts from 1 in the order of the trials; 0 for the given code.
+        stage: name of the stage in which it was tried; empty for the given code.
+        candidate: what was tried.
+        outcome: kept, reverted or rejected.
+        reason: why, one line with the numbers.
+        verdict: the gate's; None where the candidate was set aside on its modelled time before the gate.
+        timing: the time that comparisons use; None where there is none.
+        prediction: the model's time, also where the comparison is by measurement.
+        seconds: wall time that the trial took; 0 where it was taken from the store.
+        resumed: its results were found in the study store.
+    """
+
+    number: int
+    stage: str
+    candidate: Candidate
+    outcome: Outcome
+    reason: str
+    verdict: Verdict | None = None
+    timing: Timing | None = None
+    prediction: Modelled | None = None
+    seconds: float = 0.0
+    resumed: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """One run of the search on one task.
+
+    Attributes:
+        task: the task's name.
+        gpu: the target's name for people.
+        gpu_key: its key in the GPU table.
+        precision: precision class of the reference.
+        stages: names of the stages of the run, in order.
+        effort: name of the effort level.
+        oracle: what says what is right: `reference` or `given code`.
+        versions: name -> version of what the results depend on (torch, triton, tilewright, python, ...).
+        command: the command that repeats the run.
+        started: UTC time, ISO 8601.
+        seconds: wall time of the run.
+        timing_kind: `measured` or `modelled`; every time in the study that is compared is of this kind.
+        reference: time of the reference; None where there is no reference.
+        given: the given code's trial, if the task came with code.
+        trials: in order.
+        best_number: number of the trial that was kept last; None where nothing better was found.
+        work: what the task must do at least; None where it could not be counted.
+        speed_of_light: the floor that `work` sets on the target; None with it.
+        notes: what a reader must know: how times were obtained, what the run left out and why.
+    """
+
+    task: str
+    gpu: str
+    gpu_key: str
+    precision: str
+    stages: tuple[str, ...]
+    effort: str
+    oracle: str
+    versions: Mapping[str, str]
+    command: str
+    started: str
+    seconds: float
+    timing_kind: str
+    reference: Timing | None
+    given: Trial | None
+    trials: tuple[Trial, ...]
+    best_number: int | None
+    work: Work | None = None
+    speed_of_light: SpeedOfLight | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def best(self) -> Trial | None:
+        """The trial whose candidate is the result; None where nothing better was found."""
+        return next((trial for trial in self.trials if trial.number == self.best_number), None)
+
+    @property
+    def baseline(self) -> Timing | None:
+        """The fastest right thing there was before the search: the reference, or accepted given code."""
+        right = [self.reference] if self.reference is not None else []
+        if self.given is not None and self.given.timing is not None and self.given_counts:
+            right.append(self.given.timing)
+        return min(right, key=lambda timing: timing.time_ms, default=None)
+
+    @property
+    def given_counts(self) -> bool:
+        """The given code is a baseline: the gate accepts it, or it is the specification itself."""
+        if self.given is None:
+            return False
+        accepted = self.given.verdict is not None and self.given.verdict.accepted
+        return accepted or self.oracle == "given code"
+
+    @property
+    def speed_up(self) -> float | None:
+        """Baseline time over best time; None where either is missing."""
+        best = self.best
+        if best is None or best.timing is None or self.baseline is None:
+            return None
+        return self.baseline.time_ms / best.timing.time_ms
+
+    def fraction_of_speed_of_light(self, timing: Timing | None) -> float | None:
+        """Speed-of-light time over `timing`, 1.0 at the floor; None where either is missing."""
+        if timing is None or self.speed_of_light is None or timing.time_ms <= 0:
+            return None
+        return self.speed_of_light.time_ms / timing.time_ms
