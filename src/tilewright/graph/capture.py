@@ -69,7 +69,9 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[
 def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:
     shapes = tuple(_automatic_dims(value) for value in inputs) if symbolic else None
     with torch.no_grad(), _quiet():
-        return torch.export.export(module, inputs, dynamic_shapes=shapes)
+        program = torch.export.export(module, inputs, dynamic_shapes=shapes)
+        # An empty table decomposes nothing, but makes in-place operations functional.
+        return program.run_decompositions({})
 
 
 def _automatic_dims(value: Any) -> Any:

@@ -1,0 +1,108 @@
+"""The canonical form: identities removed, composite operations written as pointwise ones.
+
+These rules change no result beyond rounding; they make the graph simple enough to be planned.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import Graph
+from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
+
+aten = torch.ops.aten
+
+
+def canonicalize(graph: Graph) -> Rewritten:
+    """The graph in canonical form, and the rules that fired."""
+    return rewrite(graph, CANONICAL_RULES)
+
+
+def _drop_identity(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = node.args[0]
+    assert isinstance(source, torch_fx.Node)
+    return source if node.meta["val"].dtype == source.meta["val"].dtype else None
+
+
+def _drop_contiguous(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = node.args[0]
+    assert isinstance(source, torch_fx.Node)
+    same_form = node.meta["val"].stride() == source.meta["val"].stride()
+    return source if same_form and node.meta["val"].dtype == source.meta["val"].dtype else None
+
+
+def _drop_dropout(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source, training = node.args[0], node.args[2]
+    return source if training is False and isinstance(source, torch_fx.Node) else None
+
+
+def _drop_full_slice(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = node.args[0]
+    assert isinstance(source, torch_fx.Node)
+    same = tuple(map(str, node.meta["val"].shape)) == tuple(map(str, source.meta["val"].shape))
+    return source if same else None
+
+
+def _expand_batch_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """One value for each channel, then one multiply-add an element."""
+    source, batch_norm = node.args
+    if source.target is not aten._native_batch_norm_legit_no_training.default or batch_norm != 0:  # type: ignore[union-attr]
+        return None
+    x, weight, bias, mean, variance, _momentum, eps = source.args  # type: ignore[union-attr]
+    assert isinstance(x, torch_fx.Node)
+    shape = [1, -1] + [1] * (x.meta["val"].dim() - 2)
+
+    def channelwise(value: object) -> torch_fx.Node:
+        return editor.call(aten.view.default, value, shape)
+
+    scale = editor.call(aten.rsqrt.default, editor.call(aten.add.Tensor, channelwise(variance), eps))
+    if isinstance(weight, torch_fx.Node):
+        scale = editor.call(aten.mul.Tensor, scale, channelwise(weight))
+    centred = editor.call(aten.sub.Tensor, x, channelwise(mean))
+    result = editor.call(aten.mul.Tensor, centred, scale)
+    return editor.call(aten.add.Tensor, result, channelwise(bias)) if isinstance(bias, torch_fx.Node) else result
+
+
+def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source, index = node.args
+    assert isinstance(source, torch_fx.Node)
+    replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(source.target)  # type: ignore[arg-type]
+    if replacement is None or index != 0:
+        return None
+    value, dim = source.args[0], source.args[1]
+    keepdim = source.args[2] if len(source.args) > 2 else source.kwargs.get("keepdim", False)
+    return editor.call(replacement, value, [dim], keepdim)
+
+
+def _whole_extremum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    target = aten.amin.default if node.target is aten.min.default else aten.amax.default
+    return editor.call(target, node.args[0], [], False)
+
+
+def _whole_reduction(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    target = aten.sum.dim_IntList if node.target is aten.sum.default else aten.mean.dim
+    return None if node.kwargs else editor.call(target, node.args[0], [], False)
+
+
+CANONICAL_RULES: tuple[Rule, ...] = (
+    # identities
+    Rule("alias", "alias(x) -> x", (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default), _drop_identity),
+    Rule("clone", "clone(x) -> x, where nothing writes in place", (aten.clone.default,), _drop_contiguous),
+    Rule("contiguous", "contiguous(x) -> x, for contiguous x", (aten.contiguous.default,), _drop_contiguous),
+    Rule("same type", "to(x, dtype of x) -> x", (aten._to_copy.default, aten.to.dtype), _drop_contiguous),
+    Rule("eval dropout", "dropout(x, training=False) -> x", (aten.dropout.default,), _drop_dropout),
+    Rule("full slice", "x[0:size] -> x", (aten.slice.Tensor,), _drop_full_slice),
+    # composites
+    Rule(
+        "eval batch norm",
+        "batch_norm(x) -> (x - mean[c]) * (rsqrt(var[c] + eps) * weight[c]) + bias[c]",
+        (operator.getitem,),
+        _expand_batch_norm,
+    ),
+    Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
+    Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),
+    Rule("reduction of all", "sum(x) -> sum(x, all dims)", (aten.sum.default, aten.mean.default), _whole_reduction),
+)
