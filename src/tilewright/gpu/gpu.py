@@ -29,6 +29,7 @@ class Gpu:
         memory_gb: device memory, GB.
         sources: figure name -> where it comes from.
         aliases: other names, lower case (`4090`).
+        file: the TOML file that describes it; None for a GPU of the table or one that was detected.
     """
 
     key: str
@@ -53,3 +54,4 @@ class Gpu:
     memory_gb: float
     sources: Mapping[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
+    file: str | None = None
