@@ -123,6 +123,7 @@ class ModuleSource:
         init_args: constructor arguments (literals), or None where `get_init_inputs()` gives them.
         inputs: how inputs are made, or None where `get_inputs()` gives them.
         pickled: (module, inputs) by cloudpickle, for live modules; made by the parent, never by a candidate.
+        first_line: line of `path` where `source` starts, counting from 1 (a document's code block).
     """
 
     source: str
@@ -131,6 +132,7 @@ class ModuleSource:
     init_args: tuple[Any, ...] | None = None
     inputs: tuple[InputSpec, ...] | None = None
     pickled: bytes | None = field(default=None, repr=False)
+    first_line: int = 1
 
 
 @dataclass(frozen=True)
