@@ -152,9 +152,7 @@ def _decode(text: str) -> Evaluation | None:
         return None
 
 
-def trial_key(
-    task: Task, candidate: Candidate, *, timing: str, gate_effort: str, versions: Mapping[str, str]
-) -> str:
+def trial_key(task: Task, candidate: Candidate, *, timing: str, gate_effort: str, versions: Mapping[str, str]) -> str:
     """The key of a trial: SHA-256 over everything that its results depend on, 64 hex digits.
 
     Args:

@@ -37,9 +37,7 @@ def _synthesize(task: Task, say: Say) -> tuple[Candidate, ...]:
     return tuple(synthesize(task, progress=say))
 
 
-def _retune(
-    task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources]
-) -> tuple[Candidate, ...]:
+def _retune(task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources]) -> tuple[Candidate, ...]:
     from tilewright.proposers.retune import retune
 
     return tuple(retune(task, code, rules, resources))

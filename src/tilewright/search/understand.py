@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.gpu.speed_of_light import SpeedOfLight, speed_of_light
 from tilewright.task.task import Task
 from tilewright.values.measurement import Work
 from tilewright.values.precision import PrecisionClass
 
 if TYPE_CHECKING:
-    from tilewright.gpu.speed_of_light import SpeedOfLight
     from tilewright.graph.graph import Graph
 
 
@@ -36,6 +37,19 @@ class Understanding:
     floors: Mapping[PrecisionClass, SpeedOfLight]
 
 
+@dataclass(frozen=True)
+class Inspection:
+    """A task, and what is understood of it.
+
+    Attributes:
+        kernels: names of the Triton kernels in the given code, in order.
+    """
+
+    task: Task
+    understanding: Understanding
+    kernels: tuple[str, ...]
+
+
 NOTHING = Understanding(None, (), (), (), None, {})
 
 
@@ -49,7 +63,6 @@ def understand(task: Task) -> Understanding:
     """
     if task.reference is None or task.given_code_is_specification:
         return NOTHING
-    from tilewright.gpu.speed_of_light import speed_of_light
     from tilewright.graph.capture import capture
     from tilewright.graph.graph import is_tensor_node
     from tilewright.graph.work import count_work
@@ -66,4 +79,27 @@ def understand(task: Task) -> Understanding:
         output_shapes=tuple(graph.shape_of(tensors[name]) for name in graph.outputs if name in tensors),
         work=work,
         floors={precision: speed_of_light(work, task.gpu, precision) for precision in PrecisionClass},
+    )
+
+
+def inspect_task(task: Task) -> Inspection:
+    """What was understood of `task`; nothing is tried, and given code is not run.
+
+    Raises:
+        TilewrightError: as `understand` does.
+    """
+    return Inspection(task, understand(task), _kernels(task.given_code or ""))
+
+
+def _kernels(source: str) -> tuple[str, ...]:
+    """Functions with a decorator that ends in `jit`, at the top level of Python source that parses."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return ()
+    return tuple(
+        statement.name
+        for statement in body
+        if isinstance(statement, ast.FunctionDef)
+        and any(ast.unparse(decorator).split("(")[0].endswith("jit") for decorator in statement.decorator_list)
     )

@@ -1,18 +1,18 @@
-"""A study: what was tried for one task, in order, what came of it, and what it was compared with."""
+"""A study: what was tried for one task, in order, what came of it, and what it was compared with.
+
+The last of floor 0: it gathers what the other modules of the floor define, so the package does not import it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
+from tilewright.gpu.speed_of_light import SpeedOfLight
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Modelled, Timing, Work
 from tilewright.values.verdict import Verdict
-
-if TYPE_CHECKING:  # study is the last of floor 0: it gathers what the other packages of the floor define
-    from tilewright.gpu.speed_of_light import SpeedOfLight
 
 
 class Outcome(StrEnum):

@@ -1,0 +1,313 @@
+"""The library: optimise, verify and inspect, from Python. The command calls the same functions."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from tilewright.errors import MissingReferenceError, SourceError, path_location
+from tilewright.search.progress import Progress
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate, Origin
+from tilewright.values.study import Study
+from tilewright.values.verdict import Verdict
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tilewright.search.understand import Inspection
+
+
+class NothingBetterWarning(UserWarning):
+    """`optimize` found nothing that passed the gate and was faster; the module was returned as it is."""
+
+
+def optimize(
+    module: nn.Module,
+    inputs: Sequence[Any],
+    gpu: str | None = None,
+    *,
+    stage: str | None = None,
+    precision: str | None = None,
+    effort: str = "quick",
+    name: str | None = None,
+    out: str | Path | None = None,
+    study: str | Path | None = None,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """A faster module that can take the place of `module`, verified against it.
+
+    The result shares the parameters and buffers of `module`: an update to them is seen, and its `state_dict`
+    has the same keys. On CPU tensors, in training mode and where gradients are wanted it does what `module`
+    does. The evidence is its attribute `tilewright_study`, a `tilewright.values.study.Study`.
+
+    Where nothing better is found, `module` itself is returned (with the study as its attribute, too) and a
+    `NothingBetterWarning` is given.
+
+    Args:
+        module: the reference; it is not changed.
+        inputs: example inputs, as `module(*inputs)` takes them.
+        gpu: the target, a name of the table or a path to a TOML file; the installed GPU if None.
+        stage: the one stage to run; all of them if None.
+        precision: precision class (`ieee`, `tf32`, `fp16`, `bf16`); what torch's own flags say if None.
+        effort: `none`, `quick` or `full`.
+        name: of the task, for files and tables; the class's name if None.
+        out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
+        study: the study store's file; one in `out`, or in the user's cache folder, if None.
+        progress: told what is being tried.
+
+    Raises:
+        InputMismatchError: the inputs do not fit the module.
+        CaptureError: the module cannot be captured; the operation is named.
+        UnknownGpuError: no such GPU, or none was named and none is installed.
+    """
+    from tilewright.search.run import optimize_task
+    from tilewright.task.load import task_from_module
+
+    task = task_from_module(module, inputs, gpu=gpu, stage=stage, precision=precision, name=name)
+    folder = None if out is None else Path(out)
+    result = optimize_task(
+        task, effort=effort, out=folder, progress=progress, study=None if study is None else Path(study)
+    )
+    if folder is not None:
+        from tilewright.report.files import write_report
+
+        write_report(result, folder)
+    return _drop_in(module, result)
+
+
+def _drop_in(module: nn.Module, study: Study) -> nn.Module:
+    """The study's best as a module that shares the parameters of `module`; `module` where there is none."""
+    if study.best is None:
+        from tilewright.report.summary import sentence
+
+        warnings.warn(sentence(study), NothingBetterWarning, stacklevel=3)
+        optimized = module
+    else:
+        optimized = _import_source(study.best.candidate).ModelNew(module)
+        optimized.train(module.training)
+    optimized.tilewright_study = study  # type: ignore[assignment]
+    return optimized
+
+
+def _import_source(candidate: Candidate) -> ModuleType:
+    """Import a candidate that passed the gate; Triton reads its kernels' source from a file, so it gets one."""
+    from tilewright.report.files import write_atomically
+    from tilewright.search.store import user_cache_dir
+
+    folder = user_cache_dir() / "modules"
+    folder.mkdir(parents=True, exist_ok=True)
+    name = f"tilewright_model_{candidate.digest}"
+    path = folder / f"{name}.py"
+    if not path.is_file() or path.read_text(encoding="utf-8") != candidate.source:
+        write_atomically(path, candidate.source)
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    imported = importlib.util.module_from_spec(spec)
+    sys.modules[name] = imported
+    spec.loader.exec_module(imported)
+    return imported
+
+
+def optimize_file(
+    path: str | Path,
+    *,
+    reference: str | Path | None = None,
+    init: str | None = None,
+    inputs: str | None = None,
+    gpu: str | None = None,
+    stage: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+    effort: str = "quick",
+    out: str | Path | None = None,
+    study: str | Path | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Study:
+    """Search for a faster module for a document or a Python file, and write the results to `out`.
+
+    Args:
+        path: a document, or a Python file with `Model`, `get_inputs` and `get_init_inputs`.
+        reference: for a document, the Python file that says what is right.
+        init, inputs: for a document without reference, how to call its code (`--init`, `--inputs`).
+        gpu, stage, precision, effort, study, progress: as `optimize` takes them; `stage` may be `document`.
+        strict: one literal `tl.store` an output and nothing else (`--rules strict`).
+        out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
+        command: the command that repeats the run, for the report.
+
+    Raises:
+        TilewrightError: the input is at fault; nothing was written.
+    """
+    from tilewright.report.files import check_writable, write_report
+    from tilewright.search.run import optimize_task
+
+    task = load(path, reference, init, inputs, gpu, stage, precision, strict)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        check_writable(folder)
+    result = optimize_task(
+        task,
+        effort=effort,
+        out=folder,
+        progress=progress,
+        study=None if study is None else Path(study),
+        command=command,
+    )
+    if folder is not None:
+        write_report(result, folder)
+    return result
+
+
+def load(
+    path: str | Path,
+    reference: str | Path | None = None,
+    init: str | None = None,
+    inputs: str | None = None,
+    gpu: str | None = None,
+    stage: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+) -> Task:
+    """Read a task from a document or a Python file; the arguments are those of `optimize_file`.
+
+    Raises:
+        TilewrightError: the input is at fault.
+    """
+    from tilewright.task.load import load_task
+
+    task = load_task(
+        Path(path),
+        reference=None if reference is None else Path(reference),
+        init=init,
+        inputs=inputs,
+        gpu=gpu,
+        stage=stage,
+        precision=precision,
+    )
+    if strict:
+        task = replace(task, output_rules=replace(task.output_rules, strict_stores=True))
+    return task
+
+
+def verify(
+    reference: str | Path,
+    candidate: str | Path,
+    *,
+    init: str | None = None,
+    inputs: str | None = None,
+    gpu: str | None = None,
+    precision: str | None = None,
+    strict: bool = False,
+    effort: str = "quick",
+    progress: Callable[[str], None] | None = None,
+) -> Verdict:
+    """Put any `ModelNew` through the gate.
+
+    Args:
+        reference: a Python file with `Model`, `get_inputs` and `get_init_inputs`, or a document whose code is
+            the specification (then `init` and `inputs` say how to call it).
+        candidate: a Python file with `ModelNew`, a model's reply with one python block, or a document, whose
+            current code is meant.
+        gpu: the target, a name of the table or a path to a TOML file; the installed GPU if None.
+        precision: precision class; what the reference's form defaults to if None.
+        strict: one literal `tl.store` an output and nothing else.
+        effort: of the gate: `quick` or `full`.
+        progress: told what is being checked.
+
+    Raises:
+        TilewrightError: one of the files is at fault.
+    """
+    return verify_files(reference, candidate, init, inputs, gpu, precision, strict, effort, progress)[2]
+
+
+def verify_files(
+    reference: str | Path,
+    candidate: str | Path,
+    init: str | None,
+    inputs: str | None,
+    gpu: str | None,
+    precision: str | None,
+    strict: bool,
+    effort: str,
+    progress: Callable[[str], None] | None,
+) -> tuple[Task, Candidate, Verdict]:
+    """`verify`, with the task and the candidate that it read."""
+    from tilewright.verify.gate import verify as gate
+
+    read = read_candidate(Path(candidate))
+    task = load(reference, None, init, inputs, gpu, None, precision, strict)
+    if not task.has_reference:
+        raise MissingReferenceError(
+            "the document alone does not say how to call its code",
+            where=path_location(reference),
+            hint="give a Python file with Model, get_inputs and get_init_inputs, or --init LIST and --inputs LIST",
+        )
+    return task, read, gate(task, read, effort=effort, progress=progress)
+
+
+def read_candidate(path: Path) -> Candidate:
+    """The candidate in a Python file, a model's reply or a document.
+
+    Raises:
+        TilewrightError: it cannot be read, or holds no code.
+    """
+    from tilewright.task.load import read_text
+    from tilewright.task.reply import python_block
+
+    text = read_text(path)
+    if path.suffix == ".py":
+        return Candidate(text, Origin.FILE, path.name)
+    if _is_document(text):
+        from tilewright.task.document import read_document
+
+        return Candidate(read_document(text, path).code, Origin.DOCUMENT, path.name)
+    code, _ = python_block(text, path)
+    return Candidate(code, Origin.FILE, path.name)
+
+
+def _is_document(text: str) -> bool:
+    """A document has a section for the current code; a reply has none."""
+    return any(line.strip() == "[CURRENT CODE]" for line in text.splitlines())
+
+
+def inspect(
+    target: str | Path | nn.Module,
+    inputs: Sequence[Any] | str | None = None,
+    *,
+    reference: str | Path | None = None,
+    init: str | None = None,
+    gpu: str | None = None,
+    stage: str | None = None,
+    precision: str | None = None,
+) -> Inspection:
+    """What is understood of a document, a Python file, or a module with example inputs; nothing is tried.
+
+    Args:
+        target: a path, or a live module.
+        inputs: example inputs of a live module; for a document, text as `--inputs` takes it.
+        reference, init, gpu, stage, precision: as `optimize_file` takes them.
+
+    Raises:
+        TilewrightError: the input is at fault.
+    """
+    from tilewright.search.understand import inspect_task
+
+    if isinstance(target, str | Path):
+        if inputs is not None and not isinstance(inputs, str):
+            raise SourceError("inputs of a file are given as text", hint="inputs='rand(8, 16)'")
+        return inspect_task(load(target, reference, init, inputs, gpu, stage, precision))
+    from tilewright.task.load import task_from_module
+
+    if inputs is None or isinstance(inputs, str):
+        raise SourceError("a live module needs example inputs", hint="inspect(module, [x])")
+    return inspect_task(task_from_module(target, inputs, gpu=gpu, stage=stage, precision=precision))

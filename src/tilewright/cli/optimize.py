@@ -1,0 +1,75 @@
+"""`tilewright optimize`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilewright.cli import options
+from tilewright.cli.output import progress_bar, show, show_json
+from tilewright.errors import ExitCode
+
+_DEFAULT_OUT = Path("runs")
+
+
+def optimize(
+    path: options.TaskPath,
+    reference: options.Reference = None,
+    init: options.Init = None,
+    inputs: options.Inputs = None,
+    gpu: options.GpuName = None,
+    stage: options.Stage = None,
+    precision: options.Precision = None,
+    effort: options.Effort = options.EffortName.QUICK,
+    rules: options.RuleSet = options.Rules.STANDARD,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Folder of the results; default: runs/ and the name of PATH."),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            "--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."
+        ),
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Find a faster module, verify it, and write it with its evidence.
+
+    Writes model_new.py, report.json and report.html to the folder of results. Exit code 0: a verified module
+    was written; 1: nothing better was found, the reason is printed; 2: bad input, nothing was written.
+    """
+    from tilewright.api import optimize_file
+    from tilewright.report.data import study_report
+    from tilewright.report.files import MODEL_NAME
+
+    folder = out or _DEFAULT_OUT / path.stem
+    with progress_bar(f"optimising {path.name}") as progress:
+        result = optimize_file(
+            path,
+            reference=reference,
+            init=init,
+            inputs=inputs,
+            gpu=gpu,
+            stage=stage,
+            precision=precision,
+            strict=rules is options.Rules.STRICT,
+            effort=effort,
+            out=folder,
+            study=study,
+            progress=progress,
+            command=shlex.join(["tilewright", *sys.argv[1:]]),
+        )
+    names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
+    if as_json:
+        show_json(study_report(result, [str(folder / name) for name in names]))
+    else:
+        from tilewright.report.terminal import study_view
+
+        show(study_view(result))
+        typer.echo(f"written to {folder}: {', '.join(names)}")
+    raise typer.Exit(ExitCode.REJECTED if result.best is None else ExitCode.OK)

@@ -1,0 +1,78 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tilewright.values.precision import PrecisionClass
+
+
+class StageName(StrEnum):
+    """What `--stage` takes: the stages, and the document's own."""
+
+    GRID_AND_PARALLEL = "grid_and_parallel"
+    BLOCK_TILING = "block_tiling"
+    MEMORY_ACCESS = "memory_access"
+    ADVANCED_MEMORY = "advanced_memory"
+    MEMORY_AND_TUNING = "memory_and_tuning"
+    DOCUMENT = "document"
+
+
+class EffortName(StrEnum):
+    """What `--effort` takes."""
+
+    NONE = "none"
+    QUICK = "quick"
+    FULL = "full"
+
+
+class Rules(StrEnum):
+    """What `--rules` takes."""
+
+    STANDARD = "standard"
+    STRICT = "strict"
+
+
+TaskPath = Annotated[
+    Path,
+    typer.Argument(
+        metavar="PATH",
+        help="A document, or a Python file with Model, get_inputs and get_init_inputs.",
+        show_default=False,
+    ),
+]
+Reference = Annotated[
+    Path | None,
+    typer.Option("--reference", metavar="FILE", help="For a document: the Python file that says what is right."),
+]
+Init = Annotated[
+    str | None,
+    typer.Option("--init", metavar="LIST", help="For a document without reference: constructor arguments, '[64, 3]'."),
+]
+Inputs = Annotated[
+    str | None,
+    typer.Option("--inputs", metavar="LIST", help="For a document without reference: inputs, 'rand(128, 64)'."),
+]
+GpuName = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu", metavar="NAME", help="Target: a name of `tilewright gpus`, or a TOML file that describes one."
+    ),
+]
+Stage = Annotated[
+    StageName | None,
+    typer.Option("--stage", help="The one stage to run ('document': the document's own); all of them otherwise."),
+]
+Precision = Annotated[
+    PrecisionClass | None,
+    typer.Option("--precision", help="Precision class; documents default to tf32, modules to torch's own flags."),
+]
+Effort = Annotated[EffortName, typer.Option("--effort", help="How much to try.")]
+RuleSet = Annotated[
+    Rules, typer.Option("--rules", help="'strict': one literal tl.store for each output and nothing else.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]

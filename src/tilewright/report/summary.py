@@ -1,0 +1,135 @@
+"""What every form of the report shows: the verdict in one sentence, and the rows of the summary table."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass
+
+from tilewright.values.measurement import Timing
+from tilewright.values.study import Study, Trial
+from tilewright.values.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the summary table.
+
+    Attributes:
+        name: `reference`, `given code`, `ours`.
+        timing: None where there is no time.
+        speed_of_light_fraction: 1.0 at the floor; None where unknown.
+        error: largest norm-wise relative error over the probes, against the oracle; None where none was taken.
+        allowed: what the gate allowed on the probe of that error.
+        remark: the gate's word on it.
+    """
+
+    name: str
+    timing: Timing | None
+    speed_of_light_fraction: float | None
+    error: float | None
+    allowed: float | None
+    remark: str
+
+
+def rows(study: Study) -> tuple[Row, ...]:
+    """The summary table: reference, given code and ours, as far as they exist."""
+    result = []
+    judged = study.best or study.given
+    if study.oracle == "reference":
+        error = _reference_error(judged.verdict) if judged is not None else None
+        fraction = study.fraction_of_speed_of_light(study.reference)
+        result.append(Row("reference", study.reference, fraction, error, None, "says what is right"))
+    if study.given is not None:
+        result.append(_trial_row(study, "given code", study.given))
+    if study.best is not None:
+        result.append(_trial_row(study, "ours", study.best))
+    return tuple(result)
+
+
+def _trial_row(study: Study, name: str, trial: Trial) -> Row:
+    error, allowed = _candidate_error(trial.verdict)
+    if trial.verdict is None:
+        remark = ""
+    elif name == "given code" and study.oracle == "given code":
+        remark = "is the specification"
+    else:
+        remark = "verified" if trial.verdict.accepted else "rejected"
+    return Row(name, trial.timing, study.fraction_of_speed_of_light(trial.timing), error, allowed, remark)
+
+
+def _size(value: float) -> float:
+    """Order of errors: NaN is the worst."""
+    return math.inf if math.isnan(value) else value
+
+
+def _reference_error(verdict: Verdict | None) -> float | None:
+    if verdict is None or not verdict.errors:
+        return None
+    return max((row.reference_error for row in verdict.errors), key=_size)
+
+
+def _candidate_error(verdict: Verdict | None) -> tuple[float | None, float | None]:
+    """The largest error, and what was allowed there; a probe that failed comes before one that passed."""
+    if verdict is None or not verdict.errors:
+        return None, None
+    worst = max(verdict.errors, key=lambda row: (not row.passed, _size(row.candidate_error)))
+    return worst.candidate_error, worst.allowed_error
+
+
+def sentence(study: Study) -> str:
+    """The verdict on the whole run, in one sentence."""
+    best = study.best
+    if best is None or best.timing is None:
+        return f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}."
+    text = f"A verified module for {study.task} on the {study.gpu}: {time_text(best.timing)} {best.timing.label}"
+    if study.speed_up is not None and study.baseline is not None:
+        text += f", {study.speed_up:.2f}x as fast as {_baseline_name(study)}"
+    fraction = study.fraction_of_speed_of_light(best.timing)
+    if fraction is not None:
+        text += f", {fraction:.0%} of the speed of light"
+    return text + "."
+
+
+def _baseline_name(study: Study) -> str:
+    return "the reference" if study.baseline is study.reference else "the given code"
+
+
+def _what_happened(study: Study) -> str:
+    if not study.trials:
+        return "there was nothing to try"
+    outcomes = Counter(str(trial.outcome) for trial in study.trials)
+    counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    last = study.trials[0]
+    return f"{len(study.trials)} tried ({counted}); the first: {last.reason}"
+
+
+def time_text(timing: Timing | None) -> str:
+    """A time for people: `0.628 ms`, or `-`."""
+    return "-" if timing is None else f"{timing.time_ms:.4g} ms"
+
+
+def error_text(error: float | None) -> str:
+    """An error for people: `3.1e-07`, or `-`."""
+    return "-" if error is None else f"{error:.1e}"
+
+
+def fraction_text(fraction: float | None) -> str:
+    """A fraction for people: `71 %`, or `-`."""
+    return "-" if fraction is None else f"{100 * fraction:.0f} %"
+
+
+def bytes_text(count: float) -> str:
+    """Bytes for people: `537 MB` (10**6 bytes)."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count:.0f} B"
+
+
+def operations_text(count: float) -> str:
+    """Operations for people: `34.5 G`."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if count >= size:
+            return f"{count / size:.4g} {unit}"
+    return f"{count:.0f}"

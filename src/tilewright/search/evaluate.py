@@ -1,0 +1,120 @@
+"""One candidate through model and gate, with the store asked first and told afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from tilewright.search.effort import Effort
+from tilewright.search.store import Evaluation, StoreError, StudyStore, trial_key
+from tilewright.search.tools import Say, Tools
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate
+from tilewright.values.measurement import Measured
+from tilewright.values.verdict import Verdict
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate with what is known of it.
+
+    Attributes:
+        candidate: what was judged.
+        known: its prediction, verdict and time, as far as they were asked for.
+        resumed: nothing of it was run in this run so far.
+    """
+
+    candidate: Candidate
+    known: Evaluation
+    resumed: bool
+
+    @property
+    def rejected(self) -> bool:
+        """The compiler or the gate said no."""
+        return self.known.verdict is not None and not self.known.verdict.accepted
+
+    @property
+    def predicted_ms(self) -> float:
+        """The modelled time, milliseconds; infinite where there is none."""
+        return self.known.prediction.time_ms if self.known.prediction is not None else float("inf")
+
+
+class Evaluator:
+    """Asks model and gate, each once for a candidate, in this run or an earlier one."""
+
+    def __init__(
+        self,
+        task: Task,
+        tools: Tools,
+        effort: Effort,
+        timing: str,
+        versions: Mapping[str, str],
+        store: StudyStore | None,
+    ) -> None:
+        """`timing` says how times are obtained, as `trial_key` takes it."""
+        self._task = task
+        self._tools = tools
+        self._effort = effort
+        self._timing = timing
+        self._versions = versions
+        self._store = store
+        self.notes: list[str] = []
+
+    def predict(self, candidate: Candidate) -> Judged:
+        """Compile the candidate and ask the model; a candidate that cannot be compiled is rejected here."""
+        found = self._find(candidate)
+        if found is not None and (found.prediction is not None or found.verdict is not None):
+            return Judged(candidate, found, resumed=True)
+        prediction = self._tools.predict(self._task, candidate)
+        verdict = None
+        if prediction.modelled is None:
+            verdict = Verdict(prediction.findings, resources=prediction.resources, how="compile", oracle="")
+        return self._learn(candidate, Evaluation(prediction.modelled, verdict))
+
+    def gate(self, judged: Judged, say: Say) -> Judged:
+        """The candidate's verdict, from the store or from the gate."""
+        if judged.known.verdict is not None:
+            return judged
+        verdict = self._tools.gate(self._task, judged.candidate, self._effort.gate, say)
+        return self._learn(judged.candidate, replace(judged.known, verdict=verdict))
+
+    def gate_anyway(self, judged: Judged, say: Say) -> Judged:
+        """The gate's verdict also where compiling already rejected: all that is wrong, for the report."""
+        if judged.rejected and not judged.resumed:
+            judged = replace(judged, known=replace(judged.known, verdict=None))
+        return self.gate(judged, say)
+
+    def measured(self, judged: Judged, measured: Measured) -> Judged:
+        """The candidate with its time from the clock."""
+        return self._learn(judged.candidate, replace(judged.known, measured=measured))
+
+    def _key(self, candidate: Candidate) -> str:
+        return trial_key(
+            self._task,
+            candidate,
+            timing=self._timing,
+            gate_effort=self._effort.gate,
+            versions=self._versions,
+        )
+
+    def _find(self, candidate: Candidate) -> Evaluation | None:
+        if self._store is None:
+            return None
+        try:
+            return self._store.find(self._key(candidate))
+        except StoreError as error:
+            self._give_up_store(error)
+            return None
+
+    def _learn(self, candidate: Candidate, known: Evaluation) -> Judged:
+        if self._store is not None:
+            try:
+                self._store.put(self._key(candidate), self._task, candidate, known, self._versions)
+            except StoreError as error:
+                self._give_up_store(error)
+        return Judged(candidate, known, resumed=False)
+
+    def _give_up_store(self, error: StoreError) -> None:
+        """A store that fails costs the memory of this run, not the run."""
+        self._store = None
+        self.notes.append(f"the run went on without its store: {error.what}")
