@@ -55,7 +55,7 @@ POINTWISE_WEIGHTS: Mapping[str, int] = {
     "hardsigmoid": 3,
     **dict.fromkeys(("clamp", "hardtanh", "relu6", "leaky_relu", "addcmul", "addcdiv", "lerp", "softsign"), 2),
     "batch_norm": 2,
-    "native_batch_norm": 2,
+    **dict.fromkeys(("native_batch_norm", "_native_batch_norm_legit_no_training", "cudnn_batch_norm"), 2),
     **dict.fromkeys(("lstm", "gru"), 5 * (_EXP + 9)),
     **dict.fromkeys(("rnn_tanh", "rnn_relu"), _EXP + 9),
 }
