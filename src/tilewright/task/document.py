@@ -33,6 +33,9 @@ _HEADINGS: tuple[tuple[re.Pattern[str], str], ...] = (
 )
 _SUBHEADING = re.compile(r"^##+\s+\S")
 
+#: The line of a document that demands `--rules strict`.
+STRICT_STORES = "One literal `tl.store` for each output tensor, and no other."
+
 #: Sections in which a heading of the second level is a part; elsewhere it opens a section.
 _WITH_SUBHEADINGS = frozenset({"stage", "unknown", "preamble"})
 
@@ -222,14 +225,16 @@ def _read_output_rules(parts: Sequence[_Part], *, one_store: bool) -> OutputRule
     """The rules as data. Where a document has no such section, the defaults hold."""
     default = OutputRules()
     forbidden = tuple(dict.fromkeys(_forbidden(parts)))
+    constrained = any(part.section.kind == "api_constraints" for part in parts)
     text = "\n".join(part.text for part in parts if part.section.kind == "output_rules")
     ordered = re.search(r"^\s*\d+\.\s+Imports\b", text, re.MULTILINE | re.IGNORECASE) is not None
     untested = re.search(r"Do NOT include\b.*\btest", text, re.IGNORECASE) is not None
     return OutputRules(
-        forbidden_functions=forbidden or default.forbidden_functions,
+        forbidden_functions=forbidden if constrained else default.forbidden_functions,
         fixed_order=ordered if text else default.fixed_order,
         no_test_code=untested if text else default.no_test_code,
         one_store_per_output=one_store,
+        strict_stores=STRICT_STORES in text,
     )
 
 
