@@ -9,7 +9,10 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-JsonValue = None | bool | int | float | str | list["JsonValue"] | dict[str, "JsonValue"]
+from typing_extensions import TypeAliasType
+
+#: A named alias, which readers of types (pydantic) can follow into itself.
+JsonValue = TypeAliasType("JsonValue", "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]")
 
 
 def as_json(value: Any) -> JsonValue:
