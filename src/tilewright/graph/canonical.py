@@ -89,7 +89,12 @@ def _whole_reduction(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch
 
 CANONICAL_RULES: tuple[Rule, ...] = (
     # identities
-    Rule("alias", "alias(x) -> x", (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default), _drop_identity),
+    Rule(
+        "alias",
+        "alias(x) -> x",
+        (aten.alias.default, aten.detach.default, aten.lift_fresh_copy.default),
+        _drop_identity,
+    ),
     Rule("clone", "clone(x) -> x, where nothing writes in place", (aten.clone.default,), _drop_contiguous),
     Rule("contiguous", "contiguous(x) -> x, for contiguous x", (aten.contiguous.default,), _drop_contiguous),
     Rule("same type", "to(x, dtype of x) -> x", (aten._to_copy.default, aten.to.dtype), _drop_contiguous),

@@ -201,13 +201,6 @@ def _graph_of(program: ExportedProgram, linked: Mapping[float, LinkedScalar], dy
         for name, target in kinds[InputKind.CONSTANT_TENSOR].items()
         if isinstance(value := program.constants[target], torch.Tensor)
     }
-    state = program.state_dict
-    buffers = {name: target for name, target in kinds[InputKind.BUFFER].items() if target in state}
-    constants |= {
-        name: value
-        for name, target in kinds[InputKind.BUFFER].items()
-        if target not in state and isinstance(value := program.constants.get(target), torch.Tensor)
-    }
     if kinds[InputKind.CUSTOM_OBJ] or kinds[InputKind.TOKEN]:
         raise CaptureError("the reference cannot be captured: it holds custom objects or effects")
     if any(
@@ -221,8 +214,9 @@ def _graph_of(program: ExportedProgram, linked: Mapping[float, LinkedScalar], dy
     return Graph(
         fx=program.graph,
         parameters=kinds[InputKind.PARAMETER],
-        buffers=buffers,
+        buffers=kinds[InputKind.BUFFER],
         constants=constants,
+        constant_names=kinds[InputKind.CONSTANT_TENSOR],
         inputs=tuple(kinds[InputKind.USER_INPUT]),
         outputs=tuple(node.name for node in returned if isinstance(node, fx.Node)),
         single_output=program.call_spec.out_spec.is_leaf(),

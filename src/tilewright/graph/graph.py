@@ -31,7 +31,8 @@ class Graph:
         fx: the graph; node.meta["val"] holds fake tensors whose sizes may be symbolic.
         parameters: placeholder name -> parameter's name in the module.
         buffers: placeholder name -> buffer's name in the module.
-        constants: placeholder name -> tensor that the forward pass creates itself.
+        constants: placeholder name -> tensor that is neither a parameter nor a buffer.
+        constant_names: placeholder name -> name of such a tensor, an attribute's path where it is one.
         inputs: names of the placeholders of the user's tensors, in the order of the call.
         outputs: names of the nodes that are returned, in order.
         single_output: the forward pass returns a tensor, not a tuple or list.
@@ -46,6 +47,7 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     single_output: bool = True
+    constant_names: Mapping[str, str] = field(default_factory=dict)
     linked: Mapping[float, LinkedScalar] = field(default_factory=dict)
     dynamic: bool = True
 

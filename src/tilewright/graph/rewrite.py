@@ -104,9 +104,7 @@ def rewrite(graph: Graph, rules: Sequence[Rule], *, max_rounds: int = 8) -> Rewr
         if fired.total() == before:
             break
     result.fx.lint()
-    return Rewritten(
-        replace(result, outputs=_output_names(result.fx)), {name: n for name, n in fired.items() if n}
-    )
+    return Rewritten(replace(result, outputs=_output_names(result.fx)), {name: n for name, n in fired.items() if n})
 
 
 def _apply_rule(graph: Graph, rule: Rule) -> int:

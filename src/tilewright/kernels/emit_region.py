@@ -1,0 +1,594 @@
+"""Emission of a region: one kernel for pointwise chains and nested reductions, and a finish where it is split.
+
+The kernel's loops follow the reductions: the one nearest to the output is the outermost loop, and inside the
+innermost one lies a tile. Tiles have one or two vector axes; other axes are scalars, from the program id or
+from a loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import Graph
+from tilewright.kernels.layout import LoopAxis
+from tilewright.kernels.plan import EmittedKernel, FusedPlan
+from tilewright.kernels.pointwise import helpers_in, literal, pointwise_text
+from tilewright.kernels.region import REDUCTIONS, is_pointwise, is_relabelling, reduced_dims
+from tilewright.kernels.text import Lines, Names, shape_text
+
+_IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
+
+
+def emit_region(plan: FusedPlan, graph: Graph) -> EmittedKernel:
+    """Source of the kernel(s) and the wrapper of one plan."""
+    return _RegionEmitter(plan, graph).emit()
+
+
+@dataclass(frozen=True)
+class _Accumulator:
+    node: torch_fx.Node
+    name: str
+    kind: str
+
+
+class _RegionEmitter:
+    def __init__(self, plan: FusedPlan, graph: Graph) -> None:
+        self.plan = plan
+        self.graph = graph
+        self.region = plan.region
+        self.axes = plan.axes.axes
+        sizes = {axis.size for axis in self.axes} | set(plan.axes.part_names)
+        self.names = Names(
+            {axis.name for axis in self.axes}
+            | sizes
+            | {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi"}
+        )
+        self.values: dict[torch_fx.Node, str] = {}
+        self.loads: dict[int, str] = {}
+        self.scalars: dict[str, float] = {}
+        self.scalar_names: dict[float, str] = {}
+        self.pointers = self._pointer_names()
+        self.vectors = tuple(v for v in (plan.kept_vector, plan.second_vector) if v is not None)
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def _pointer_names(self) -> dict[torch_fx.Node, str]:
+        """Operand node -> name of the tensor in the wrapper; its pointer in the kernel is `<name>_ptr`."""
+        state = self.graph.state_names()
+        result: dict[torch_fx.Node, str] = {}
+        for operand in self.region.operands:
+            if operand.node not in result:
+                path = state.get(operand.node.name)
+                result[operand.node] = self.names.unique(path.replace(".", "_") if path else operand.node.name)
+        return result
+
+    def _scalar_text(self, value: float | int | bool) -> str:
+        link = self.graph.linked.get(value) if type(value) is float else None
+        if link is None:
+            return literal(value)
+        if value not in self.scalar_names:
+            name = self.names.unique(link.path.replace(".", "_"))
+            self.scalar_names[value] = name
+            self.scalars[name] = value
+        return self.scalar_names[value]
+
+    def _text_of(self, item: Any) -> str:
+        return self.values[item] if isinstance(item, torch_fx.Node) else self._scalar_text(item)
+
+    # -- addresses -----------------------------------------------------------------------------------------
+
+    def _index(self, axis: int) -> str:
+        return self.axes[axis].name
+
+    def _offset(self, order: Sequence[int]) -> str:
+        terms = []
+        for position, axis in enumerate(order):
+            stride = " * ".join(self.axes[inner].size for inner in order[position + 1 :])
+            stride = f"({stride})" if " " in stride else stride
+            terms.append(f"{self._index(axis)} * {stride}" if stride else self._index(axis))
+        return " + ".join(terms)
+
+    def _mask(self, order: Sequence[int]) -> str:
+        return " & ".join(f"{self.axes[axis].name}_in" for axis in order if axis in self.vectors)
+
+    def _address(self, pointer: str, order: Sequence[int]) -> str:
+        offset = self._offset(order)
+        return f"{pointer} + {offset}" if offset else pointer
+
+    def _load(self, lines: Lines, index: int) -> None:
+        operand = self.region.operands[index]
+        order = self.plan.axes.operand_orders[index]
+        pointer = self.pointers[operand.node]
+        mask = self._mask(order)
+        arguments = f"{self._address(f'{pointer}_ptr', order)}" + (f", mask={mask}, other=0.0" if mask else "")
+        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
+        name = self.names.unique(f"{pointer}_value")
+        lines.add(f"{name} = tl.load({arguments}){cast}")
+        self.loads[index] = name
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def _emit_nodes(self, lines: Lines, level: int) -> None:
+        """The nodes of one level, in order; reductions into this level have their values already."""
+        for node in self.region.nodes:
+            if self.region.levels[node] != level or node in self.values:
+                continue
+            self._bind_operands(node)
+            if is_relabelling(node):
+                self.values[node] = self._text_of(node.args[0])
+            elif is_pointwise(node):
+                text = pointwise_text(node, self._text_of)
+                if text in self.values.values():
+                    self.values[node] = text
+                    continue
+                name = self.names.unique(_short(node))
+                lines.add(f"{name} = {text}")
+                self.values[node] = name
+
+    def _bind_operands(self, node: torch_fx.Node) -> None:
+        for index, operand in enumerate(self.region.operands):
+            if operand.level == self.region.levels[node] and operand.node in node.all_input_nodes:
+                self._bind_one(node, index)
+
+    def _bind_one(self, node: torch_fx.Node, index: int) -> None:
+        """An operand may be loaded under several maps; a node takes the one that fits its own axes."""
+        operand = self.region.operands[index]
+        same = [i for i, o in enumerate(self.region.operands) if o.node is operand.node and o.level == operand.level]
+        if len(same) == 1 or operand.map == self._expected_map(node, operand.node):
+            self.values[operand.node] = self.loads[index]
+
+    def _expected_map(self, node: torch_fx.Node, source: torch_fx.Node) -> tuple[int | None, ...]:
+        map_ = self.region.maps[node]
+        sizes = source.meta["val"].shape
+        aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
+        return tuple(
+            None if isinstance(size, int) and size == 1 else axis for size, axis in zip(sizes, aligned, strict=True)
+        )
+
+    def _depth_of_load(self, index: int) -> int:
+        """The outermost loop in which all axes of the operand are known."""
+        return max((self.axes[axis].level for axis in self.plan.axes.operand_orders[index]), default=0)
+
+    # -- loops ---------------------------------------------------------------------------------------------
+
+    def _body(self, lines: Lines, level: int, stop_at_partials: bool = False) -> list[_Accumulator]:
+        """Everything inside the loop of `level`: hoisted loads, deeper loops, then this level's own nodes."""
+        depth = self.region.depth
+        for index, operand in enumerate(self.region.operands):
+            if index not in self.loads and self._depth_of_load(index) == level:
+                if level == 0 and operand.level == 0 and depth > 0:
+                    continue  # needed after the loops only
+                self._load(lines, index)
+        accumulators: list[_Accumulator] = []
+        if level < depth:
+            accumulators = self._reduction_loop(lines, level + 1)
+            if stop_at_partials and level == 0:
+                return accumulators
+        for index, operand in enumerate(self.region.operands):
+            if index not in self.loads and operand.level == level and self._depth_of_load(index) <= level:
+                self._load(lines, index)
+        self._emit_nodes(lines, level)
+        return accumulators
+
+    def _reduction_loop(self, lines: Lines, level: int) -> list[_Accumulator]:
+        innermost = level == self.region.depth
+        accumulators = [
+            _Accumulator(node, self.names.unique(f"{_short(node)}_acc"), REDUCTIONS[node.target])
+            for node in self.region.reductions(level)
+        ]
+        shape = self._accumulator_shape(innermost)
+        for accumulator in accumulators:
+            lines.add(f"{accumulator.name} = tl.full({shape}, {_IDENTITY[accumulator.kind]}, tl.float32)")
+        opened = self._open_loops(lines, level)
+        self._body(lines, level)
+        for accumulator in accumulators:
+            self._accumulate(lines, accumulator, level, innermost)
+        for _ in range(opened):
+            lines.close()
+        for accumulator in accumulators:
+            self._reduce_tile(lines, accumulator, innermost)
+            if not (self.plan.split and level == 1):
+                self._finish(lines, accumulator, level)
+        return accumulators
+
+    def _accumulator_shape(self, innermost: bool) -> str:
+        blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
+        if not innermost and self.plan.second_vector is not None:
+            blocks = [*blocks[:-1], "1"]
+        return f"[{', '.join(blocks)}]" if blocks else "[1]"
+
+    def _open_loops(self, lines: Lines, level: int) -> int:
+        """Loops over the axes of a level: scalars one by one, the vector axis by blocks; returns how many."""
+        order = self._loop_order(level)
+        for position, index in enumerate(order):
+            axis = self.axes[index]
+            low, high = ("0", axis.size) if not (self.plan.split and level == 1 and position == 0) else ("lo", "hi")
+            if index == self.plan.second_vector:
+                block = f"BLOCK_{axis.size}"
+                lines.open(f"for {axis.name}_start in range({low}, {high}, {block}):")
+                self._vector_index(lines, index, f"{axis.name}_start", high)
+            else:
+                lines.open(f"for {axis.name} in range({low}, {high}):")
+        return len(order)
+
+    def _loop_order(self, level: int) -> list[int]:
+        """Scalar axes outside, the vector axis innermost."""
+        axes = list(self.plan.axes.of_level(level))
+        return sorted(axes, key=lambda index: index == self.plan.second_vector)
+
+    def _vector_index(self, lines: Lines, index: int, start: str, bound: str) -> None:
+        axis = self.axes[index]
+        view = ""
+        if len(self.vectors) == 2:
+            view = "[:, None]" if index == self.vectors[0] else "[None, :]"
+        lines.add(f"{axis.name} = {start} + tl.arange(0, BLOCK_{axis.size}){view}")
+        lines.add(f"{axis.name}_in = {axis.name} < {bound}")
+
+    def _accumulate(self, lines: Lines, accumulator: _Accumulator, level: int, innermost: bool) -> None:
+        source = accumulator.node.args[0]
+        assert isinstance(source, torch_fx.Node)
+        if source not in self.values:
+            self._bind_source(accumulator.node, source, level)
+        value = self.values[source]
+        if innermost and self.plan.second_vector is not None:
+            mask = f"{self.axes[self.plan.second_vector].name}_in"
+            value = f"tl.where({mask}, {value}, {_IDENTITY[accumulator.kind]})"
+        lines.add(f"{accumulator.name} = {_combine(accumulator.kind, accumulator.name, value)}")
+
+    def _bind_source(self, node: torch_fx.Node, source: torch_fx.Node, level: int) -> None:
+        for index, operand in enumerate(self.region.operands):
+            if operand.node is source and operand.level == level:
+                self.values[source] = self.loads[index]
+
+    def _reduce_tile(self, lines: Lines, accumulator: _Accumulator, innermost: bool) -> None:
+        if not innermost or self.plan.second_vector is None:
+            return
+        axis = len(self.vectors) - 1
+        keep = "True" if len(self.vectors) == 2 else "False"
+        name, kind = accumulator.name, accumulator.kind
+        if kind in ("sum", "mean"):
+            lines.add(f"{name} = tl.sum({name}, {axis}, keep_dims={keep})")
+        else:
+            lines.add(f"{name} = {kind}_along({name}, {axis}, {keep})")
+
+    def _finish(self, lines: Lines, accumulator: _Accumulator, level: int) -> None:
+        self.values[accumulator.node] = accumulator.name
+        if accumulator.kind == "mean":
+            name = self.names.unique(_short(accumulator.node))
+            lines.add(f"{name} = {accumulator.name} / {self._count(accumulator.node)}")
+            self.values[accumulator.node] = name
+
+    def _count(self, node: torch_fx.Node) -> str:
+        """Elements that a reduction combines, as text."""
+        source = node.args[0]
+        assert isinstance(source, torch_fx.Node)
+        map_ = next(
+            (self.region.maps[n] for n in (source,) if n in self.region.maps),
+            next((o.map for o in self.region.operands if o.node is source), ()),
+        )
+        wanted = {map_[dim] for dim in reduced_dims(node)} - {None}
+        sizes = [axis.size for axis in self.axes if set(axis.parts) & wanted]
+        return " / ".join(sizes) if sizes else "1.0"
+
+    # -- programs ------------------------------------------------------------------------------------------
+
+    def _scalar_axes(self) -> list[int]:
+        return [index for index in self.plan.axes.of_level(0) if index not in self.vectors]
+
+    def _kept_vectors(self) -> list[int]:
+        return [index for index in self.plan.axes.of_level(0) if index in self.vectors]
+
+    def _program_indices(self, lines: Lines, split: bool) -> None:
+        """Decompose the program id: blocks of the vector axes innermost, then scalars, then the part."""
+        vectors, scalars = self._kept_vectors(), self._scalar_axes()
+        factors: list[tuple[str, str]] = [
+            (f"{self.axes[index].name}_block", f"tl.cdiv({self.axes[index].size}, BLOCK_{self.axes[index].size})")
+            for index in reversed(vectors)
+        ]
+        factors += [(self.axes[index].name, self.axes[index].size) for index in reversed(scalars)]
+        if split:
+            factors.append(("part", ""))
+        if factors:
+            lines.add("pid = tl.program_id(0).to(tl.int64)")
+        for position, (name, size) in enumerate(factors):
+            if position == len(factors) - 1:
+                lines.add(f"{name} = pid")
+            else:
+                lines.add(f"{name} = pid % {size}")
+                lines.add(f"pid = pid // {size}")
+        for index in vectors:
+            axis = self.axes[index]
+            self._vector_index(lines, index, f"{axis.name}_block * BLOCK_{axis.size}", axis.size)
+
+    def _signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
+        parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
+        lines, line = [], "    "
+        for parameter in parameters:
+            piece = f"{parameter}, "
+            if len(line) + len(piece) > 110:
+                lines.append(line.rstrip())
+                line = "    "
+            line += piece
+        lines.append(line.rstrip().rstrip(",") + ",")
+        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
+
+    # -- the whole -----------------------------------------------------------------------------------------
+
+    def emit(self) -> EmittedKernel:
+        if self.plan.split:
+            return self._emit_split()
+        body = Lines(1)
+        self._program_indices(body, split=False)
+        self._body(body, 0)
+        self._store(body)
+        blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
+        name = f"{self.plan.name}_kernel"
+        head = self._signature(name, [*self._pointers(), "out_ptr"], [a.size for a in self.axes], blocks)
+        kernel = f'{head}\n    """{self._docstring()}"""\n{body}'
+        return self._finished(kernel, self._wrapper(name, blocks), ())
+
+    def _pointers(self) -> list[str]:
+        return [f"{name}_ptr" for name in self.pointers.values()]
+
+    def _store(self, lines: Lines) -> None:
+        order = self.plan.axes.output_order
+        mask = self._mask(order)
+        value = self.values[self.region.root]
+        if self.vectors and not self._kept_vectors() and len(self.vectors) == 2:
+            raise AssertionError("a tile without an output axis has one vector axis")
+        suffix = f", mask={mask}" if mask else ""
+        lines.add(f"tl.store({self._address('out_ptr', order)}, {value}{suffix})")
+
+    def _docstring(self) -> str:
+        steps = " -> ".join(_short(node) for node in self.region.nodes if not is_relabelling(node))
+        dims = ", ".join(axis.size for axis in self.axes if axis.level == 0) or "1"
+        return f"{steps}; output [{dims}]."
+
+    def _finished(self, kernels: str, wrapper: str, scratch: tuple[str, ...]) -> EmittedKernel:
+        return EmittedKernel(
+            kernels,
+            wrapper,
+            self.plan.name,
+            tuple(node.name for node in self.pointers),
+            dict(self.scalars),
+            frozenset(helpers_in(kernels)),
+            scratch,
+        )
+
+    # -- wrapper -------------------------------------------------------------------------------------------
+
+    def _wrapper_head(self, lines: Lines) -> None:
+        parameters = ", ".join([*self.pointers.values(), *self.scalars])
+        lines.open(f"def {self.plan.name}({parameters}):")
+        shape = ", ".join(self.plan.axes.part_names[axis] for axis in self._output_parts()) or "1"
+        lines.add(f'"""Launches {self.plan.name}_kernel; output [{shape}]."""')
+        names = list(self.pointers.values())
+        nodes = list(self.pointers)
+        for axis, (operand, dim) in enumerate(self.region.axis_sources):
+            tensor = names[nodes.index(self.region.operands[operand].node)]
+            lines.add(f"{self.plan.axes.part_names[axis]} = {tensor}.shape[{dim}]")
+        for axis in self.axes:
+            if len(axis.parts) > 1:
+                lines.add(f"{axis.size} = {' * '.join(self.plan.axes.part_names[part] for part in axis.parts)}")
+
+    def _output_parts(self) -> list[int]:
+        return [axis for axis in self.region.maps[self.region.root] if axis is not None]
+
+    def _output_shape(self) -> str:
+        names = self.plan.axes.part_names
+        return shape_text("1" if axis is None else names[axis] for axis in self.region.maps[self.region.root])
+
+    def _tile_lines(self, lines: Lines) -> None:
+        """Tile sizes for the shapes at hand, within the plan's limits."""
+        limits = self.plan.limits
+        if not self.vectors:
+            return
+        inner = self._contiguous_vector()
+        outer = [vector for vector in self.vectors if vector != inner]
+        axis = self.axes[inner]
+        row = limits.row if outer else limits.tile
+        lines.add(f"BLOCK_{axis.size} = min(triton.next_power_of_2({axis.size}), {row})")
+        for vector in outer:
+            other = self.axes[vector]
+            lines.add(
+                f"BLOCK_{other.size} = min(triton.next_power_of_2({other.size}), "
+                f"max(1, {limits.tile} // BLOCK_{axis.size}))"
+            )
+
+    def _contiguous_vector(self) -> int:
+        """The vector axis along which the largest operand lies contiguous."""
+        orders = sorted(self.plan.axes.operand_orders, key=len, reverse=True)
+        for order in (*orders, self.plan.axes.output_order):
+            if order and order[-1] in self.vectors:
+                return order[-1]
+        return self.vectors[-1]
+
+    def _programs_text(self) -> str:
+        factors = [self.axes[index].size for index in self._scalar_axes()]
+        factors += [
+            f"triton.cdiv({self.axes[index].size}, BLOCK_{self.axes[index].size})" for index in self._kept_vectors()
+        ]
+        return " * ".join(factors) or "1"
+
+    def _dtype_text(self) -> str:
+        wanted = self.region.root.meta["val"].dtype
+        for node, name in self.pointers.items():
+            if node.meta["val"].dtype is wanted:
+                return f"{name}.dtype"
+        return str(wanted)
+
+    def _launch(self, lines: Lines, name: str, arguments: Sequence[str], blocks: Sequence[str], grid: str) -> None:
+        limits = self.plan.limits
+        lines.open(f"{name}[({grid},)](")
+        lines.add(f"{', '.join(arguments)},")
+        lines.add(
+            "".join(f"{block}={block}, " for block in blocks)
+            + f"num_warps={limits.num_warps}, num_stages={limits.num_stages},"
+        )
+        lines.close()
+        lines.add(")")
+
+    def _wrapper(self, kernel: str, blocks: Sequence[str]) -> str:
+        lines = Lines()
+        self._wrapper_head(lines)
+        device = next(iter(self.pointers.values()))
+        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()})")
+        self._tile_lines(lines)
+        lines.add(f"grid = {self._programs_text()}")
+        arguments = [*self.pointers.values(), "out", *self.scalars, *(axis.size for axis in self.axes)]
+        self._launch(lines, kernel, arguments, blocks, "grid")
+        lines.add("return out")
+        return str(lines)
+
+    # -- split reductions ----------------------------------------------------------------------------------
+
+    def _split_axis(self) -> LoopAxis:
+        return self.axes[self._loop_order(1)[0]]
+
+    def _split_step(self) -> str:
+        """What a part is a multiple of: one step of the loop that is split."""
+        index = self._loop_order(1)[0]
+        return f"BLOCK_{self.axes[index].size}" if index == self.plan.second_vector else "1"
+
+    def _emit_split(self) -> EmittedKernel:
+        body = Lines(1)
+        self._program_indices(body, split=True)
+        axis = self._split_axis()
+        body.add("lo = part * PART")
+        body.add(f"hi = tl.minimum(lo + PART, {axis.size})")
+        accumulators = self._body(body, 0, stop_at_partials=True)
+        order = self.plan.axes.output_order
+        kept = " * ".join(self.axes[i].size for i in order) or "1"
+        offset = self._offset(order)
+        for accumulator in accumulators:
+            address = f"{accumulator.name}_ptr + part * ({kept})" + (f" + {offset}" if offset else "")
+            mask = self._mask(order)
+            body.add(f"tl.store({address}, {accumulator.name}{f', mask={mask}' if mask else ''})")
+        partials = [accumulator.name for accumulator in accumulators]
+        blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
+        needed = [node for node, name in self.pointers.items() if f"{name}_ptr " in str(body)]
+        tensors = [f"{self.pointers[node]}_ptr" for node in needed]
+        name = f"{self.plan.name}_part_kernel"
+        sizes = [axis.size for axis in self.axes]
+        finish, finish_name, finish_blocks, finish_pointers = self._finish_kernel(accumulators)
+        head = self._signature(name, [*tensors, *(f"{p}_ptr" for p in partials)], [*sizes, "PART"], blocks)
+        doc = f"Partial results of {self._docstring()[:-1]}, for the slices [part * PART, (part + 1) * PART)."
+        first = f'{head}\n    """{doc}"""\n{body}'
+        wrapper = self._split_wrapper(
+            name,
+            blocks,
+            [self.pointers[n] for n in needed],
+            partials,
+            finish_name,
+            finish_blocks,
+            finish_pointers,
+        )
+        scratch = tuple(f"{p}: partial results, float32 [PARTS, {kept}]" for p in partials)
+        return self._finished(f"{first}\n\n\n{finish}", wrapper, scratch)
+
+    def _finish_kernel(self, accumulators: Sequence[_Accumulator]) -> tuple[str, str, list[str], list[str]]:
+        """Combine the parts in order, then everything that follows the last reduction."""
+        body = Lines(1)
+        order = self.plan.axes.output_order
+        kept = " * ".join(self.axes[i].size for i in order) or "1"
+        body.add("e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)")
+        body.add(f"inside = e < {kept}")
+        self.vectors = ()
+        self._decompose_flat(body, order)
+        for accumulator in accumulators:
+            body.add(f"{accumulator.name} = tl.full([BLOCK], {_IDENTITY[accumulator.kind]}, tl.float32)")
+        body.open("for part in range(0, PARTS):")
+        for accumulator in accumulators:
+            load = f"tl.load({accumulator.name}_ptr + part * ({kept}) + e, mask=inside, other=0.0)"
+            body.add(f"{accumulator.name} = {_combine(accumulator.kind, accumulator.name, load)}")
+        body.close()
+        for accumulator in accumulators:
+            self._finish(body, accumulator, 1)
+        self.loads = {}
+        for index, operand in enumerate(self.region.operands):
+            if operand.level == 0:
+                self._load_flat(body, index)
+        self._emit_nodes(body, 0)
+        body.add(f"tl.store(out_ptr + e, {self.values[self.region.root]}, mask=inside)")
+        pointers = [name for name in self.pointers.values() if f"{name}_ptr" in str(body)]
+        sizes = [axis.size for axis in self.axes]
+        name = f"{self.plan.name}_finish_kernel"
+        tensors = [*(f"{a.name}_ptr" for a in accumulators), *(f"{p}_ptr" for p in pointers), "out_ptr"]
+        head = self._signature(name, tensors, [*sizes, "PARTS"], ["BLOCK"])
+        return (
+            f'{head}\n    """Combines the parts in order and finishes: deterministic."""\n{body}',
+            name,
+            ["BLOCK"],
+            pointers,
+        )
+
+    def _decompose_flat(self, lines: Lines, order: Sequence[int]) -> None:
+        """Indices of the output's axes from the flat index `e`."""
+        for position, index in enumerate(order):
+            inner = " * ".join(self.axes[i].size for i in order[position + 1 :])
+            text = f"e // ({inner})" if inner else "e"
+            lines.add(f"{self.axes[index].name} = {text}" + (f" % {self.axes[index].size}" if position else ""))
+
+    def _load_flat(self, lines: Lines, index: int) -> None:
+        operand = self.region.operands[index]
+        pointer = self.pointers[operand.node]
+        order = self.plan.axes.operand_orders[index]
+        address = self._address(f"{pointer}_ptr", order)
+        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
+        name = self.names.unique(f"{pointer}_value")
+        mask = ", mask=inside, other=0.0" if order else ""
+        lines.add(f"{name} = tl.load({address}{mask}){cast}")
+        self.loads[index] = name
+        self.values[operand.node] = name
+
+    def _split_wrapper(
+        self,
+        first: str,
+        blocks: Sequence[str],
+        tensors: Sequence[str],
+        partials: Sequence[str],
+        finish: str,
+        finish_blocks: Sequence[str],
+        finish_tensors: Sequence[str],
+    ) -> str:
+        lines = Lines()
+        self._wrapper_head(lines)
+        axis = self._split_axis()
+        device = next(iter(self.pointers.values()))
+        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()})")
+        self.vectors = tuple(v for v in (self.plan.kept_vector, self.plan.second_vector) if v is not None)
+        self._tile_lines(lines)
+        step = self._split_step()
+        lines.add(f"programs = {self._programs_text()}")
+        lines.add(f"steps = triton.cdiv({axis.size}, {step})")
+        lines.add(f"parts = min(steps, max(1, {self.plan.limits.target_programs} // programs))")
+        lines.add(f"PART = triton.cdiv(steps, parts) * {step}")
+        lines.add(f"PARTS = triton.cdiv({axis.size}, PART)")
+        for partial in partials:
+            lines.add(f"{partial} = torch.empty((PARTS, out.numel()), device=out.device, dtype=torch.float32)")
+        sizes = [axis.size for axis in self.axes]
+        self._launch(lines, first, [*tensors, *partials, *self.scalars, *sizes, "PART"], blocks, "programs * PARTS")
+        arguments = [*partials, *finish_tensors, "out", *self.scalars, *sizes, "PARTS"]
+        lines.open(f"{finish}[(triton.cdiv(out.numel(), 128),)](")
+        lines.add(f"{', '.join(arguments)},")
+        lines.add("BLOCK=128, num_warps=4,")
+        lines.close()
+        lines.add(")")
+        lines.add("return out")
+        return str(lines)
+
+
+def _combine(kind: str, accumulator: str, value: str) -> str:
+    if kind in ("sum", "mean"):
+        return f"{accumulator} + {value}"
+    return f"{kind}imum({accumulator}, {value})"
+
+
+def _short(node: torch_fx.Node) -> str:
+    """A node's name for people: its operation."""
+    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name

@@ -1,0 +1,158 @@
+"""Small Triton functions that emitted files carry, where Triton's language lacks the operation.
+
+Each is right for large, small, negative and non-finite inputs, as torch is, and uses nothing that Triton's
+interpreter lacks. A helper may use others; `with_dependencies` puts them in order.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+HELPERS: dict[str, str] = {
+    "exp": '''
+@triton.jit
+def exp(x):
+    """e**x: 2**k * e**r with x = k ln 2 + r, ln 2 in two parts, since the error of x * log2(e) grows with x."""
+    k = tl.floor(x * 1.4426950408889634)
+    r = (x - k * 0.693359375) + k * 2.12194440054690583e-4
+    value = tl.exp2(k) * tl.exp2(r * 1.4426950408889634)
+    return tl.where(x > 88.75, float("inf"), tl.where(x < -104.0, 0.0, value))
+''',
+    "log1p": '''
+@triton.jit
+def log1p(x):
+    """log(1 + x), exact for small x: the rounding error of 1 + x cancels in x / ((1 + x) - 1)."""
+    u = 1.0 + x
+    exact = (u == 1.0) | (u == float("inf"))
+    return tl.where(exact, x, tl.log(u) * (x / tl.where(exact, 1.0, u - 1.0)))
+''',
+    "expm1": '''
+@triton.jit
+def expm1(x):
+    """exp(x) - 1: Taylor's polynomial near zero, where the difference would cancel."""
+    p = 1.0 / 5040.0
+    p = p * x + 1.0 / 720.0
+    p = p * x + 1.0 / 120.0
+    p = p * x + 1.0 / 24.0
+    p = p * x + 1.0 / 6.0
+    p = p * x + 0.5
+    p = p * x + 1.0
+    return tl.where(tl.abs(x) < 0.5, p * x, exp(x) - 1.0)
+''',
+    "tanh": '''
+@triton.jit
+def tanh(x):
+    """(1 - e) / (1 + e) with e = exp(-2|x|), and a polynomial near zero, where 1 - e would cancel."""
+    a = tl.abs(x)
+    e = tl.exp(-2.0 * a)
+    s = x * x
+    p = -0.053968254
+    p = p * s + 0.13333334
+    p = p * s - 0.33333334
+    near = x + x * s * p
+    far = (1.0 - e) / (1.0 + e)
+    return tl.where(a < 0.25, near, tl.where(x < 0.0, -far, far))
+''',
+    "sigmoid": '''
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)), written with exp(-|x|) so that nothing overflows."""
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x >= 0.0, 1.0, e) / (1.0 + e)
+''',
+    "softplus": '''
+@triton.jit
+def softplus(x, beta, threshold):
+    """log(1 + exp(beta x)) / beta, and x itself above the threshold, as torch defines it."""
+    t = x * beta
+    return tl.where(t > threshold, x, log1p(exp(tl.minimum(t, threshold))) / beta)
+''',
+    "gelu_erf": '''
+@triton.jit
+def gelu_erf(x):
+    """x * Phi(x), Phi by the error function."""
+    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+''',
+    "gelu_tanh": '''
+@triton.jit
+def gelu_tanh(x):
+    """x * Phi(x), Phi by its tanh approximation."""
+    return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)))
+''',
+    "silu": '''
+@triton.jit
+def silu(x):
+    """x * sigmoid(x)."""
+    return x * sigmoid(x)
+''',
+    "mish": '''
+@triton.jit
+def mish(x):
+    """x * tanh(softplus(x)) = x * n / (n + 2) with n = e**x * (e**x + 2); it is x above 20 in float32."""
+    e = exp(tl.minimum(x, 20.0))
+    n = e * (e + 2.0)
+    return tl.where(x > 20.0, x, x * (n / (n + 2.0)))
+''',
+    "maximum": '''
+@triton.jit
+def maximum(a, b):
+    """max(a, b); NaN where either is, as in torch."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "minimum": '''
+@triton.jit
+def minimum(a, b):
+    """min(a, b); NaN where either is, as in torch."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+''',
+    "max_along": '''
+@triton.jit
+def max_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
+    """Largest element along an axis; NaN where any is, as in torch."""
+    is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
+    return tl.where(is_nan > 0, float("nan"), tl.max(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
+''',
+    "min_along": '''
+@triton.jit
+def min_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
+    """Smallest element along an axis; NaN where any is, as in torch."""
+    is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
+    return tl.where(is_nan > 0, float("nan"), tl.min(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
+''',
+    "power": '''
+@triton.jit
+def power(x, y):
+    """x**y by exp2(y * log2|x|), with torch's signs: a negative base needs a whole exponent."""
+    size = tl.exp2(y * tl.log2(tl.abs(x)))
+    whole = tl.floor(y) == y
+    odd = whole & (tl.floor(y * 0.5) * 2.0 != y)
+    signed = tl.where(x < 0.0, tl.where(whole, tl.where(odd, -size, size), float("nan")), size)
+    return tl.where((y == 0.0) | (x == 1.0), 1.0, signed)
+''',
+}
+
+_CALL = re.compile(r"(?<![\w.])(\w+)\(")
+
+
+def with_dependencies(names: Iterable[str]) -> list[str]:
+    """The helpers in `names` and all that they use, each after what it uses, in a stable order."""
+    needed: list[str] = []
+
+    def visit(name: str) -> None:
+        if name in needed:
+            return
+        for used in _CALL.findall(HELPERS[name].split('"""')[2]):
+            if used in HELPERS and used != name:
+                visit(used)
+        needed.append(name)
+
+    for name in HELPERS:
+        if name in set(names):
+            visit(name)
+    return needed
+
+
+def helper_source(names: Iterable[str]) -> str:
+    """Source of the helpers, two blank lines between them."""
+    return "\n\n".join(HELPERS[name].strip("\n") for name in with_dependencies(names))

@@ -1,0 +1,219 @@
+"""The emitted file: imports, kernels, wrappers, the module, in that order.
+
+The module keeps the reference's own forward pass as `reference_forward`, and takes it on CPU tensors, in
+training mode, when gradients are wanted, and where the plan's assumptions end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.errors import TilewrightError
+from tilewright.graph.graph import Graph
+from tilewright.kernels.emit_region import emit_region
+from tilewright.kernels.helpers import helper_source
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.native import native_text
+from tilewright.kernels.plan import EmittedKernel
+from tilewright.kernels.planner import FusedStep, ModulePlan
+from tilewright.kernels.text import Lines, Names, shape_text
+
+
+class EmissionError(TilewrightError):
+    """A planned module cannot be written as one file; the message says why."""
+
+
+@dataclass(frozen=True)
+class ForwardText:
+    """The planned forward pass as text, for a shell to put into a class.
+
+    Attributes:
+        kernels: source of helpers and kernels.
+        wrappers: source of the wrappers.
+        conditions: expressions that must hold for the kernels to run.
+        body: statements of the planned forward pass, unindented; the last one returns.
+        uses_functional: the body calls torch.nn.functional as F.
+        scratch: declared scratch tensors.
+    """
+
+    kernels: str
+    wrappers: str
+    conditions: tuple[str, ...]
+    body: str
+    uses_functional: bool
+    scratch: tuple[str, ...]
+
+
+def attribute_path(path: str, root: str = "self") -> str:
+    """`net.0.weight` as an expression: `self.net[0].weight`."""
+    text = root
+    for part in path.split("."):
+        text += f"[{part}]" if part.isdigit() else f".{part}"
+    return text
+
+
+def write_forward(plan: ModulePlan, inputs: Sequence[str], scalar_root: str = "self") -> ForwardText:
+    """Text of the planned forward pass.
+
+    Args:
+        plan: the plan.
+        inputs: the forward pass's parameter names, one for each input of the graph.
+        scalar_root: where float attributes of the root module are read.
+    """
+    return _ForwardWriter(plan, inputs, scalar_root).write()
+
+
+class _ForwardWriter:
+    def __init__(self, plan: ModulePlan, inputs: Sequence[str], scalar_root: str) -> None:
+        self.plan = plan
+        self.graph: Graph = plan.graph
+        self.scalar_root = scalar_root
+        self.names = Names({"self", "torch", "F", "nn", "tl", "triton", *inputs})
+        self.text: dict[torch_fx.Node, str] = {}
+        self.contiguous: set[torch_fx.Node] = set()
+        self.emitted: list[EmittedKernel] = []
+        self.lines = Lines()
+        self._bind_placeholders(inputs)
+
+    def _bind_placeholders(self, inputs: Sequence[str]) -> None:
+        names = dict(zip(self.graph.inputs, inputs, strict=True))
+        state = self.graph.state_names()
+        for node in self.graph.fx.nodes:
+            if node.op != "placeholder":
+                continue
+            if node.name in names:
+                self.text[node] = names[node.name]
+                self.contiguous.add(node)
+            elif node.name in state:
+                self.text[node] = attribute_path(state[node.name])
+            elif node.name in self.graph.constants:
+                self.text[node] = _constant_text(self.graph.constants[node.name])
+
+    def _linked(self, value: float) -> str | None:
+        link = self.graph.linked.get(value)
+        return None if link is None else attribute_path(link.path, self.scalar_root)
+
+    def _text_of(self, item: Any) -> str:
+        if isinstance(item, torch_fx.Node):
+            return self.text[item]
+        if isinstance(item, list | tuple):
+            return f"[{', '.join(self._text_of(part) for part in item)}]"
+        if type(item) is float and (linked := self._linked(item)) is not None:
+            return linked
+        if isinstance(item, float) and item in (float("inf"), float("-inf")):
+            return f'float("{item}")'
+        if isinstance(item, torch.device):
+            raise EmissionError("the forward pass names a device", hint="create tensors on the input's device")
+        return str(item) if isinstance(item, torch.dtype | torch.memory_format | torch.layout) else repr(item)
+
+    def write(self) -> ForwardText:
+        for step in self.plan.steps:
+            if isinstance(step, FusedStep):
+                self._fused(step)
+            else:
+                self._native(step.node)
+        self._return()
+        body = str(self.lines)
+        kernels = [kernel.kernels for kernel in self.emitted]
+        helpers = helper_source(set().union(*(kernel.helpers for kernel in self.emitted)))
+        return ForwardText(
+            "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
+            "\n\n\n".join(kernel.wrapper for kernel in self.emitted),
+            tuple(self._conditions()),
+            body,
+            "F." in body,
+            tuple(item for kernel in self.emitted for item in kernel.scratch),
+        )
+
+    def _fused(self, step: FusedStep) -> None:
+        kernel = emit_region(step.plan, self.graph)
+        self.emitted.append(kernel)
+        arguments = [self._operand(self.graph.node(name)) for name in kernel.operands]
+        arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
+        self._assign(step.node, f"{kernel.wrapper_name}({', '.join(arguments)})")
+        self.contiguous.add(step.node)
+
+    def _operand(self, node: torch_fx.Node) -> str:
+        known = node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+        return self.text[node] if known else f"{self.text[node]}.contiguous()"
+
+    def _native(self, node: torch_fx.Node) -> None:
+        text = native_text(node, self._text_of, self.plan.formats)
+        if isinstance(node.meta.get("val"), torch.Tensor | tuple | list):
+            self._assign(node, text)
+        else:
+            self.text[node] = f"({text})" if " " in text else text
+
+    def _assign(self, node: torch_fx.Node, text: str) -> None:
+        name = self.names.unique(node.name)
+        self.lines.add(f"{name} = {text}")
+        self.text[node] = name
+
+    def _return(self) -> None:
+        texts = []
+        for name in self.graph.outputs:
+            node = self.graph.node(name)
+            plain = self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+            texts.append(f"{self.text[node]}.contiguous()" if plain else self.text[node])
+        self.lines.add(f"return {texts[0] if self.graph.single_output else shape_text(texts)}")
+
+    # -- conditions under which the kernels may run ---------------------------------------------------------
+
+    def _conditions(self) -> list[str]:
+        conditions: list[str] = []
+        for name in self.graph.inputs:
+            node = self.graph.node(name)
+            value, text = node.meta.get("val"), self.text[node]
+            if isinstance(value, torch.Tensor):
+                conditions.append(f"{text}.dtype == {value.dtype}")
+                conditions.append(f"{text}.dim() == {value.dim()}")
+        for step in self.plan.steps:
+            if isinstance(step, FusedStep):
+                conditions += self._shape_conditions(step)
+        return list(dict.fromkeys(conditions))
+
+    def _shape_conditions(self, step: FusedStep) -> list[str]:
+        """Sizes that a kernel reads from one tensor and uses on another must agree."""
+        region = step.plan.region
+        conditions = []
+        for axis in range(len(region.axis_levels)):
+            places = [
+                (operand.node, dim) for operand in region.operands for dim, of in enumerate(operand.map) if of == axis
+            ]
+            given = [(node, dim) for node, dim in places if node.op == "placeholder"]
+            known = [place for place in given if place[0].name not in self.graph.inputs]
+            inputs = [place for place in given if place[0].name in self.graph.inputs]
+            anchor = (known or inputs or [None])[0]
+            for place in inputs:
+                if anchor is not None and place != anchor:
+                    conditions.append(f"{self._size(place)} == {self._size(anchor)}")
+        return conditions + self._fixed_sizes(region.operands)
+
+    def _fixed_sizes(self, operands: Sequence[Any]) -> list[str]:
+        """Dims of 1 in an input are broadcast by the kernel, and must be 1 again."""
+        return [
+            f"{self.text[operand.node]}.shape[{dim}] == 1"
+            for operand in operands
+            if operand.node.name in self.graph.inputs
+            for dim, axis in enumerate(operand.map)
+            if axis is None
+        ]
+
+    def _size(self, place: tuple[torch_fx.Node, int]) -> str:
+        return f"{self.text[place[0]]}.shape[{place[1]}]"
+
+
+def _constant_text(value: torch.Tensor) -> str:
+    if value.numel() > 64:
+        raise EmissionError(f"the forward pass holds a constant tensor of {value.numel()} elements")
+    return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+
+
+def state_conditions(plan: ModulePlan, linked: Mapping[str, str]) -> tuple[str, ...]:
+    """Conditions on parameters: float32 kernels read float32 parameters."""
+    return tuple(f"{text}.dtype == torch.float32" for text in linked.values())

@@ -1,0 +1,141 @@
+"""Operations that stay with PyTorch, as Python text that reads like hand-written code."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.pointwise import bind_arguments
+
+aten = torch.ops.aten
+
+#: ATen operation -> the function that people call; its arguments have the schema's order.
+_FUNCTIONS: dict[Any, str] = {
+    aten.conv1d.default: "F.conv1d",
+    aten.conv2d.default: "F.conv2d",
+    aten.conv3d.default: "F.conv3d",
+    aten.conv_transpose1d.default: "F.conv_transpose1d",
+    aten.conv_transpose2d.input: "F.conv_transpose2d",
+    aten.conv_transpose3d.input: "F.conv_transpose3d",
+    aten.linear.default: "F.linear",
+    aten.matmul.default: "torch.matmul",
+    aten.mm.default: "torch.mm",
+    aten.bmm.default: "torch.bmm",
+    aten.addmm.default: "torch.addmm",
+    aten.layer_norm.default: "F.layer_norm",
+    aten.group_norm.default: "F.group_norm",
+    aten.softmax.int: "torch.softmax",
+    aten.logsumexp.default: "torch.logsumexp",
+    aten.max_pool2d.default: "F.max_pool2d",
+    aten.avg_pool2d.default: "F.avg_pool2d",
+    aten.cat.default: "torch.cat",
+}
+
+#: Arguments that only ATen's form of a function has.
+_ATEN_ONLY = {aten.layer_norm.default: {"cudnn_enable"}, aten.group_norm.default: {"cudnn_enabled"}}
+
+#: Native operations that run fastest on channels-last tensors on tensor cores.
+CONVOLUTIONS: frozenset[Any] = frozenset(
+    {aten.conv2d.default, aten.conv3d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input}
+)
+
+_VIEWS: dict[Any, str] = {
+    aten.view.default: "reshape",
+    aten.reshape.default: "reshape",
+    aten.permute.default: "permute",
+    aten.transpose.int: "transpose",
+    aten.unsqueeze.default: "unsqueeze",
+    aten.expand.default: "expand",
+    aten.squeeze.dim: "squeeze",
+    aten.flatten.using_ints: "flatten",
+}
+
+_SYMBOLIC = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.floordiv: "//", operator.mod: "%"}
+
+
+def operation_name(node: torch_fx.Node) -> str:
+    """Name for people: `conv_transpose2d`."""
+    return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+
+
+def native_text(
+    node: torch_fx.Node, text_of: Callable[[Any], str], formats: Mapping[torch_fx.Node, MemoryFormat]
+) -> str:
+    """One native operation as an expression.
+
+    Args:
+        node: the operation.
+        text_of: text of a node or a constant.
+        formats: memory format that the planner chose for the results of convolutions.
+    """
+    if node.target in _SYMBOLIC:
+        return f"{text_of(node.args[0])} {_SYMBOLIC[node.target]} {text_of(node.args[1])}"
+    if node.target is operator.getitem:
+        return f"{text_of(node.args[0])}[{node.args[1]}]"
+    if node.target is aten.sym_size.int:
+        return f"{text_of(node.args[0])}.shape[{node.args[1]}]"
+    if node.target in _VIEWS:
+        rest = ", ".join(text_of(argument) for argument in node.args[1:])
+        return f"{text_of(node.args[0])}.{_VIEWS[node.target]}({rest})"
+    if node.target in CONVOLUTIONS and formats.get(node) is MemoryFormat.CHANNELS_LAST:
+        return _channels_last_convolution(node, text_of)
+    if node.target in _FUNCTIONS:
+        return f"{_FUNCTIONS[node.target]}({_arguments(node, text_of)})"
+    positional = [text_of(argument) for argument in node.args]
+    named = [f"{name}={text_of(value)}" for name, value in node.kwargs.items()]
+    return f"torch.ops.{node.target}({', '.join(positional + named)})"
+
+
+def _arguments(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
+    left_out = _ATEN_ONLY.get(node.target, set())
+    defaults = {
+        argument.name: argument.default_value
+        for argument in node.target._schema.arguments  # type: ignore[union-attr]
+        if argument.has_default_value()
+    }
+    parts = []
+    positional = True
+    for name, value in bind_arguments(node).items():
+        if name in left_out:
+            continue
+        if name in defaults and _same(value, defaults[name]):
+            positional = False
+            continue
+        parts.append(text_of(value) if positional else f"{_keyword(node, name)}={text_of(value)}")
+    return ", ".join(parts)
+
+
+def _keyword(node: torch_fx.Node, name: str) -> str:
+    return {"self": "input"}.get(name, name)
+
+
+def _same(value: Any, default: Any) -> bool:
+    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
+        return list(value) == list(default)
+    if isinstance(value, torch_fx.Node) or isinstance(default, torch_fx.Node):
+        return False
+    if isinstance(value, list | tuple) and isinstance(default, int):
+        return all(item == default for item in value)
+    return bool(value == default)
+
+
+def memory_format_text(rank: int) -> str:
+    """torch's name of the channels-last format for tensors of that rank."""
+    return "torch.channels_last" if rank == 4 else "torch.channels_last_3d"
+
+
+def _channels_last_convolution(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
+    form = memory_format_text(node.meta["val"].dim())
+
+    def channels_last(item: Any) -> str:
+        text = text_of(item)
+        if isinstance(item, torch_fx.Node) and item in node.args[:2]:
+            return f"{text}.contiguous(memory_format={form})"
+        return text
+
+    return f"{_FUNCTIONS[node.target]}({_arguments(node, channels_last)}).contiguous(memory_format={form})"

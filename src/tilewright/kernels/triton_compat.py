@@ -1,0 +1,320 @@
+"""What differs between the supported Triton versions (3.6 and newer), and what reaches below its public API.
+
+Everything here is imported lazily from Triton, so that importing this module costs nothing and an interpreter
+run can still be chosen (`TRITON_INTERPRET=1` must be set before Triton is imported).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+import re
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+#: Options that a launch may carry beside the kernel's own parameters, with Triton's defaults for NVIDIA.
+DEFAULT_NUM_WARPS = 4
+DEFAULT_NUM_STAGES = 3
+
+
+@dataclass(frozen=True)
+class BoundArgument:
+    """One argument of a launch as Triton's binder sees it.
+
+    Attributes:
+        name: parameter of the kernel.
+        type: Triton's signature type (`*fp32`, `i32`, `constexpr`, ...).
+        divisible_by_16: the binder would specialise on it.
+        value: what was passed.
+    """
+
+    name: str
+    type: str
+    divisible_by_16: bool
+    value: Any
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """What the compiler says of one kernel.
+
+    Attributes:
+        registers: of a thread.
+        spill_bytes: local memory of a thread, bytes.
+        shared_bytes: shared memory of a program, bytes.
+        warps: of a program.
+    """
+
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    warps: int
+
+
+def jit_function_type() -> type:
+    """The class of a compiled kernel (`triton.JITFunction`)."""
+    from triton.runtime.jit import JITFunction
+
+    return JITFunction  # type: ignore[no-any-return]
+
+
+def interpreted_function_type() -> type:
+    """The class of an interpreted kernel."""
+    from triton.runtime.interpreter import InterpretedFunction
+
+    return InterpretedFunction  # type: ignore[no-any-return]
+
+
+def autotuner_type() -> type:
+    """The class behind `@triton.autotune`."""
+    from triton.runtime.autotuner import Autotuner
+
+    return Autotuner  # type: ignore[no-any-return]
+
+
+def base_function(kernel: Any) -> Callable[..., Any]:
+    """The plain Python function under a kernel's decorators."""
+    while not inspect.isfunction(kernel):
+        kernel = kernel.fn
+    return kernel
+
+
+def kernel_name(kernel: Any) -> str:
+    """The name of a kernel as its source defines it."""
+    return base_function(kernel).__name__
+
+
+@contextlib.contextmanager
+def pretended_driver(gpu: Mapping[str, Any]) -> Iterator[None]:
+    """Within it, Triton's active driver is one of the target `gpu`, which compiles but cannot launch."""
+    import torch
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+
+    target = GPUTarget("cuda", int(gpu["capability"]), int(gpu["warp_size"]))
+    figures = {
+        "max_shared_mem": gpu["shared_bytes_per_block"],
+        "max_num_regs": gpu["registers_per_sm"],
+        "multiprocessor_count": gpu["sm_count"],
+        "warpSize": gpu["warp_size"],
+        "sm_clock_rate": int(float(gpu["boost_clock_mhz"]) * 1000),
+        "mem_clock_rate": 0,
+        "mem_bus_width": 0,
+    }
+    pretended = SimpleNamespace(
+        get_current_device=lambda: 0,
+        set_current_device=lambda device: None,
+        get_current_stream=lambda device=0: 0,
+        get_device_capability=lambda device=0: divmod(int(gpu["capability"]), 10),
+        get_current_target=lambda: target,
+        get_active_torch_device=lambda: torch.device("cuda", 0),
+        get_device_interface=lambda: torch.cuda,
+        utils=SimpleNamespace(get_device_properties=lambda device=0: dict(figures)),
+    )
+    previous = driver._active
+    driver.set_active(pretended)
+    try:
+        yield
+    finally:
+        driver._active = previous
+
+
+def bind(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[BoundArgument, ...]:
+    """A launch's arguments with the types that Triton's own binder gives them.
+
+    Args:
+        kernel: a `JITFunction`, under an active driver (real or pretended).
+        args, kwargs: as the launch passes them, without grid.
+    """
+    binder = kernel.device_caches[0][-1]
+    options = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
+    bound, specialization, _ = binder(*args, **options, debug=False)
+    return tuple(
+        BoundArgument(name, str(kind[0]), isinstance(kind[1], str) and "D" in kind[1], value)
+        for (name, value), kind in zip(bound.items(), specialization, strict=False)
+    )
+
+
+def compile_launch(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compiled:
+    """Compile a launch for the active driver's target, as launching it would, and ask what it needs.
+
+    Raises:
+        Exception: whatever Triton raises where the kernel does not compile.
+    """
+    options = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
+    compiled = kernel.run(*args, grid=None, warmup=True, **options)
+    registers, stack = _resource_usage(compiled.asm["cubin"])
+    return Compiled(registers, stack, int(compiled.metadata.shared), int(compiled.metadata.num_warps))
+
+
+def _resource_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes of a thread, of the one kernel in a cubin."""
+    from triton import knobs
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        command = [knobs.nvidia.cuobjdump.path, "--dump-resource-usage", str(path)]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    registers = [int(found) for found in re.findall(r"\bREG:(\d+)", text)]
+    stack = [int(found) for found in re.findall(r"\bSTACK:(\d+)", text)]
+    return max(registers, default=0), max(stack, default=0)
+
+
+def compile_error_line(error: BaseException, kernel: Any) -> int | None:
+    """Line of the candidate's file that a compile error points to, if it points to one."""
+    line = getattr(getattr(error, "node", None), "lineno", None)
+    start = getattr(kernel, "starting_line_number", None)
+    if line is None or start is None:
+        return None
+    # Triton parses the source from `def` on; `starting_line_number` counts from the first decorator.
+    raw = "".join(getattr(kernel, "raw_src", [])).splitlines()
+    before = next((index for index, text in enumerate(raw) if re.match(r"\s*def\s", text)), 0)
+    return int(start) + before + int(line) - 1
+
+
+# ---------------------------------------------------------------------------------------------------------
+# The interpreter: a few of its operations are slow, or differ from the hardware in the last bits.
+
+
+@dataclass
+class Seen:
+    """What the refined interpreter saw: products in reduced precision, and casts to narrower floats.
+
+    Attributes:
+        dots: operand kind (`tf32`, `ieee`, `fp16`, ...) -> calls of `tl.dot`.
+        narrowed: narrower type -> casts of float32 values to it.
+    """
+
+    dots: dict[str, int] = field(default_factory=dict)
+    narrowed: dict[str, int] = field(default_factory=dict)
+
+
+def refine_interpreter() -> Seen:
+    """Make the interpreter's numbers those of the hardware where its own are not.
+
+    `erf` runs vectorised; float32 becomes bfloat16 by rounding to nearest even; products in TF32 see operands
+    without their last 13 bits, as the tensor cores do; bfloat16 operands are multiplied as numbers; minima and
+    maxima drop a NaN unless they are told to keep it; custom reductions run on whole slices.
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    seen = Seen()
+    builder = interpreter.InterpreterBuilder
+    _refine_numbers(builder, interpreter.TensorHandle, seen)
+
+    def keeping(operation: Any) -> Any:
+        return lambda self, lhs, rhs: self.binary_op(lhs, rhs, operation)
+
+    def clamp(self: Any, arg: Any, low: Any, high: Any, propagate_nans: Any) -> Any:
+        if str(propagate_nans).rpartition(".")[2].upper() == "ALL":
+            return self.ternary_op(arg, low, high, np.clip)
+        return self.ternary_op(arg, low, high, lambda x, lo, hi: np.fmin(np.fmax(x, lo), hi))
+
+    builder.create_maxnumf, builder.create_minnumf = keeping(np.fmax), keeping(np.fmin)
+    builder.create_clampf = clamp
+    reductions = interpreter.ReduceOps
+    plain_min_max = reductions.min_max
+    dropping = {np.max: np.fmax.reduce, np.min: np.fmin.reduce}
+
+    def min_max(self: Any, operand: Any, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
+        if self.axis is None or idx_reduce_op is not None:
+            return plain_min_max(self, operand, val_reduce_op, idx_reduce_op)
+        return plain_min_max(self, operand, dropping.get(val_reduce_op, val_reduce_op), None)
+
+    reductions.min_max = min_max
+    plain_reduce = reductions.generic_reduce
+    reductions.generic_reduce = lambda self, operands: _reduce_slices(self, operands, plain_reduce)
+    return seen
+
+
+def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:
+    import numpy as np
+    import torch
+    import triton.language as tl
+
+    plain_cast, plain_dot = builder.cast_impl, builder.create_dot
+
+    def erf(self: Any, arg: Any) -> Any:
+        values = torch.erf(torch.from_numpy(np.ascontiguousarray(arg.data))).numpy()
+        return handle(values.reshape(arg.data.shape), arg.dtype.scalar)
+
+    def cast(self: Any, src: Any, dst_type: Any) -> Any:
+        source, target = src.dtype.scalar, dst_type.scalar
+        if source == tl.float32 and target in (tl.float16, tl.bfloat16):
+            seen.narrowed[str(target)] = seen.narrowed.get(str(target), 0) + 1
+        if source == tl.float32 and target == tl.bfloat16:
+            values = torch.from_numpy(np.ascontiguousarray(src.data)).to(torch.bfloat16).view(torch.uint16)
+            return handle(values.numpy().reshape(src.data.shape), target)
+        return plain_cast(self, src, dst_type)
+
+    def dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, *rest: Any) -> Any:
+        kind = str(a.dtype.scalar)
+        left, right = a, b
+        if a.dtype.scalar == tl.bfloat16:
+            left, right = (plain_cast(self, operand, tl.float32) for operand in (a, b))
+        elif a.dtype.scalar == tl.float32:
+            kind = str(input_precision).rpartition(".")[2].lower()
+            if kind == "tf32":
+                left, right = (handle(_without_low_bits(operand.data), operand.dtype) for operand in (a, b))
+        seen.dots[kind] = seen.dots.get(kind, 0) + 1
+        return plain_dot(self, left, right, d, input_precision, *rest)
+
+    builder.create_erf, builder.cast_impl, builder.create_dot = erf, cast, dot
+
+
+def _without_low_bits(values: Any) -> Any:
+    """float32 values cut to 10 mantissa bits (toward zero)."""
+    import numpy as np
+
+    return (np.ascontiguousarray(values).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+def _reduce_slices(operation: Any, operands: Any, plain: Callable[..., Any]) -> Any:
+    """`tl.reduce` with a custom combination, one call for each slice rather than for each element."""
+    import numpy as np
+
+    if operation.axis is None:
+        return plain(operation, operands)
+    axis = operation.axis
+    data = [operand.handle.data for operand in operands]
+    slices = [np.moveaxis(values, axis, 0) for values in data]
+
+    def at(index: int) -> tuple[Any, ...]:
+        return tuple(
+            operation.to_tensor(np.ascontiguousarray(values[index]), operand.dtype)
+            for values, operand in zip(slices, operands, strict=True)
+        )
+
+    if data[0].ndim < 2:
+        return plain(operation, operands)
+    total = at(0)
+    for index in range(1, data[0].shape[axis]):
+        combined = operation.combine_fn.fn(*total, *at(index))
+        total = combined if isinstance(combined, tuple) else (combined,)
+    results = [value.handle.data for value in total]
+    if operation.keep_dims:
+        results = [np.expand_dims(values, axis) for values in results]
+    return [operation.to_tensor(values, operand.dtype) for values, operand in zip(results, operands, strict=True)]
+
+
+def watch_programs(before: Callable[[str, int, int], None]) -> None:
+    """Call `before(kernel, index, programs)` ahead of each program that the interpreter runs; it may raise."""
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    plain = builder.set_grid_idx
+
+    def set_grid_idx(self: Any, x: int, y: int, z: int) -> None:
+        nx, ny, nz = self.grid_dim
+        before(getattr(self, "tilewright_kernel", ""), (x * ny + y) * nz + z, math.prod((nx, ny, nz)))
+        plain(self, x, y, z)
+
+    builder.set_grid_idx = set_grid_idx

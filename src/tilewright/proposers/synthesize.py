@@ -1,0 +1,189 @@
+"""Synthesis: reference -> graph -> canonical form -> plan -> Triton source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilewright.errors import TilewrightError
+from tilewright.graph.canonical import canonicalize
+from tilewright.graph.capture import capture
+from tilewright.graph.graph import Graph
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
+from tilewright.kernels.plan import TileLimits
+from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.shell import ReferenceClass, read_reference, write_file, write_live_file
+from tilewright.task.module_source import build_module, init_args, make_inputs
+from tilewright.task.task import ModuleSource, Task
+from tilewright.values import Candidate, Origin, Schedule
+
+Progress = Callable[[str], None]
+
+
+def plan_variants(sm_count: int) -> tuple[PlanOptions, ...]:
+    """The plans that are tried for a module, the most promising first."""
+    small, large = TileLimits(2048, 1024, 4), TileLimits(4096, 2048, 8)
+    last, plain = MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS
+    programs = 4 * sm_count
+    return tuple(
+        PlanOptions(form, replace(limits, target_programs=programs), sm_count)
+        for form in (last, plain)
+        for limits in (small, large, TileLimits(1024, 512, 4))
+    )
+
+
+def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candidate, ...]:
+    """Candidates for a task with a reference, the most promising first; none where the code itself is the task.
+
+    Raises:
+        CaptureError, InputMismatchError, SourceError: the reference is at fault.
+    """
+    source = task.reference
+    if source is None or task.given_code_is_specification:
+        return ()
+    say = progress or (lambda message: None)
+    say("capturing the reference")
+    module, inputs = _module_and_inputs(source)
+    graph = canonicalize(capture(module, inputs)).graph
+    reference = None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
+    candidates: dict[str, Candidate] = {}
+    variants = plan_variants(task.gpu.sm_count)
+    planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
+    for options in variants:
+        say(f"writing a plan: {options.describe()}")
+        plan = plan_module(graph, options)
+        if not plan.fused:
+            return ()
+        text = _write(task, module, plan, reference, planned)
+        candidates.setdefault(text, _candidate(text, plan, options, reference is None))
+    return tuple(candidates.values())
+
+
+def _module_and_inputs(source: ModuleSource) -> tuple[nn.Module, list[Any]]:
+    """The reference and its inputs: on the meta device where they can be made there, since only shapes matter."""
+    try:
+        return build_module(source, device="meta"), make_inputs(source, device="meta")
+    except TilewrightError:
+        return build_module(source), make_inputs(source)
+
+
+def _write(
+    task: Task,
+    module: nn.Module,
+    plan: ModulePlan,
+    reference: ReferenceClass | None,
+    planned: Sequence[tuple[str, object]],
+) -> str:
+    children = _eval_children(module)
+    description = f"{task.name}: {_summary(plan)}."
+    if reference is None:
+        inputs = tuple(f"x{position}" if position else "x" for position in range(len(plan.graph.inputs)))
+        forward = write_forward(plan, inputs, "self.reference")
+        return write_live_file(inputs, forward, description=description, eval_children=children)
+    forward = write_forward(plan, reference.inputs[: len(plan.graph.inputs)])
+    return write_file(reference, forward, description=description, planned_arguments=planned, eval_children=children)
+
+
+def _summary(plan: ModulePlan) -> str:
+    kernels = ", ".join(kernel.name for kernel in plan.fused)
+    native = f"; native: {', '.join(plan.native)}" if plan.native else ""
+    return f"fused in Triton: {kernels}{native}"
+
+
+def _eval_children(module: nn.Module) -> list[str]:
+    """Children that behave differently in training, so that their own flag must be looked at."""
+    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+    return [attribute_path(name) for name, child in module.named_modules() if name and isinstance(child, kinds)]
+
+
+def _candidate(text: str, plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
+    schedules = tuple(
+        Schedule(kernel.name, (("TILE", kernel.limits.tile), ("ROW", kernel.limits.row)), kernel.limits.num_warps)
+        for kernel in plan.fused
+    )
+    return Candidate(
+        text,
+        Origin.SYNTHESIZE,
+        f"fused kernels after native operations ({options.describe()})",
+        schedules=schedules,
+        native=plan.native,
+        needs_reference=live,
+    )
+
+
+# -- generality: which constructor arguments the text depends on --------------------------------------------
+
+
+def _planned_arguments(
+    source: ModuleSource, reference: ReferenceClass, graph: Graph, options: PlanOptions
+) -> tuple[tuple[str, object], ...]:
+    """Constructor arguments for which another value gives another text: the module checks for these.
+
+    Each argument is changed, the module captured and written again. Where the text stays the same, it holds for
+    that argument as it is; where it changes, or nothing can be captured, the argument is fixed.
+    """
+    arguments = init_args(source)
+    if reference.constructor is None or len(arguments) > len(reference.constructor):
+        return ()
+    inputs = reference.inputs[: len(graph.inputs)]
+    text = write_forward(plan_module(graph, options), inputs)
+    return tuple(
+        (reference.constructor[position], value)
+        for position, value in enumerate(arguments)
+        if not _same_text_otherwise(source, arguments, position, text, inputs, options)
+    )
+
+
+def _same_text_otherwise(
+    source: ModuleSource,
+    arguments: tuple[Any, ...],
+    position: int,
+    text: ForwardText,
+    inputs: Sequence[str],
+    options: PlanOptions,
+) -> bool:
+    for changed, follow in _changes(arguments[position]):
+        others = tuple(changed if index == position else value for index, value in enumerate(arguments))
+        graph = _capture_changed(source, others, arguments[position], changed, follow)
+        if graph is None:
+            continue
+        try:
+            return write_forward(plan_module(graph, options), inputs) == text
+        except TilewrightError:
+            return False
+    return False
+
+
+def _changes(value: Any) -> list[tuple[Any, bool]]:
+    """Other values to try, and whether inputs' dims of the old size follow."""
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return []
+    if isinstance(value, int):
+        return [(value + step, follow) for step in (value, 1) if step for follow in (True, False)]
+    if isinstance(value, float):
+        return [(value * 1.37 + 0.113, False)]
+    return []
+
+
+def _capture_changed(
+    source: ModuleSource, arguments: tuple[Any, ...], old: Any, new: Any, follow: bool
+) -> Graph | None:
+    try:
+        module = build_module(source, init_args=arguments, device="meta")
+        inputs = [_resized(value, old, new) if follow else value for value in make_inputs(source, device="meta")]
+        return canonicalize(capture(module, inputs)).graph
+    except (TilewrightError, RuntimeError, ValueError, TypeError):
+        return None
+
+
+def _resized(value: Any, old: Any, new: Any) -> Any:
+    """A tensor whose dim 1 follows a changed number of channels or features."""
+    if not isinstance(value, torch.Tensor) or value.dim() < 2 or value.shape[1] != old:
+        return value
+    shape = [new if dim == 1 else size for dim, size in enumerate(value.shape)]
+    return torch.empty(shape, dtype=value.dtype, device="meta")
