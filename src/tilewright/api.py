@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import MissingReferenceError, SourceError, path_location
+from tilewright.errors import SourceError
 from tilewright.search.progress import Progress
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
@@ -242,16 +242,12 @@ def verify_files(
     progress: Callable[[str], None] | None,
 ) -> tuple[Task, Candidate, Verdict]:
     """`verify`, with the task and the candidate that it read."""
+    from tilewright.task.load import require_reference
     from tilewright.verify.gate import verify as gate
 
     read = read_candidate(Path(candidate))
     task = load(reference, None, init, inputs, gpu, None, precision, strict)
-    if not task.has_reference:
-        raise MissingReferenceError(
-            "the document alone does not say how to call its code",
-            where=path_location(reference),
-            hint="give a Python file with Model, get_inputs and get_init_inputs, or --init LIST and --inputs LIST",
-        )
+    require_reference(task)
     return task, read, gate(task, read, effort=effort, progress=progress)
 
 
@@ -261,23 +257,14 @@ def read_candidate(path: Path) -> Candidate:
     Raises:
         TilewrightError: it cannot be read, or holds no code.
     """
-    from tilewright.task.load import read_text
-    from tilewright.task.reply import python_block
+    from tilewright.task import reply
+    from tilewright.task.document import looks_like_document, read_document
+    from tilewright.task.text_file import read_text
 
-    text = read_text(path)
-    if path.suffix == ".py":
-        return Candidate(text, Origin.FILE, path.name)
-    if _is_document(text):
-        from tilewright.task.document import read_document
-
+    text = read_text(path, SourceError)
+    if path.suffix != ".py" and looks_like_document(text):
         return Candidate(read_document(text, path).code, Origin.DOCUMENT, path.name)
-    code, _ = python_block(text, path)
-    return Candidate(code, Origin.FILE, path.name)
-
-
-def _is_document(text: str) -> bool:
-    """A document has a section for the current code; a reply has none."""
-    return any(line.strip() == "[CURRENT CODE]" for line in text.splitlines())
+    return Candidate(reply.read_candidate(path)[0], Origin.FILE, path.name)
 
 
 def inspect(

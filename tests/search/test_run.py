@@ -157,7 +157,7 @@ def test_the_run_stops_near_the_speed_of_light(tmp_path: Path) -> None:
     understanding = Understanding(None, (), (), (), work, {PrecisionClass.TF32: floor})
     bench = Bench({"a": 1.02}, synthesized=[candidate("a")], understanding=understanding)
     study = run(bench, tmp_path)
-    assert any("98% of the speed of light" in note for note in study.notes)
+    assert any("98 % of the speed of light" in note for note in study.notes)
     assert study.fraction_of_speed_of_light(study.reference) == pytest.approx(0.1)
 
 

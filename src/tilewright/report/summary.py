@@ -87,7 +87,7 @@ def sentence(study: Study) -> str:
         text += f", {study.speed_up:.2f}x as fast as {_baseline_name(study)}"
     fraction = study.fraction_of_speed_of_light(best.timing)
     if fraction is not None:
-        text += f", {fraction:.0%} of the speed of light"
+        text += f", {fraction_text(fraction)} of the speed of light"
     return text + "."
 
 

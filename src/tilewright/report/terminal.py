@@ -216,9 +216,9 @@ def _facts_table(inspection: Inspection) -> Table:
 def _rules_text(rules: Any) -> str:
     parts = [f"focus: {rules.focus}"]
     if rules.num_warps:
-        parts.append(f"num_warps in {set(rules.num_warps)}")
+        parts.append(f"num_warps in {list(rules.num_warps)}")
     if rules.num_stages:
-        parts.append(f"num_stages in {set(rules.num_stages)}")
+        parts.append(f"num_stages in {list(rules.num_stages)}")
     if rules.max_autotune_configs is not None:
         parts.append(f"at most {rules.max_autotune_configs} autotune configs")
     if rules.conservative_baseline is not None:

@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tilewright.errors import MissingReferenceError
 from tilewright.search.effort import Effort, find_effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.progress import Pace, Progress
@@ -17,6 +16,7 @@ from tilewright.search.store import StoreError, StudyStore, default_store_path
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
 from tilewright.search.versions import versions
+from tilewright.task.load import require_reference
 from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
@@ -52,11 +52,7 @@ def optimize_task(
         TilewrightError: the input is at fault; nothing was written.
     """
     level = find_effort(effort)
-    if not task.has_reference and not task.given_code_is_specification:
-        raise MissingReferenceError(
-            "the document alone does not say how to call its code",
-            hint="give --reference FILE, or --init LIST and --inputs LIST",
-        )
+    require_reference(task)
     tools = tools or Tools()
     pace = Pace(progress, parts=2 + len(task.rules))
     pace.enter(0, "reading the task")
@@ -191,7 +187,7 @@ class _Search:
             return f"{idle} stage{'s' if idle > 1 else ''} in a row gained nothing"
         fraction = self._fraction_of_speed_of_light()
         if fraction is not None and fraction >= self.effort.near_speed_of_light:
-            return f"the best is at {fraction:.0%} of the speed of light"
+            return f"the best is at {100 * fraction:.0f} % of the speed of light"
         return ""
 
     def _time_is_up(self) -> bool:
