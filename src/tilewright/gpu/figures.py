@@ -191,11 +191,11 @@ def read_toml_text(path: Path) -> str:
     Raises:
         UnknownGpuError: it cannot be read, or is not UTF-8.
     """
+    where = SourceLocation(str(path))
     try:
         return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UnknownGpuError(
-            f"the GPU file cannot be read: {error.strerror or error}", where=SourceLocation(str(path))
-        ) from None
     except UnicodeDecodeError:
-        raise UnknownGpuError("the GPU file is not UTF-8 text", where=SourceLocation(str(path))) from None
+        raise UnknownGpuError("the GPU file is not UTF-8 text", where=where) from None
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise UnknownGpuError(f"the GPU file cannot be read: {reason}", where=where) from None

@@ -31,7 +31,7 @@ def parse_source(source: str, path: Path | str | None = None, first_line: int = 
             warnings.simplefilter("ignore")  # an invalid escape in the user's string is no concern of ours
             return ast.parse(source)
     except SyntaxError as error:
-        line = None if error.lineno is None else error.lineno + first_line - 1
+        line = (error.lineno or 1) + first_line - 1
         # A column of 0 means that the parser does not know it.
         where = location(path, line, error.offset or None)
         raise SourceError(f"the Python code does not parse: {error.msg}", where=where) from None
