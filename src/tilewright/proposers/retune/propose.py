@@ -1,0 +1,130 @@
+"""From the given source to an ordered list of candidates."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from tilewright.proposers.retune.edit import Context, Edit, Proposal, permitted_changes, subject_of
+from tilewright.proposers.retune.schedule_edits import conform
+from tilewright.proposers.retune.stage_check import stage_findings
+from tilewright.proposers.retune.table import STRUCTURE, TUNING
+from tilewright.proposers.retune.view import View, view_of
+from tilewright.task.stage import StageRules
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate, Origin
+from tilewright.values.verdict import KernelResources
+
+#: Candidates that are returned at most; the search measures as many of them as its effort allows.
+MAX_CANDIDATES = 40
+#: Structural variants that the tuning edits start from.
+_MAX_BASES = 4
+
+
+def retune(
+    task: Task, code: str, stage_rules: StageRules, resources: Sequence[KernelResources]
+) -> tuple[Candidate, ...]:
+    """Edited versions of a Triton module that keep its meaning, the most promising first.
+
+    Args:
+        task: gives the target GPU and the profile, if there is one.
+        code: the module: kernels, wrappers, `ModelNew`.
+        stage_rules: what may change; every candidate stays inside (checked on the syntax tree).
+        resources: what the compiler says of the kernels of `code`, as far as known; orders the candidates, and the
+            stage's conditional rules are evaluated on it.
+
+    Returns:
+        At most `MAX_CANDIDATES`; none where the module launches no kernel that can be read.
+
+    Raises:
+        SourceError: `code` does not parse.
+    """
+    context = Context(stage_rules, task.gpu, tuple(resources), task.metrics)
+    parent = hashlib.sha256(code.encode()).hexdigest()[:16]
+    view = view_of(code)
+    proposals = _ordered(_unique(_proposals(code, view, context), code), stage_rules)
+    inside = (proposal for proposal in proposals if not stage_findings(code, proposal.source, stage_rules))
+    return tuple(
+        Candidate(proposal.source, Origin.RETUNE, proposal.description, parent)
+        for proposal in itertools.islice(inside, MAX_CANDIDATES)
+    )
+
+
+def _proposals(code: str, view: View, context: Context) -> Iterator[Proposal]:
+    """Structure first, alone and together; then tuning, on the given code and on the best structures."""
+    conformed = conform(code, context.rules)
+    start = Proposal(conformed, "", 1.0)
+    if conformed != code:
+        yield replace(start, description="launch parameters moved into the stage's sets")
+    for kernel in (kernel.name for kernel in view.kernels if context.runs(kernel.name)):
+        structures = list(_structures(start, kernel, context))
+        yield from structures
+        bases = sorted(structures, key=lambda proposal: -proposal.gain)[: _MAX_BASES - 1]
+        for base in [start, *bases]:
+            yield from _tuned(base, kernel, context)
+
+
+def _structures(start: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
+    """Each structural edit alone, and the chain of all that apply, one on top of the other."""
+    chain = start
+    for edit in _permitted(STRUCTURE, context):
+        alone = list(_applied(edit, start, kernel, context))
+        yield from alone
+        best = next(iter(sorted(_applied(edit, chain, kernel, context), key=lambda found: -found.gain)), None)
+        if best is not None and best.gain >= chain.gain:
+            chain = best
+            yield chain
+
+
+def _tuned(base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
+    """The tuning edits on one base; an autotune list is resolved first, and what comes out is tuned further."""
+    starts = [base]
+    for edit in _permitted(TUNING, context):
+        fresh = [base] if edit.name == "insert_autotune" else starts
+        found = [proposal for start in fresh for proposal in _applied(edit, start, kernel, context)]
+        yield from found
+        if edit.name == "resolve_autotune" and found:
+            starts = [base, max(found, key=lambda proposal: proposal.gain)]
+
+
+def _permitted(edits: Iterable[Edit], context: Context) -> list[Edit]:
+    permitted = permitted_changes(context.rules)
+    return [edit for edit in edits if edit.changes <= permitted]
+
+
+def _applied(edit: Edit, base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
+    """One edit on top of a base."""
+    subject = subject_of(base.source, kernel)
+    if subject is None:
+        return
+    for found in edit.propose(subject, context):
+        description = f"{base.description}; {found.description}" if base.description else found.description
+        yield Proposal(
+            conform(found.source, context.rules), description, base.gain * found.gain, (*base.edits, edit.name)
+        )
+
+
+def _unique(proposals: Iterable[Proposal], code: str) -> list[Proposal]:
+    """The best-rated of each source; none that is the given code."""
+    best: dict[str, Proposal] = {}
+    for proposal in proposals:
+        held = best.get(proposal.source)
+        if proposal.source != code and (held is None or held.gain < proposal.gain):
+            best[proposal.source] = proposal
+    return list(best.values())
+
+
+def _ordered(proposals: Sequence[Proposal], rules: StageRules) -> list[Proposal]:
+    """By expected gain; one with the conservative baseline is among the first three, as the rules want it tried."""
+    ordered = sorted(proposals, key=lambda proposal: -proposal.gain)
+    baseline = rules.conservative_baseline
+    if baseline is None:
+        return ordered
+    words = f"{baseline[0]} warps and {baseline[1]} stages"
+    held = next((p for p in ordered if p.edits[-1:] == ("warps_and_stages",) and words in p.description), None)
+    if held is not None and ordered.index(held) > 2:
+        ordered.remove(held)
+        ordered.insert(2, held)
+    return ordered
