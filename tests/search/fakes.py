@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import find_gpu
+from tilewright.profile.clock import ClockReport
 from tilewright.search.tools import Prediction, Tools
 from tilewright.search.understand import NOTHING, Understanding
 from tilewright.task.stage import FULL_RUN, Stage, StageRules
@@ -105,12 +106,14 @@ class Bench:
         self.calls[f"gate {candidate.source}"] += 1
         return self.verdicts.get(candidate.source, accepted())
 
-    def _measure(self, task: Task, candidates: Sequence[Candidate], effort: str) -> Mapping[str, Measured]:
+    def _measure(self, task: Task, candidates: Sequence[Candidate], effort: str) -> ClockReport:
         self.calls["measure"] += 1
         times = {item.digest: self.times[item.source] for item in candidates if item.source in self.times}
         if self.reference_ms is not None:
             times["reference"] = self.reference_ms
-        return {
+        measured = {
             label: Measured(time, time, time, 20, task.gpu.name, "CUDA events, cold L2")
             for label, time in times.items()
         }
+        failures = {item.digest: "it raised" for item in candidates if item.digest not in measured}
+        return ClockReport(measured, failures)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -147,7 +147,7 @@ class _Search:
             self.reference = self.tools.predict_reference(self.task, self.understanding)
         given = self._judge_given()
         if self.measures:
-            times = self.tools.measure(self.task, [given.candidate] if given else [], self.effort.gate)
+            times = self._measure([given.candidate] if given else [])
             self.reference = times.get("reference")
             if given is not None and self.given is not None and given.candidate.digest in times:
                 self.given = replace(self.given, timing=times[given.candidate.digest])
@@ -338,7 +338,7 @@ class _Search:
         self.pace.say(f"measuring {len(missing)} candidate{'s' if len(missing) > 1 else ''}")
         incumbent = self._code_to_tune()
         beside = [incumbent.candidate] if incumbent is not None else []
-        times = self.tools.measure(self.task, [*beside, *(j.candidate for j in missing)], self.effort.gate)
+        times = self._measure([*beside, *(judged.candidate for judged in missing)])
         self.reference = times.get("reference", self.reference)
         if incumbent is not None and incumbent.candidate.digest in times:
             self._retime(incumbent, times[incumbent.candidate.digest])
@@ -348,6 +348,13 @@ class _Search:
             else judged
             for judged in accepted
         ]
+
+    def _measure(self, candidates: Sequence[Candidate]) -> Mapping[str, Measured]:
+        """One interleaved measurement: label -> time, of those that could be timed."""
+        report = self.tools.measure(self.task, candidates, self.effort.gate)
+        said = [*report.notes, *(f"{label} could not be timed: {why}" for label, why in report.failures.items())]
+        self.notes.extend(note for note in said if note not in self.notes)
+        return report.measured
 
     def _retime(self, trial: Trial, timing: Timing) -> None:
         retimed = replace(trial, timing=timing)
@@ -363,7 +370,7 @@ class _Search:
         assert self.best is not None
         self.pace.say("measuring the result once more, beside what was there")
         beside = [self.given.candidate] if self.given is not None else []
-        times = self.tools.measure(self.task, [self.best.candidate, *beside], self.effort.gate)
+        times = self._measure([self.best.candidate, *beside])
         self.reference = times.get("reference", self.reference)
         if self.given is not None and self.given.candidate.digest in times:
             self._retime(self.given, times[self.given.candidate.digest])

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from tilewright.gpu.gpu import Gpu
 from tilewright.search.understand import Understanding, understand
 from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
-from tilewright.values.measurement import Measured, Modelled
+from tilewright.values.measurement import Modelled
 from tilewright.values.verdict import Finding, KernelResources, Verdict
+
+if TYPE_CHECKING:
+    from tilewright.profile.clock import ClockReport
 
 Say = Callable[[str], None]
 
@@ -69,10 +73,16 @@ def _predict_reference(task: Task, understanding: Understanding) -> Modelled | N
     return predict_reference(understanding.graph, task.gpu, task.precision)
 
 
-def _measure(task: Task, candidates: Sequence[Candidate], effort: str) -> Mapping[str, Measured]:
-    from tilewright.profile.clock import measure
+def _measure(task: Task, candidates: Sequence[Candidate], effort: str) -> ClockReport:
+    from tilewright.profile.clock import measure_with_report
 
-    return measure(task, candidates, include_reference=True, include_given=False, effort=effort)
+    return measure_with_report(
+        task,
+        candidates,
+        include_reference=not task.given_code_is_specification,
+        include_given=False,
+        effort=effort,
+    )
 
 
 def _installed() -> Gpu | None:
@@ -92,7 +102,7 @@ class Tools:
         predict: task, candidate -> modelled time, or why there is none.
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
-        measure: task, candidates, effort -> label -> time, all taken in one interleaved run; the labels are
+        measure: task, candidates, effort -> times, all taken in one interleaved run; the labels are
             `reference` and the candidates' digests.
         installed: the GPU of this machine, or None.
     """
@@ -103,5 +113,5 @@ class Tools:
     predict: Callable[[Task, Candidate], Prediction] = _predict
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
-    measure: Callable[[Task, Sequence[Candidate], str], Mapping[str, Measured]] = _measure
+    measure: Callable[[Task, Sequence[Candidate], str], ClockReport] = _measure
     installed: Callable[[], Gpu | None] = _installed
