@@ -1,0 +1,143 @@
+"""Inputs and weights that a probe runs on: named ways to draw them, each reproducible from its seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from tilewright.verify.subject import Tree, leaves, map_leaves
+
+Draw = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+
+
+def _normal(scale: float) -> Draw:
+    def draw(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(shape_of.shape, generator=generator, dtype=torch.float64).mul_(scale).to(shape_of.dtype)
+
+    return draw
+
+
+def _negative(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return _normal(1.0)(shape_of, generator).abs_().neg_()
+
+
+def _zeros(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    return torch.zeros(shape_of.shape, dtype=shape_of.dtype)
+
+
+def _heavy(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    normal = torch.randn(shape_of.shape, generator=generator, dtype=torch.float64)
+    return (normal * (2.0 * normal.abs()).exp()).to(shape_of.dtype)
+
+
+def _non_finite(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    values = _normal(1.0)(shape_of, generator)
+    flat = values.view(-1)
+    places = torch.randperm(flat.numel(), generator=generator)[:3]
+    for place, value in zip(places.tolist(), (float("nan"), float("inf"), float("-inf")), strict=False):
+        flat[place] = value
+    return values
+
+
+#: Name -> how floating-point inputs are drawn; integers and booleans are always drawn from the task's own values.
+DRAWS: Mapping[str, Draw] = {
+    "normal": _normal(1.0),
+    "negative": _negative,
+    "zeros": _zeros,
+    "heavy-tailed": _heavy,
+    "times 100": _normal(1e2),
+    "times 1e4": _normal(1e4),
+    "times 1e6": _normal(1e6),
+    "times 1e-20": _normal(1e-20),
+    "infinities and NaN": _non_finite,
+}
+
+#: How many of the task's own values are kept to draw from.
+SAMPLE = 1 << 20
+
+
+def samples(inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Values of each tensor of the task's own inputs, flat, at most `SAMPLE` of each."""
+    return [leaf.detach().reshape(-1)[:SAMPLE].clone() for leaf in leaves(list(inputs))]
+
+
+def draw_inputs(template: Sequence[Any], own: Sequence[torch.Tensor], how: str, seed: int) -> list[Any]:
+    """Inputs of the template's shapes and dtypes.
+
+    Args:
+        template: inputs on the meta device.
+        own: samples of the task's own values, one tensor for each of the template's.
+        how: `own` (drawn from the samples) or a name of `DRAWS`.
+        seed: of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    values = iter(own)
+
+    def draw(shape_of: torch.Tensor) -> torch.Tensor:
+        source = next(values)
+        if how == "own" or not shape_of.is_floating_point() or source.numel() == 0:
+            if source.numel() == 0:
+                return torch.zeros(shape_of.shape, dtype=shape_of.dtype)
+            picks = torch.randint(source.numel(), (shape_of.numel(),), generator=generator)
+            return source[picks].reshape(shape_of.shape)
+        return DRAWS[how](shape_of, generator)
+
+    drawn: list[Any] = map_leaves(list(template), draw)
+    return drawn
+
+
+def redraw_weights(module: torch.nn.Module, scale: float, seed: int) -> dict[str, torch.Tensor]:
+    """A state like the module's own, spread so that no tensor stays constant.
+
+    Tensors of two or more dimensions are normal with `scale` times their own spread; vectors are normal around
+    their mean; buffers that are nowhere negative (variances) stay positive; integers stay.
+    """
+    positive = {name for name, buffer in module.named_buffers() if buffer.numel() and bool((buffer >= 0).all())}
+    generator = torch.Generator().manual_seed(seed)
+    drawn: dict[str, torch.Tensor] = {}
+    for name, own in module.state_dict().items():
+        if not own.is_floating_point() or own.numel() == 0:
+            drawn[name] = own.clone()
+            continue
+        noise = torch.randn(own.shape, generator=generator, dtype=torch.float32)
+        spread = float(own.float().std(correction=0))
+        mean = float(own.float().mean())
+        if name in positive and mean > 0:
+            values = own.float() * (torch.rand(own.shape, generator=generator) + 0.5)
+        elif own.dim() > 1 and spread > 0:
+            values = noise * spread * scale
+        else:
+            values = mean + noise * max(spread, 0.3 * abs(mean), 0.1) * min(scale, 1.0)
+        drawn[name] = values.to(own.dtype)
+    return drawn
+
+
+@dataclass(frozen=True)
+class Response:
+    """How an output answers to its inputs, between two draws of them.
+
+    Attributes:
+        share: of the elements that differ by more than a thousandth of the output's root mean square, in [0, 1].
+        strength: mean difference over the root mean square.
+    """
+
+    share: float
+    strength: float
+
+
+def response(first: Tree, second: Tree) -> Response:
+    """The response of the output that answers least."""
+    found = [_response(a.double(), b.double()) for a, b in zip(leaves(first), leaves(second), strict=True)]
+    return min(found, key=lambda one: one.strength, default=Response(0.0, 0.0))
+
+
+def _response(a: torch.Tensor, b: torch.Tensor) -> Response:
+    finite = torch.isfinite(a) & torch.isfinite(b)
+    if not bool(finite.any()):
+        return Response(0.0, 0.0)
+    size = max(float(a[finite].square().mean().sqrt()), 1e-30)
+    difference = (a - b).abs()[finite] / size
+    return Response(float((difference > 1e-3).sum()) / a.numel(), float(difference.sum()) / a.numel())

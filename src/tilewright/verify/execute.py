@@ -1,0 +1,136 @@
+"""In a sandboxed process: runs a candidate on the probes' inputs and sends back what it returns.
+
+Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune lists.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+from torch import nn
+
+from tilewright.verify import runtime, wire
+from tilewright.verify.pretend import really
+from tilewright.verify.subject import leaves, map_leaves, product_precision
+
+Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
+
+#: So many configurations of an autotune list are tried at most.
+MAX_CONFIGURATIONS = 64
+
+
+def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
+    """The entry: see the module."""
+    source = cloudpickle.loads(base64.b64decode(job["source"])) if job["needs_reference"] else None
+    with runtime.kernel_environment(job) as watch:
+        bench = _Bench(job, tensors, emit, watch, source)
+        bench.module = runtime.load_candidate(Path.cwd())
+        stop = time.monotonic() + float(job["budget_s"])
+        for index, probe in enumerate(job["probes"]):
+            choice = 0
+            while choice < min(watch.configurations, MAX_CONFIGURATIONS):
+                left = stop - time.monotonic()
+                share = min(left, max(float(job["budget_s"]) / 4, 1.0))
+                if job["device"] == "cpu" and left <= 0:
+                    emit(f"run {index} {choice}", {"skipped": "no time was left"}, None)
+                    break
+                bench.run(index, probe, choice, time.monotonic() + share)
+                choice += 1
+
+
+@dataclass
+class _Bench:
+    job: Mapping[str, Any]
+    tensors: Mapping[str, torch.Tensor]
+    emit: Emit
+    watch: runtime.Watch
+    source: Any
+    module: Any = None
+    _built: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+
+    def run(self, index: int, probe: Mapping[str, Any], choice: int, deadline: float) -> None:
+        """One probe under one configuration; whatever the candidate raises is sent back as data."""
+        on_gpu = self.job["device"] == "cuda"
+        started = time.monotonic()
+        report: dict[str, Any] = {"configurations": 1}
+        packed: dict[str, torch.Tensor] = {}
+        try:
+            candidate, holder = self._candidate(int(probe["constructor"]))
+            prefix = f"{probe['weights_key']}|"
+            state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+            matched = runtime.load_state(holder, state)
+            report |= {"missing": matched.missing, "unset": matched.unset, "reshaped": matched.reshaped}
+            inputs = wire.unpack(probe["inputs"], self.tensors)
+            if on_gpu:
+                inputs = map_leaves(inputs, lambda tensor: tensor.to("cuda"))
+            self.watch.reset(choice, 0.0 if on_gpu else deadline)
+            with torch.no_grad(), product_precision(str(probe["precision"])):
+                outputs = candidate(*inputs)
+                if on_gpu:
+                    torch.cuda.synchronize()
+            report |= self._outputs(outputs, packed)
+        except runtime.TooDearError as error:
+            report["skipped"] = str(error)
+        except Exception as error:
+            report["error"] = _describe(error)
+        report |= {
+            "launches": dict(self.watch.launches),
+            "grids": {name: grids[:8] for name, grids in self.watch.grids.items()},
+            "dots": dict(self.watch.seen.dots),
+            "narrowed": dict(self.watch.seen.narrowed),
+            "configurations": self.watch.configurations,
+            "seconds": time.monotonic() - started,
+        }
+        with really():
+            self.emit(f"run {index} {choice}", report, packed)
+
+    def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
+        """The candidate for constructor arguments, and the module that holds its parameters."""
+        if constructor not in self._built:
+            arguments = cloudpickle.loads(base64.b64decode(self.job["constructors"][constructor]))
+            reference = self._reference(arguments)
+            candidate = runtime.build_candidate(self.module, arguments, reference)
+            holder = candidate if reference is None else reference
+            if self.job["device"] == "cuda":
+                candidate, holder = candidate.to("cuda"), holder.to("cuda")
+            self._built[constructor] = candidate, holder
+        return self._built[constructor]
+
+    def _reference(self, arguments: tuple[Any, ...] | None) -> nn.Module | None:
+        if self.source is None:
+            return None
+        from tilewright.task import module_source
+
+        given = None if self.source.pickled is not None else arguments
+        built = module_source.build_module(self.source, init_args=given)
+        return (built.to("cuda") if self.job["device"] == "cuda" else built).eval().requires_grad_(False)
+
+    def _outputs(self, outputs: Any, packed: dict[str, torch.Tensor]) -> dict[str, Any]:
+        found = leaves(outputs)
+        with really():
+            plain = [leaf.detach().cpu() for leaf in found]
+            return {
+                "outputs": wire.pack(plain, packed, "out"),
+                "devices": [leaf.device.type for leaf in found],
+                "types": [str(leaf.dtype).removeprefix("torch.") for leaf in found],
+            }
+
+
+def _describe(error: Exception) -> dict[str, Any]:
+    """What was raised, and the line of the candidate where."""
+    lines: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
+    inner: BaseException = error
+    while inner.__cause__ is not None:
+        inner = inner.__cause__
+        lines = [*lines, *traceback.extract_tb(inner.__traceback__)]
+    own = [frame.lineno for frame in lines if frame.filename.endswith(runtime.FILE)]
+    text = f"{type(inner).__name__}: {inner}".strip()
+    return {"text": text[:600], "line": own[-1] if own else None, "memory": isinstance(inner, MemoryError)}

@@ -1,0 +1,406 @@
+"""In a sandboxed process: plans the probes, and says for each what is right and how exact the reference is itself.
+
+Entry `run`. Parts: `plan`; then for each set of weights `weights K`; for each probe `probe I`.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import cloudpickle
+import torch
+
+from tilewright.verify import draws, planning, runtime, wire
+from tilewright.verify.compare import Errors, combine, compare
+from tilewright.verify.planning import EFFORTS, Effort, Family, Plan, Probe
+from tilewright.verify.subject import (
+    ReducedProducts,
+    Subject,
+    Tree,
+    leaves,
+    map_leaves,
+    product_precision,
+    to_double,
+)
+
+Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
+
+#: Scales of weights that are tried, nearest to the module's own first.
+_SCALES = (1.0, 4.0, 1 / 4, 16.0, 1 / 16, 1 / 64, 1 / 128, 1 / 256)
+#: A scale must answer so many times better than one nearer to the module's own; one that is good enough ends it.
+_BETTER, _ENOUGH = 1.25, 0.3
+#: An output that answers at fewer of its elements than this proves little.
+SENSITIVE = 0.05
+#: Mantissa bits of an operand by precision class.
+_BITS = {"tf32": 10, "fp16": 10, "bf16": 7}
+
+
+def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
+    """The entry: see the module."""
+    torch.manual_seed(0)
+    source = cloudpickle.loads(base64.b64decode(job["source"]))
+    with runtime.kernel_environment(job) if job["given_code"] else contextlib.nullcontext():
+        oracle = Oracle(Subject.of(source), job["precision"], job["device"], bool(job["given_code"]))
+        plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])
+        emit("plan", _plan_data(plan, oracle), None)
+        sent: set[str] = set()
+        for index, probe in enumerate(plan.probes):
+            key = f"{probe.constructor}:{probe.weights}"
+            state = oracle.weights(plan, probe)
+            if key not in sent:
+                emit(f"weights {key}", {}, state)
+                sent.add(key)
+            answer = oracle.answer(plan, probe)
+            packed: dict[str, torch.Tensor] = {}
+            data = {
+                "inputs": wire.pack(answer.inputs, packed, "inputs"),
+                "oracle": wire.pack(answer.exact, packed, "oracle"),
+                "native": wire.pack(answer.native, packed, "native"),
+                "errors": {name: errors.as_data() for name, errors in answer.errors.items()},
+                "weights": key,
+            }
+            emit(f"probe {index}", data, packed)
+
+
+def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
+    return {
+        "constructors": [base64.b64encode(cloudpickle.dumps(arguments)).decode() for arguments in plan.constructors],
+        "changed": plan.changed,
+        "probes": [asdict(probe) for probe in plan.probes],
+        "skipped": plan.skipped,
+        "kind": oracle.kind,
+        "response": oracle.own_response,
+    }
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is right for one probe, and how exact the reference is by class (`ieee` and the task's own)."""
+
+    inputs: list[Any]
+    exact: list[torch.Tensor]
+    native: list[torch.Tensor]
+    errors: Mapping[str, Errors]
+
+
+@dataclass
+class Oracle:
+    """The reference in float64 and in its own precision.
+
+    Attributes:
+        subject: the reference.
+        precision: the task's class.
+        device: `cpu` or `cuda`.
+        given_code: the reference is a Triton module: it is its own oracle, in float32.
+        kind: what outputs are compared with, for people.
+    """
+
+    subject: Subject
+    precision: str
+    device: str
+    given_code: bool = False
+    kind: str = "float64 reference"
+    own_response: float = 1.0
+    _states: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    _made: dict[str, torch.nn.Module] = field(default_factory=dict)
+    _own: list[Any] = field(default_factory=list)
+    _samples: list[torch.Tensor] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if self.given_code:
+            self.kind = "given code"
+        own = self.subject.inputs(seed=0)
+        self._samples = draws.samples(own)
+        self._own = map_leaves(own, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
+
+    @property
+    def template(self) -> list[Any]:
+        """The task's own inputs on the meta device."""
+        return self._own
+
+    def inputs(self, probe: Probe) -> list[Any]:
+        """The inputs of a probe, on the CPU."""
+        template = planning.resized(self._own, dict(probe.sizes))
+        return draws.draw_inputs(template, self._samples, probe.draw, probe.seed)
+
+    def weights(self, plan: Plan, probe: Probe) -> dict[str, torch.Tensor]:
+        """The state that a probe runs with."""
+        key = f"{probe.constructor}:{probe.weights}"
+        if key not in self._states:
+            if probe.weights == "own":
+                own = self._pristine(plan.constructors[probe.constructor])
+                self._states[key] = {name: value.detach().clone() for name, value in own.state_dict().items()}
+            else:
+                self._states[key] = self._responsive(plan, probe)
+        return self._states[key]
+
+    def _responsive(self, plan: Plan, probe: Probe) -> dict[str, torch.Tensor]:
+        """Weights at the scale at which the output answers best to the task's own inputs."""
+        module = self._pristine(plan.constructors[probe.constructor])
+        best, state = 0.0, draws.redraw_weights(module, 1.0, seed=17)
+        for scale in _SCALES:
+            candidate = draws.redraw_weights(module, scale, seed=17)
+            strength = self.response(plan, probe, candidate).strength
+            if strength > best * _BETTER:
+                best, state = strength, candidate
+            if best > _ENOUGH:
+                break
+        return state
+
+    def _pristine(self, arguments: tuple[Any, ...] | None) -> torch.nn.Module:
+        """The module with the weights that it was made with; runs load theirs into another copy."""
+        key = repr(arguments)
+        if key not in self._made:
+            self._made[key] = copy.deepcopy(self.subject.build(arguments))
+        return self._made[key]
+
+    def response(self, plan: Plan, probe: Probe, state: Mapping[str, torch.Tensor]) -> draws.Response:
+        """How the output answers, at the probe's sizes with the task's own kind of inputs."""
+        first, second = (
+            self.inputs(Probe("", probe.family, probe.constructor, probe.sizes, draw="own", seed=seed))
+            for seed in (101, 102)
+        )
+        arguments = plan.constructors[probe.constructor]
+        return draws.response(self._run(arguments, state, first), self._run(arguments, state, second))
+
+    def answer(self, plan: Plan, probe: Probe) -> Answer:
+        """The right outputs of a probe, and the reference's own errors."""
+        arguments = plan.constructors[probe.constructor]
+        state, inputs = self.weights(plan, probe), self.inputs(probe)
+        native = leaves(self._run(arguments, state, inputs))
+        if self.given_code:
+            exact = [value.double() if value.is_floating_point() else value for value in native]
+            return Answer(inputs, exact, native, {name: Errors(0.0, 0.0) for name in {"ieee", self.precision}})
+        exact = self._exact(arguments, state, inputs)
+        ieee = [compare(exact, native)]
+        for seed in (1, 2):
+            nudged_state, nudged = _nudged(state, seed), _nudged_tree(inputs, seed)
+            ieee.append(compare(exact, leaves(self._run(arguments, nudged_state, nudged)), native))
+        errors = {"ieee": combine(ieee)}
+        if self.precision != "ieee":
+            errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, inputs, exact, native)])
+        return Answer(inputs, exact, native, errors)
+
+    def _class_errors(
+        self,
+        arguments: tuple[Any, ...] | None,
+        state: Mapping[str, torch.Tensor],
+        inputs: Sequence[Any],
+        exact: Sequence[torch.Tensor],
+        native: Sequence[torch.Tensor],
+    ) -> Iterator[Errors]:
+        # Hardware rounds operands to nearest (cuDNN) or cuts them (tl.dot): a class is what either does.
+        for nearest in (True, False):
+            with ReducedProducts(_BITS[self.precision], nearest=nearest):
+                yield compare(exact, leaves(self._run(arguments, state, inputs)), native)
+        if self.device == "cuda":
+            yield compare(exact, leaves(self._run(arguments, state, inputs, self.precision)), native)
+
+    def _run(
+        self,
+        arguments: tuple[Any, ...] | None,
+        state: Mapping[str, torch.Tensor],
+        inputs: Sequence[Any],
+        precision: str = "ieee",
+    ) -> Tree:
+        self._pristine(arguments)
+        module = self.subject.build(arguments)
+        module.load_state_dict(dict(state))
+        module.to(self.device)
+        moved = map_leaves(list(inputs), lambda tensor: tensor.to(self.device, copy=True))
+        with torch.no_grad(), product_precision(precision):
+            return map_leaves(module(*moved), lambda tensor: tensor.detach().cpu())
+
+    def _exact(
+        self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]
+    ) -> list[torch.Tensor]:
+        module = self.subject.build(arguments)
+        module.load_state_dict(dict(state))
+        exact = copy.deepcopy(module).double().to(self.device)
+        moved = map_leaves(to_double(list(inputs)), lambda tensor: tensor.to(self.device, copy=True))
+        try:
+            with torch.no_grad():
+                return [leaf.detach().cpu() for leaf in leaves(to_double(exact(*moved)))]
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            self.kind = f"float32 reference without TF32 (no float64: {str(error).splitlines()[0][:120]})"
+            return [leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves(self._run(arguments, state, inputs))]
+
+
+def _nudged(state: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
+    return {name: _nudge(value, seed + index) for index, (name, value) in enumerate(state.items())}
+
+
+def _nudged_tree(inputs: Sequence[Any], seed: int) -> list[Any]:
+    nudged: list[Any] = map_leaves(list(inputs), lambda tensor: _nudge(tensor, seed))
+    return nudged
+
+
+def _nudge(values: torch.Tensor, seed: int) -> torch.Tensor:
+    """Values changed in the last bit, up or down: what any other order of the same operations may do."""
+    if not values.is_floating_point():
+        return values
+    generator = torch.Generator().manual_seed(seed)
+    up = torch.rand(values.shape, generator=generator) < 0.5
+    target = torch.where(up, torch.full_like(values, float("inf")), torch.full_like(values, float("-inf")))
+    return torch.where(torch.isfinite(values) & (values != 0), torch.nextafter(values, target), values)
+
+
+# --- the plan ------------------------------------------------------------------------------------------------
+
+
+def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
+    """The probes, most telling first."""
+    subject = oracle.subject
+    trace = planning.Tracer(subject, oracle.template)
+    own = subject.own_arguments
+    plan = Plan([own], ["the task's own"])
+    groups, base = planning.settle(trace, own, planning.find_groups(trace, own, oracle.template))
+    _own_probes(plan, oracle, trace, groups, effort)
+    home = _home(plan, oracle, trace, base)
+    _value_probes(plan, trace, groups, base, home)
+    _constructor_probes(plan, oracle, trace, base, constants, effort)
+    _size_probes(plan, trace, groups, base, home, constants, effort)
+    return plan
+
+
+def _own_probes(
+    plan: Plan, oracle: Oracle, trace: planning.Tracer, groups: Sequence[planning.Group], effort: Effort
+) -> None:
+    """The task's own sizes: whole on a GPU; else as much of the batch as can be interpreted."""
+    own, sizes, name = oracle.subject.own_arguments, {}, "own sizes"
+    whole = trace(own, {})
+    if oracle.device == "cpu" and whole is not None and groups:
+        cut = next((size for size in (1, 2, 4) if trace(own, groups[0].at(size)) is not None), None)
+        if cut is not None and cut < groups[0].size:
+            sizes, name = groups[0].at(cut), f"own sizes, {groups[0].name} cut to {cut}"
+            whole = trace(own, sizes)
+    if whole is None or (oracle.device == "cpu" and whole.largest > effort.own_elements):
+        plan.skipped.append("the task's own sizes (too large to interpret)")
+        return
+    place = tuple(sorted(sizes.items()))
+    probe = Probe(name, Family.OWN, sizes=place)
+    oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
+    for seed in range(effort.seeds if oracle.device == "cuda" else 1):
+        plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
+    plan.probes.append(
+        Probe(f"{name}, weights redrawn", Family.OWN, sizes=place, weights="responsive at full size", seed=3)
+    )
+
+
+def _home(
+    plan: Plan, oracle: Oracle, trace: planning.Tracer, base: planning.Sizes
+) -> tuple[int, dict[planning.Member, int]]:
+    """Where small probes live: the task's own arguments, or smaller ones where its weights are large."""
+    own = oracle.subject.own_arguments
+    weights = sum(parameter.numel() for parameter in oracle.subject.build(own, "meta").parameters())
+    sizes = dict(base)
+    if weights <= 1 << 20 or own is None:
+        return 0, sizes
+    arguments = own
+    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
+        for value in (67, 68, 72, 96, 64, 128, 256):
+            if value >= arguments[position]:
+                continue
+            found = planning.vary(trace, oracle.template, arguments, position, value, sizes)
+            if found is not None:
+                arguments, sizes = found.arguments, dict(found.sizes)
+                break
+    if arguments == own:
+        return 0, sizes
+    plan.constructors.append(arguments)
+    plan.changed.append(f"a small module {arguments}")
+    return len(plan.constructors) - 1, sizes
+
+
+def _value_probes(
+    plan: Plan,
+    trace: planning.Tracer,
+    groups: Sequence[planning.Group],
+    base: planning.Sizes,
+    home: tuple[int, Mapping[planning.Member, int]],
+) -> None:
+    constructor, sizes = home[0], dict(home[1])
+    for group, prime in zip(groups, (3, 13, 11, 7, 5, 5, 5), strict=False):
+        larger = sizes | group.at(max(prime, base.get(group.members[0], 1)))
+        if trace(plan.constructors[constructor], larger) is not None:
+            sizes = larger
+    place = tuple(sorted(sizes.items()))
+
+    def add(draw: str, family: Family, weights: str = "responsive", seed: int = 5) -> None:
+        text = {"own": "the task's kind of inputs"}.get(draw, f"inputs {draw}")
+        plan.probes.append(Probe(f"{text}, {weights} weights", family, constructor, place, weights, draw, seed))
+
+    add("own", Family.VALUE)
+    add("own", Family.VALUE, "own")
+    for draw in ("normal", "negative", "zeros"):
+        add(draw, Family.VALUE)
+    for draw in draws.DRAWS:
+        if draw not in {"normal", "negative", "zeros"}:
+            add(draw, Family.EXTREME)
+
+
+def _size_probes(
+    plan: Plan,
+    trace: planning.Tracer,
+    groups: Sequence[planning.Group],
+    base: planning.Sizes,
+    home: tuple[int, Mapping[planning.Member, int]],
+    constants: Sequence[int],
+    effort: Effort,
+) -> None:
+    constructor, sizes = home
+    arguments = plan.constructors[constructor]
+    found: list[Probe] = []
+    for group in groups:
+        crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
+        plan.skipped += skipped
+        if trace(arguments, {**sizes, **group.at(1)}) is not None:
+            crossing.setdefault(1, ())
+        for size, crossings in planning.thinned(crossing, effort.sizes).items():
+            place = tuple(sorted({**sizes, **group.at(size)}.items()))
+            name = f"{group.name} = {size}"
+            found.append(
+                Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, group.name, size, crossings)
+            )
+    # Cheap ones first: what the time does not reach is then the dear end, and is named.
+    plan.probes += sorted(found, key=lambda probe: _cost(trace, arguments, probe))
+
+
+def _cost(trace: planning.Tracer, arguments: tuple[Any, ...] | None, probe: Probe) -> int:
+    found = trace(arguments, dict(probe.sizes))
+    return found.largest if found is not None else 0
+
+
+def _constructor_probes(
+    plan: Plan,
+    oracle: Oracle,
+    trace: planning.Tracer,
+    base: planning.Sizes,
+    constants: Sequence[int],
+    effort: Effort,
+) -> None:
+    own = oracle.subject.own_arguments
+    if own is None:
+        return
+    most = planning.beyond(constants, effort.constructor_bound)
+    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
+        for goal in (most, 5):
+            tries = [goal, goal + 1, *(multiple * (goal // multiple + 1) for multiple in (2, 4, 8, 16, 32, 64))]
+            for value in tries:
+                found = planning.vary(trace, oracle.template, own, position, value, base)
+                if found is not None and value != own[position]:
+                    plan.constructors.append(found.arguments)
+                    plan.changed.append(found.what)
+                    crossed = tuple(planning.Crossing(found.what.partition(" =")[0], value, c) for c in constants if c < value)
+                    plan.probes.append(
+                        Probe(
+                            found.what, Family.CONSTRUCTOR, len(plan.constructors) - 1, found.sizes, "responsive",
+                            "own", 9, found.what.partition(" =")[0], value, crossed[-1:],
+                        )  # fmt: skip
+                    )
+                    break

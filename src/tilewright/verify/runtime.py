@@ -1,0 +1,224 @@
+"""In a sandboxed process: loads a candidate, forces its kernel path, and watches what it launches."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilewright.kernels import triton_compat
+from tilewright.verify.pretend import Redirect, pretend, really
+
+#: Name under which a candidate's file is imported, and of that file in the scratch directory.
+MODULE = "tilewright_candidate"
+FILE = f"{MODULE}.py"
+
+
+class TooDearError(BaseException):
+    """The interpreter would need too long for this run. Not an `Exception`: nobody wraps it on its way out."""
+
+    def __init__(self, kernel: str, programs: int, seconds: float) -> None:
+        super().__init__(f"{kernel} has {programs} programs, about {seconds:.0f} s in the interpreter")
+
+
+@dataclass
+class Watch:
+    """What the kernels of a candidate did since the last `reset`.
+
+    Attributes:
+        launches: kernel -> launches.
+        grids: kernel -> the grids that it was launched with.
+        configurations: length of the longest autotune list met.
+        choice: which configuration each autotuner takes (modulo its length); None lets it choose.
+        deadline: of the run, on the clock of `time.monotonic`; 0 for none.
+        seen: reduced-precision products and casts in the interpreter.
+    """
+
+    launches: dict[str, int] = field(default_factory=dict)
+    grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
+    configurations: int = 1
+    choice: int | None = 0
+    deadline: float = 0.0
+    seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
+    _first: float = 0.0
+
+    def reset(self, choice: int | None, deadline: float) -> None:
+        """Start a run."""
+        self.launches, self.grids = {}, {}
+        self.choice, self.deadline = choice, deadline
+        self.seen.dots.clear()
+        self.seen.narrowed.clear()
+
+    def count(self, kernel: Any, grid: Any) -> Any:
+        """Count a launch; returns the grid, or a wrapped one that notes its value."""
+        name = triton_compat.kernel_name(kernel)
+        self.launches[name] = self.launches.get(name, 0) + 1
+        if callable(grid):
+            return lambda meta: self._note(name, grid(meta))
+        return self._note(name, grid)
+
+    def _note(self, name: str, grid: Any) -> Any:
+        grid = tuple(grid) if isinstance(grid, list | tuple) else (grid,)
+        self.grids.setdefault(name, []).append(tuple(int(size) for size in grid))
+        return grid
+
+    def before_program(self, kernel: str, index: int, programs: int) -> None:
+        """Give up early where a launch will not end in time."""
+        now = time.monotonic()
+        if index == 0:
+            self._first = now
+        elif self.deadline and index & 7 == 0 and index >= 8:
+            expected = (now - self._first) / index * programs
+            if self._first + expected > self.deadline:
+                raise TooDearError(kernel, programs, expected)
+        if self.deadline and now > self.deadline:
+            raise TooDearError(kernel, programs, now - self._first)
+
+
+def gpu_figures(gpu: Any) -> dict[str, Any]:
+    """A `Gpu` as the JSON values that `pretend` needs."""
+    names = (
+        "name", "capability", "sm_count", "l2_bytes", "boost_clock_mhz", "registers_per_sm", "max_threads_per_sm",
+        "warp_size", "shared_bytes_per_sm", "shared_bytes_per_block", "memory_gb",
+    )  # fmt: skip
+    return {name: getattr(gpu, name) for name in names}
+
+
+@contextlib.contextmanager
+def kernel_environment(job: Mapping[str, Any]) -> Iterator[Watch]:
+    """Where kernels run: Triton's interpreter on a pretended device, or the GPU.
+
+    Args:
+        job: `device` (`cpu` or `cuda`) and `gpu`, the figures of the target.
+    """
+    watch = Watch()
+    if job["device"] == "cpu":
+        _use_interpreter(watch)
+        with pretend(job["gpu"], "cpu"):
+            yield watch
+    else:
+        _use_gpu(watch)
+        with Redirect(None, poisoned=True):
+            yield watch
+
+
+def _use_interpreter(watch: Watch) -> None:
+    watch.seen = triton_compat.refine_interpreter()
+    triton_compat.watch_programs(watch.before_program)
+    interpreted = triton_compat.interpreted_function_type()
+    plain = interpreted.run  # type: ignore[attr-defined]
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> Any:
+        if any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values())):
+            return None
+        with really():
+            return plain(self, *args, grid=watch.count(self, grid), warmup=warmup, **kwargs)
+
+    interpreted.run = run  # type: ignore[attr-defined]
+    _choose_configurations(watch)
+
+
+def _is_meta(tensor: torch.Tensor) -> bool:
+    with really():
+        return tensor.is_meta
+
+
+def _use_gpu(watch: Watch) -> None:
+    jit = triton_compat.jit_function_type()
+    plain = jit.run  # type: ignore[attr-defined]
+
+    def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
+        counted = grid if warmup else watch.count(self, grid)
+        return plain(self, *args, grid=counted, warmup=warmup, **kwargs)
+
+    jit.run = run  # type: ignore[attr-defined]
+    _choose_configurations(watch)
+
+
+def _choose_configurations(watch: Watch) -> None:
+    """Make every autotuner take the configuration that the watch names, as a later call with a cached choice does."""
+    autotuner = triton_compat.autotuner_type()
+    plain = autotuner.run  # type: ignore[attr-defined]
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.nargs = dict(zip(self.arg_names, args, strict=False))
+        configs = self.prune_configs(kwargs)
+        watch.configurations = max(watch.configurations, len(configs))
+        if watch.choice is None:
+            return plain(self, *args, **kwargs)
+        config = configs[watch.choice % len(configs)]
+        if config.pre_hook is not None:
+            config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
+        return self.fn.run(*args, **kwargs, **config.all_kwargs())
+
+    autotuner.run = run  # type: ignore[attr-defined]
+
+
+# --- candidates ----------------------------------------------------------------------------------------------
+
+
+def load_candidate(folder: Path) -> Any:
+    """Import the candidate's file from `folder`; returns the module object."""
+    spec = importlib.util.spec_from_file_location(MODULE, folder / FILE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[MODULE] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_candidate(module: Any, arguments: tuple[Any, ...] | None, reference: nn.Module | None) -> nn.Module:
+    """`ModelNew` of a candidate: from constructor arguments, or from a live reference; eval mode, no gradients."""
+    made: nn.Module = module.ModelNew(reference) if reference is not None else module.ModelNew(*(arguments or ()))
+    return made.eval().requires_grad_(False)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """How a state's names were found in a candidate.
+
+    Attributes:
+        missing: names of the state that the candidate has nowhere.
+        unset: the candidate's own parameters that nothing was copied to.
+        reshaped: names whose shape differs, not their size.
+    """
+
+    missing: tuple[str, ...]
+    unset: tuple[str, ...]
+    reshaped: tuple[str, ...]
+
+
+def load_state(module: nn.Module, state: Mapping[str, torch.Tensor]) -> Matched:
+    """Copy a state into a candidate, by name; in place, reshaped where only the shape differs.
+
+    Names that the candidate lacks are matched to those of its own that are left, where size and order say which.
+    """
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    pairs = {name: name for name in state if name in own and own[name].numel() == state[name].numel()}
+    spare = [name for name in own if name not in pairs.values()]
+    for name in state:
+        if name in pairs:
+            continue
+        fitting = [other for other in spare if own[other].shape == state[name].shape and state[name].numel() > 0]
+        if fitting:
+            pairs[name] = fitting[0]
+            spare.remove(fitting[0])
+    reshaped = []
+    with torch.no_grad():
+        for name, target in pairs.items():
+            value = state[name]
+            if own[target].shape != value.shape:
+                reshaped.append(name)
+            own[target].copy_(value.reshape(own[target].shape))
+    parameters = dict(module.named_parameters())
+    missing = tuple(name for name in state if name not in pairs and state[name].is_floating_point())
+    return Matched(missing, tuple(name for name in spare if name in parameters), tuple(reshaped))

@@ -1,0 +1,283 @@
+"""Run a job in another process with limits and a deadline; what comes back is data.
+
+The parent writes the job (JSON, safetensors) into a scratch directory of its own, starts
+`python -m tilewright.verify.child` there, and reads parts (JSON, safetensors) back as they are completed. The
+child has its own session and, where the system permits, its own process and network namespaces; a stripped
+environment; limits on memory, time, files and processes. Whatever it does, `run_job` returns.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tilewright.verify import wire
+from tilewright.verify.processes import MARK, Tail, kill_marked, tree_usage
+
+#: Name patterns of the environment that a child may see; the rest (tokens, keys, proxies) stays outside.
+_ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SYSTEMROOT")
+_ENVIRONMENT_PREFIXES = ("CUDA_VISIBLE", "NVIDIA_VISIBLE", "NVIDIA_DRIVER")
+
+
+class Outcome(StrEnum):
+    """How a job ended."""
+
+    OK = "ok"  #: the wrapper said that it was done
+    CRASH = "crash"  #: the process died, or left without a word
+    TIMEOUT = "timeout"  #: the deadline passed
+    MEMORY = "memory"  #: it used more memory than allowed
+    PROCESSES = "processes"  #: it started more processes than allowed
+    GARBAGE = "garbage"  #: what came back cannot be read
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a job may use.
+
+    Attributes:
+        memory_bytes: of the whole process tree, resident; also private memory of one process, unless `cuda`.
+        cuda: the job uses a CUDA device, whose driver maps more addresses than any limit on them allows.
+        cpu_s: processor seconds of one process.
+        file_bytes: largest file that it may write.
+        processes: of its whole tree; threads do not count.
+        output_bytes: kept of stdout and of stderr, from the end.
+        result_bytes: of one part's tensors.
+    """
+
+    memory_bytes: int = 8 << 30
+    cuda: bool = False
+    cpu_s: int = 600
+    file_bytes: int = 8 << 30
+    processes: int = 64
+    output_bytes: int = 64 << 10
+    result_bytes: int = 8 << 30
+
+
+@dataclass(frozen=True)
+class Part:
+    """One thing that a job reported, complete: its name, JSON and tensors."""
+
+    name: str
+    data: Any
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended and what it reported until then.
+
+    Attributes:
+        outcome: how it ended.
+        message: for people; empty where it ended well.
+        parts: completed parts, in order.
+        exit_code: of the process; negative for a signal, None where it was killed by us.
+        stdout, stderr: the last of what it wrote.
+        seconds: wall time.
+        notes: protections that this system does not offer.
+    """
+
+    outcome: Outcome
+    message: str
+    parts: tuple[Part, ...]
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    seconds: float
+    notes: tuple[str, ...]
+
+    def part(self, name: str) -> Part | None:
+        """The part of that name, if it came."""
+        return next((part for part in self.parts if part.name == name), None)
+
+
+def run_job(
+    job: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor] | None = None,
+    *,
+    deadline_s: float,
+    limits: Limits | None = None,
+    environment: Mapping[str, str] | None = None,
+    files: Mapping[str, str | bytes] | None = None,
+    on_part: Callable[[str], None] | None = None,
+) -> JobResult:
+    """Run `job["entry"]` (`tilewright.package.module:function`) in a sandboxed process.
+
+    The entry is called as `entry(job, tensors, emit)`; `emit(name, data, tensors)` sends one part back.
+
+    Args:
+        job: JSON values; `entry` names the function, the rest is for it.
+        tensors: sent along, by name.
+        deadline_s: wall seconds, after which the whole process tree is killed.
+        limits: of the job.
+        environment: variables to set in the child.
+        files: text or bytes to put into the scratch directory, by plain file name.
+        on_part: called with the name of each part as it is completed.
+
+    Returns:
+        the outcome; this function does not raise for anything that the job does.
+    """
+    limits = limits or Limits()
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="tilewright-", ignore_cleanup_errors=True) as folder:
+        scratch = Path(folder)
+        _write_job(scratch, {**job, "limits": asdict(limits)}, tensors or {}, files or {})
+        mark = f"{os.getpid()}-{scratch.name}"
+        wrapper, notes = isolation()
+        process = subprocess.Popen(
+            [*wrapper, sys.executable, "-P", "-m", "tilewright.verify.child", str(scratch)],
+            cwd=scratch,
+            env=_child_environment(scratch, mark, environment or {}),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        out, err = Tail(process.stdout, limits.output_bytes), Tail(process.stderr, limits.output_bytes)
+        try:
+            outcome, message = _watch(process, scratch, started + deadline_s, limits, on_part)
+        finally:
+            exit_code = process.poll()
+            kill_marked(process, mark)
+        parts, garbage = _read_parts(scratch, limits)
+        if outcome is Outcome.OK:
+            outcome, message = _how_it_ended(scratch, exit_code, garbage, err.text())
+        return JobResult(
+            outcome, message, parts, exit_code, out.text(), err.text(), time.monotonic() - started, notes
+        )
+
+
+@functools.cache
+def isolation() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The command prefix that gives a process namespaces of its own, and notes on what this system lacks."""
+    unshare = shutil.which("unshare")
+    if unshare is not None:
+        user = ("--user", "--map-current-user")
+        for flags in ((*user, "--net", "--pid"), ("--net", "--pid"), (*user, "--pid"), (*user, "--net")):
+            extra = ("--fork", "--kill-child") if "--pid" in flags else ()
+            command = (unshare, *flags, *extra)
+            if subprocess.run([*command, "true"], capture_output=True, timeout=20, check=False).returncode == 0:
+                missing = [] if "--net" in flags else ["the network could not be forbidden (no network namespace)"]
+                return command, tuple(missing)
+    return (), ("the network could not be forbidden: this system offers no namespaces through `unshare`",)
+
+
+def _write_job(
+    scratch: Path, job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], files: Mapping[str, str | bytes]
+) -> None:
+    for name in ("out", "tmp", "home"):
+        (scratch / name).mkdir()
+    for name, content in files.items():
+        (scratch / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    wire.save_tensors(scratch / "job.safetensors", tensors)
+    wire.save_json(scratch / "job.json", job)
+
+
+def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in _ENVIRONMENT or name.startswith(_ENVIRONMENT_PREFIXES)
+    }
+    package_root = str(Path(__file__).resolve().parents[2])
+    kept |= {
+        "HOME": str(scratch / "home"),
+        "TMPDIR": str(scratch / "tmp"),
+        "TRITON_CACHE_DIR": str(scratch / "tmp" / "triton"),
+        "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)]),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONHASHSEED": "0",
+        MARK: mark,
+    }
+    return kept | dict(extra)
+
+
+def _watch(
+    process: subprocess.Popen[bytes],
+    scratch: Path,
+    deadline: float,
+    limits: Limits,
+    on_part: Callable[[str], None] | None,
+) -> tuple[Outcome, str]:
+    """Wait for the end, the deadline, or a limit on the whole tree."""
+    seen = 0
+    while True:
+        try:
+            process.wait(timeout=0.1)
+            return Outcome.OK, ""
+        except subprocess.TimeoutExpired:
+            pass
+        if on_part is not None:
+            seen = _announce(scratch, seen, on_part)
+        if time.monotonic() > deadline:
+            return Outcome.TIMEOUT, "it did not end by its deadline and was killed"
+        processes, resident = tree_usage(process.pid)
+        if processes > limits.processes:
+            return Outcome.PROCESSES, f"it ran {processes} processes; {limits.processes} are allowed"
+        if resident > limits.memory_bytes:
+            used, allowed = resident / 2**30, limits.memory_bytes / 2**30
+            return Outcome.MEMORY, f"it used {used:.1f} GiB of memory; {allowed:.1f} GiB are allowed"
+
+
+def _announce(scratch: Path, seen: int, on_part: Callable[[str], None]) -> int:
+    while (scratch / "out" / f"{seen}.json").exists():
+        try:
+            on_part(str(wire.load_json(scratch / "out" / f"{seen}.json")["name"])[:200])
+        except (wire.GarbageError, KeyError, TypeError):
+            pass
+        seen += 1
+    return seen
+
+
+def _read_parts(scratch: Path, limits: Limits) -> tuple[tuple[Part, ...], str]:
+    """All complete parts, and what was wrong with the first that could not be read."""
+    parts: list[Part] = []
+    while (path := scratch / "out" / f"{len(parts)}.json").exists():
+        try:
+            head = wire.load_json(path)
+            if not isinstance(head, dict) or not isinstance(head.get("name"), str) or "data" not in head:
+                raise wire.GarbageError(f"{path.name} is not a part")
+            beside = path.with_suffix(".safetensors")
+            tensors = wire.load_tensors(beside, limits.result_bytes) if beside.exists() else {}
+        except wire.GarbageError as error:
+            return tuple(parts), str(error)
+        # A private copy: the mapped file disappears with the scratch directory.
+        parts.append(Part(head["name"], head["data"], {name: tensor.clone() for name, tensor in tensors.items()}))
+    return tuple(parts), ""
+
+
+def _how_it_ended(scratch: Path, exit_code: int | None, garbage: str, stderr: str) -> tuple[Outcome, str]:
+    if garbage:
+        return Outcome.GARBAGE, f"what came back cannot be read: {garbage}"
+    if exit_code == 0 and (scratch / "out" / "done.json").exists():
+        return Outcome.OK, ""
+    if "MemoryError" in stderr or "not enough memory" in stderr or "CUDA out of memory" in stderr:
+        return Outcome.MEMORY, "it ran out of memory"
+    if exit_code is None:
+        return Outcome.CRASH, "its process was lost"
+    signal_number = -exit_code if exit_code < 0 else exit_code - 128
+    if 0 < signal_number < 65:
+        return Outcome.CRASH, f"its process was killed by signal {signal_number} ({_signal_name(signal_number)})"
+    last = next((line for line in reversed(stderr.strip().splitlines()) if line.strip()), "")
+    tail = f": {last[:300]}" if last else ""
+    return Outcome.CRASH, f"its process ended without an answer (exit code {exit_code}){tail}"
+
+
+def _signal_name(number: int) -> str:
+    import signal
+
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return "unknown"
