@@ -11,6 +11,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
+from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 
 aten = torch.ops.aten
@@ -22,37 +23,33 @@ def canonicalize(graph: Graph) -> Rewritten:
 
 
 def _drop_identity(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    source = node.args[0]
-    assert isinstance(source, torch_fx.Node)
+    source = source_of(node)
     return source if node.meta["val"].dtype == source.meta["val"].dtype else None
 
 
 def _drop_contiguous(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    source = node.args[0]
-    assert isinstance(source, torch_fx.Node)
+    source = source_of(node)
     same_form = node.meta["val"].stride() == source.meta["val"].stride()
     return source if same_form and node.meta["val"].dtype == source.meta["val"].dtype else None
 
 
 def _drop_dropout(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    source, training = node.args[0], node.args[2]
-    return source if training is False and isinstance(source, torch_fx.Node) else None
+    return source_of(node) if argument(node, 2) is False else None
 
 
 def _drop_full_slice(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    source = node.args[0]
-    assert isinstance(source, torch_fx.Node)
+    source = source_of(node)
     same = tuple(map(str, node.meta["val"].shape)) == tuple(map(str, source.meta["val"].shape))
     return source if same else None
 
 
 def _expand_batch_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     """One value for each channel, then one multiply-add an element."""
-    source, batch_norm = node.args
-    if source.target is not aten._native_batch_norm_legit_no_training.default or batch_norm != 0:  # type: ignore[union-attr]
+    source = source_of(node)
+    if target_of(source) is not aten._native_batch_norm_legit_no_training.default or argument(node, 1) != 0:
         return None
-    x, weight, bias, mean, variance, _momentum, eps = source.args  # type: ignore[union-attr]
-    assert isinstance(x, torch_fx.Node)
+    x = source_of(source)
+    weight, bias, mean, variance, _momentum, eps = source.args[1:]
     shape = [1, -1] + [1] * (x.meta["val"].dim() - 2)
 
     def channelwise(value: object) -> torch_fx.Node:
@@ -67,14 +64,12 @@ def _expand_batch_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> tor
 
 
 def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    source, index = node.args
-    assert isinstance(source, torch_fx.Node)
-    replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(source.target)  # type: ignore[arg-type]
-    if replacement is None or index != 0:
+    source = source_of(node)
+    replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
+    if replacement is None or argument(node, 1) != 0:
         return None
-    value, dim = source.args[0], source.args[1]
-    keepdim = source.args[2] if len(source.args) > 2 else source.kwargs.get("keepdim", False)
-    return editor.call(replacement, value, [dim], keepdim)
+    keepdim = argument(source, 2, source.kwargs.get("keepdim", False))
+    return editor.call(replacement, source_of(source), [argument(source, 1)], keepdim)
 
 
 def _whole_extremum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -85,6 +80,15 @@ def _whole_extremum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_
 def _whole_reduction(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     target = aten.sum.dim_IntList if node.target is aten.sum.default else aten.mean.dim
     return None if node.kwargs else editor.call(target, node.args[0], [], False)
+
+
+def _single_element(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = source_of(node)
+    shape = source.meta["val"].shape
+    dims = listed_dims(node) if len(shape) else ()
+    if not dims or node.kwargs or not all(is_one(shape[dim]) for dim in dims):
+        return None
+    return source if argument(node, 2) else editor.call(aten.squeeze.dims, source, list(dims))
 
 
 CANONICAL_RULES: tuple[Rule, ...] = (
@@ -100,6 +104,12 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     Rule("same type", "to(x, dtype of x) -> x", (aten._to_copy.default, aten.to.dtype), _drop_contiguous),
     Rule("eval dropout", "dropout(x, training=False) -> x", (aten.dropout.default,), _drop_dropout),
     Rule("full slice", "x[0:size] -> x", (aten.slice.Tensor,), _drop_full_slice),
+    Rule(
+        "single element",
+        "mean(x, dims of size 1) -> x",
+        (aten.sum.dim_IntList, aten.mean.dim, aten.amin.default, aten.amax.default),
+        _single_element,
+    ),
     # composites
     Rule(
         "eval batch norm",

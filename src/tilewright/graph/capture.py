@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import inspect
 import io
 import logging
 import math
@@ -67,11 +68,13 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[
 
 
 def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:
-    shapes = tuple(_automatic_dims(value) for value in inputs) if symbolic else None
+    bound = inspect.signature(module.forward).bind(*inputs).arguments
+    shapes = {name: _automatic_dims(value) for name, value in bound.items()} if symbolic else None
     with torch.no_grad(), _quiet():
-        program = torch.export.export(module, inputs, dynamic_shapes=shapes)
+        program: ExportedProgram = torch.export.export(module, inputs, dynamic_shapes=shapes)
         # An empty table decomposes nothing, but makes in-place operations functional.
-        return program.run_decompositions({})
+        functional: ExportedProgram = program.run_decompositions({})
+        return functional
 
 
 def _automatic_dims(value: Any) -> Any:

@@ -15,10 +15,12 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
+from tilewright.graph.nodes import listed_dims, source_of
+from tilewright.kernels.helpers import HELPERS
 from tilewright.kernels.layout import LoopAxis
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
-from tilewright.kernels.pointwise import helpers_in, literal, pointwise_text
-from tilewright.kernels.region import REDUCTIONS, is_pointwise, is_relabelling, reduced_dims
+from tilewright.kernels.pointwise import helpers_in, is_pointwise, literal, pointwise_text
+from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines, Names, shape_text
 
 _IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
@@ -43,11 +45,8 @@ class _RegionEmitter:
         self.region = plan.region
         self.axes = plan.axes.axes
         sizes = {axis.size for axis in self.axes} | set(plan.axes.part_names)
-        self.names = Names(
-            {axis.name for axis in self.axes}
-            | sizes
-            | {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi"}
-        )
+        reserved = {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi", *HELPERS}
+        self.names = Names({axis.name for axis in self.axes} | sizes | reserved)
         self.values: dict[torch_fx.Node, str] = {}
         self.loads: dict[int, str] = {}
         self.scalars: dict[str, float] = {}
@@ -230,8 +229,7 @@ class _RegionEmitter:
         lines.add(f"{axis.name}_in = {axis.name} < {bound}")
 
     def _accumulate(self, lines: Lines, accumulator: _Accumulator, level: int, innermost: bool) -> None:
-        source = accumulator.node.args[0]
-        assert isinstance(source, torch_fx.Node)
+        source = source_of(accumulator.node)
         if source not in self.values:
             self._bind_source(accumulator.node, source, level)
         value = self.values[source]
@@ -265,13 +263,12 @@ class _RegionEmitter:
 
     def _count(self, node: torch_fx.Node) -> str:
         """Elements that a reduction combines, as text."""
-        source = node.args[0]
-        assert isinstance(source, torch_fx.Node)
+        source = source_of(node)
         map_ = next(
             (self.region.maps[n] for n in (source,) if n in self.region.maps),
             next((o.map for o in self.region.operands if o.node is source), ()),
         )
-        wanted = {map_[dim] for dim in reduced_dims(node)} - {None}
+        wanted = {map_[dim] for dim in listed_dims(node)} - {None}
         sizes = [axis.size for axis in self.axes if set(axis.parts) & wanted]
         return " / ".join(sizes) if sizes else "1.0"
 
@@ -372,9 +369,9 @@ class _RegionEmitter:
         for axis, (operand, dim) in enumerate(self.region.axis_sources):
             tensor = names[nodes.index(self.region.operands[operand].node)]
             lines.add(f"{self.plan.axes.part_names[axis]} = {tensor}.shape[{dim}]")
-        for axis in self.axes:
-            if len(axis.parts) > 1:
-                lines.add(f"{axis.size} = {' * '.join(self.plan.axes.part_names[part] for part in axis.parts)}")
+        for merged in self.axes:
+            if len(merged.parts) > 1:
+                lines.add(f"{merged.size} = {' * '.join(self.plan.axes.part_names[part] for part in merged.parts)}")
 
     def _output_parts(self) -> list[int]:
         return [axis for axis in self.region.maps[self.region.root] if axis is not None]

@@ -127,7 +127,8 @@ def power(x, y):
     size = tl.exp2(y * tl.log2(tl.abs(x)))
     whole = tl.floor(y) == y
     odd = whole & (tl.floor(y * 0.5) * 2.0 != y)
-    signed = tl.where(x < 0.0, tl.where(whole, tl.where(odd, -size, size), float("nan")), size)
+    fraction = tl.where(x == float("-inf"), size, float("nan"))
+    signed = tl.where(x < 0.0, tl.where(whole, tl.where(odd, -size, size), fraction), size)
     return tl.where((y == 0.0) | (x == 1.0), 1.0, signed)
 ''',
 }

@@ -6,7 +6,7 @@ training mode, when gradients are wanted, and where the plan's assumptions end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -172,6 +172,8 @@ class _ForwardWriter:
             if isinstance(value, torch.Tensor):
                 conditions.append(f"{text}.dtype == {value.dtype}")
                 conditions.append(f"{text}.dim() == {value.dim()}")
+                if not self.graph.dynamic:
+                    conditions.append(f"{text}.shape == {shape_text(map(str, self.graph.shape_of(node)))}")
         for step in self.plan.steps:
             if isinstance(step, FusedStep):
                 conditions += self._shape_conditions(step)
@@ -188,9 +190,9 @@ class _ForwardWriter:
             given = [(node, dim) for node, dim in places if node.op == "placeholder"]
             known = [place for place in given if place[0].name not in self.graph.inputs]
             inputs = [place for place in given if place[0].name in self.graph.inputs]
-            anchor = (known or inputs or [None])[0]
             for place in inputs:
-                if anchor is not None and place != anchor:
+                anchor = (known or inputs)[0]
+                if place != anchor:
                     conditions.append(f"{self._size(place)} == {self._size(anchor)}")
         return conditions + self._fixed_sizes(region.operands)
 
@@ -212,8 +214,3 @@ def _constant_text(value: torch.Tensor) -> str:
     if value.numel() > 64:
         raise EmissionError(f"the forward pass holds a constant tensor of {value.numel()} elements")
     return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
-
-
-def state_conditions(plan: ModulePlan, linked: Mapping[str, str]) -> tuple[str, ...]:
-    """Conditions on parameters: float32 kernels read float32 parameters."""
-    return tuple(f"{text}.dtype == torch.float32" for text in linked.values())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.nodes import target_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.pointwise import bind_arguments
 
@@ -92,7 +93,7 @@ def native_text(
 
 
 def _arguments(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
-    left_out = _ATEN_ONLY.get(node.target, set())
+    left_out = _ATEN_ONLY.get(target_of(node), set())
     defaults = {
         argument.name: argument.default_value
         for argument in node.target._schema.arguments  # type: ignore[union-attr]

@@ -7,7 +7,7 @@ The last rule always matches: call PyTorch.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.fx as torch_fx
@@ -33,7 +33,7 @@ class PlanOptions:
     """
 
     convolution_format: MemoryFormat = MemoryFormat.CHANNELS_LAST
-    limits: TileLimits = TileLimits()
+    limits: TileLimits = field(default_factory=TileLimits)
     sm_count: int = 128
 
     def describe(self) -> str:

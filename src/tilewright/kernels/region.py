@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.kernels.pointwise import is_pointwise
 
 aten = torch.ops.aten
@@ -85,8 +86,7 @@ def is_relabelling(node: torch_fx.Node) -> bool:
     if node.target in (aten.permute.default, aten.transpose.int, aten.t.default, aten.expand.default):
         return True
     if node.target in (aten.view.default, aten.reshape.default):
-        source = node.args[0]
-        assert isinstance(source, torch_fx.Node)
+        source = source_of(node)
         return _without_ones(node) == _without_ones(source)
     return False
 
@@ -95,14 +95,9 @@ def is_reduction(node: torch_fx.Node) -> bool:
     """True for a reduction over dims that the kernels know, of float values, to the same type."""
     if node.op != "call_function" or node.target not in REDUCTIONS or node.kwargs:
         return False
-    source = node.args[0]
     floats = (torch.float32, torch.float16, torch.bfloat16)
-    return (
-        isinstance(source, torch_fx.Node)
-        and source.meta["val"].dtype in floats
-        and node.meta["val"].dtype == source.meta["val"].dtype
-        and source.meta["val"].dim() > 0
-    )
+    value = source_of(node).meta["val"]
+    return value.dtype in floats and node.meta["val"].dtype == value.dtype and value.dim() > 0
 
 
 def is_fusible(node: torch_fx.Node) -> bool:
@@ -111,26 +106,12 @@ def is_fusible(node: torch_fx.Node) -> bool:
 
 
 def _without_ones(node: torch_fx.Node) -> list[str]:
-    return [str(size) for size in node.meta["val"].shape if not _is_one(size)]
-
-
-def _is_one(size: object) -> bool:
-    return isinstance(size, int) and size == 1
-
-
-def reduced_dims(node: torch_fx.Node) -> tuple[int, ...]:
-    """The dims of its input that a reduction removes, counted from 0."""
-    source = node.args[0]
-    assert isinstance(source, torch_fx.Node)
-    rank = source.meta["val"].dim()
-    dims = node.args[1] if len(node.args) > 1 else []
-    listed = [dims] if isinstance(dims, int) else list(dims or [])  # type: ignore[call-overload]
-    return tuple(sorted(dim % rank for dim in listed)) if listed else tuple(range(rank))
+    return [str(size) for size in node.meta["val"].shape if not is_one(size)]
 
 
 def keeps_dims(node: torch_fx.Node) -> bool:
     """True for `keepdim=True`."""
-    return bool(node.args[2]) if len(node.args) > 2 else False
+    return bool(argument(node, 2))
 
 
 @dataclass
@@ -164,8 +145,7 @@ class _Growth:
         if is_reduction(node):
             return self._reduction_input(node, map_, level)
         if is_relabelling(node):
-            source = node.args[0]
-            assert isinstance(source, torch_fx.Node)
+            source = source_of(node)
             source_map = _relabelled(node, source, map_)
             return None if source_map is None else [(source, source_map, level)]
         return [(source, _broadcast(source, map_), level) for source in node.all_input_nodes]
@@ -178,15 +158,14 @@ class _Growth:
         outer = {axis for axis, of in enumerate(self.axis_levels) if of <= level}
         if {axis for axis in map_ if axis is not None} != outer:
             return None  # its value would be computed again for every element that it is broadcast to
-        source = node.args[0]
-        assert isinstance(source, torch_fx.Node)
+        source = source_of(node)
         sizes = source.meta["val"].shape
-        dims = reduced_dims(node)
+        dims = listed_dims(node)
         kept = iter(map_ if not keeps_dims(node) else [axis for dim, axis in enumerate(map_) if dim not in dims])
         skeleton: list[object] = ["reduced" if dim in dims else next(kept) for dim in range(len(sizes))]
         key = tuple((place, str(size)) for place, size in zip(skeleton, sizes, strict=True))
         if level + 1 not in self.reduction_keys:
-            fresh = tuple(self.new_axis(level + 1) for dim in dims if not _is_one(sizes[dim]))
+            fresh = tuple(self.new_axis(level + 1) for dim in dims if not is_one(sizes[dim]))
             self.reduction_keys[level + 1] = (key, fresh)
         known, axes = self.reduction_keys[level + 1]
         if known != key:
@@ -195,7 +174,7 @@ class _Growth:
         source_map: list[int | None] = []
         for place, size in zip(skeleton, sizes, strict=True):
             if place == "reduced":
-                source_map.append(None if _is_one(size) else next(reduced))
+                source_map.append(None if is_one(size) else next(reduced))
             else:
                 assert place is None or isinstance(place, int)
                 source_map.append(place)
@@ -206,7 +185,7 @@ def _broadcast(source: torch_fx.Node, map_: AxisMap) -> AxisMap:
     """The map of a pointwise operand, aligned from the right; dims of size 1 follow no axis."""
     sizes = source.meta["val"].shape
     aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
-    return tuple(None if _is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
+    return tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
 
 
 def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> AxisMap | None:
@@ -221,16 +200,16 @@ def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> Ax
         return tuple(result)
     if node.target is aten.expand.default:
         return _broadcast(source, map_)
-    axes = iter(axis for axis, size in zip(map_, node.meta["val"].shape, strict=True) if not _is_one(size))
-    return tuple(None if _is_one(size) else next(axes) for size in sizes)
+    axes = iter(axis for axis, size in zip(map_, node.meta["val"].shape, strict=True) if not is_one(size))
+    return tuple(None if is_one(size) else next(axes) for size in sizes)
 
 
 def _permutation(node: torch_fx.Node, rank: int) -> list[int]:
     if node.target is aten.permute.default:
-        return [dim % rank for dim in node.args[1]]  # type: ignore[union-attr, operator]
-    first, second = (node.args[1] % rank, node.args[2] % rank) if node.target is aten.transpose.int else (0, rank - 1)  # type: ignore[operator]
+        return [dim % rank for dim in argument(node, 1)]
     order = list(range(rank))
-    order[first], order[second] = order[second], order[first]
+    pair = (argument(node, 1) % rank, argument(node, 2) % rank) if node.target is aten.transpose.int else (0, rank - 1)
+    order[pair[0]], order[pair[1]] = order[pair[1]], order[pair[0]]
     return order
 
 
@@ -243,7 +222,7 @@ def grow_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset
     """
     growth = _Growth(root)
     sizes = root.meta["val"].shape
-    first_map = tuple(None if _is_one(size) else growth.new_axis(0) for size in sizes)
+    first_map = tuple(None if is_one(size) else growth.new_axis(0) for size in sizes)
     if not growth.include(root, first_map, 0):
         return None
     for node in _reversed_before(root):

@@ -212,7 +212,9 @@ def _renamed_class(reference: ReferenceClass) -> str:
     assert isinstance(top, cst.ClassDef)
     new_body = top.body.with_changes(
         body=[
-            item.visit(_Renamer(reference.class_name)) if _is_own_method(item) else item.visit(_NameOnly(reference.class_name))
+            item.visit(_Renamer(reference.class_name))
+            if _is_own_method(item)
+            else item.visit(_NameOnly(reference.class_name))
             for item in top.body.body
         ]
     )
@@ -273,7 +275,9 @@ def _write_plan_check(lines: Lines, reference: ReferenceClass, planned: Sequence
     lines.add('"""Notes whether the kernels below were planned for these arguments."""')
     lines.add("self = super().__new__(cls)")
     names = ", ".join(f'"{name}"' for name in reference.constructor)
-    defaults = {name: reference.constructor_defaults[name] for name, _ in planned if name in reference.constructor_defaults}
+    defaults = {
+        name: reference.constructor_defaults[name] for name, _ in planned if name in reference.constructor_defaults
+    }
     lines.add(f"given = dict({defaults!r}, **dict(zip(({names},), args), **kwargs))")
     expected = ", ".join(f'"{name}": {value!r}' for name, value in planned)
     lines.add(f"planned = {{{expected}}}")

@@ -50,7 +50,9 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     say("capturing the reference")
     module, inputs = _module_and_inputs(source)
     graph = canonicalize(capture(module, inputs)).graph
-    reference = None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
+    reference = (
+        None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
+    )
     candidates: dict[str, Candidate] = {}
     variants = plan_variants(task.gpu.sm_count)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])

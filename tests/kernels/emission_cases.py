@@ -1,0 +1,256 @@
+"""Modules whose emitted kernels are run in the interpreter: op chains of each kind, sizes that fit no tile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.plan import TileLimits
+from tilewright.kernels.planner import PlanOptions
+
+SMALL = PlanOptions(limits=TileLimits(256, 64, 4, 2, 16), sm_count=4)
+FEW_PROGRAMS = PlanOptions(limits=TileLimits(128, 32, 4, 2, 16), sm_count=64)
+PLAIN = PlanOptions(MemoryFormat.CONTIGUOUS, TileLimits(256, 64, 4, 2, 16), sm_count=4)
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[..., Any], *children: nn.Module, **scalars: float) -> None:
+        super().__init__()
+        self.children_list = nn.ModuleList(children)
+        self.function = function
+        for name, value in scalars.items():
+            setattr(self, name, value)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(self, *inputs)
+
+
+Case = tuple[Callable[[], tuple[nn.Module, list[torch.Tensor]]], Sequence[Sequence[tuple[int, ...]]], PlanOptions]
+CASES: dict[str, Case] = {}
+
+
+def case(
+    name: str,
+    function: Callable[..., Any],
+    shapes: Sequence[tuple[int, ...]],
+    others: Sequence[Sequence[tuple[int, ...]]] = (),
+    options: PlanOptions = SMALL,
+    children: Callable[[], Sequence[nn.Module]] = tuple,
+    scale: float = 1.0,
+    **scalars: float,
+) -> None:
+    def make() -> tuple[nn.Module, list[torch.Tensor]]:
+        module = Function(function, *children(), **scalars)
+        for child in module.modules():
+            if isinstance(child, nn.modules.batchnorm._BatchNorm):
+                child.running_mean.normal_()
+                child.running_var.uniform_(0.5, 2.0)
+                if child.affine:
+                    nn.init.normal_(child.weight)
+                    nn.init.normal_(child.bias)
+        return module, [torch.randn(shape) * scale for shape in shapes]
+
+    CASES[name] = (make, others, options)
+
+
+def _transposed(**arguments: int) -> Callable[[], list[nn.Module]]:
+    return lambda: [nn.ConvTranspose2d(3, 5, **arguments)]
+
+
+# -- the five families, small ------------------------------------------------------------------------------
+for label, options in (("last", SMALL), ("plain", PLAIN), ("few", FEW_PROGRAMS)):
+    case(
+        f"add-min-gelu-mul {label}",
+        lambda m, x: F.gelu(torch.clamp(m.children_list[0](x) + m.add, max=0.0)) * m.mul,
+        [(2, 3, 5, 7)],
+        [[(1, 3, 9, 2)]],
+        options,
+        _transposed(kernel_size=4, stride=2),
+        add=0.5,
+        mul=2.0,
+    )
+    case(
+        f"min-sum-gelu-bias {label}",
+        lambda m, x: F.gelu(m.children_list[0](x).min(dim=1, keepdim=True)[0].sum(dim=2, keepdim=True)) + m.bias,
+        [(2, 3, 5, 7)],
+        [[(1, 3, 33, 2)]],
+        options,
+        _transposed(kernel_size=3, stride=2, padding=1, output_padding=1),
+        bias=0.3,
+    )
+    case(
+        f"mish-add-hardtanh-mul {label}",
+        lambda m, x: F.hardtanh(F.mish(m.children_list[0](x)) + m.add, -1.0, 1.0) * 2,
+        [(2, 3, 5, 7)],
+        [[(3, 3, 4, 11)]],
+        options,
+        _transposed(kernel_size=3, stride=2, padding=1),
+        4.0,
+        add=0.5,
+    )
+    case(
+        f"linear-bn-gelu-relu {label}",
+        lambda m, x: torch.relu(F.gelu(m.children_list[1](m.children_list[0](x)))),
+        [(5, 6)],
+        [[(67, 6)]],
+        options,
+        lambda: [nn.Linear(6, 10), nn.BatchNorm1d(10)],
+    )
+    case(
+        f"mul-mean-mean {label}",
+        lambda m, x: (m.children_list[0](x) * m.mul).mean([2, 3], keepdim=True).mean([2, 3], keepdim=True),
+        [(2, 3, 9, 7)],
+        [[(1, 3, 17, 3)]],
+        options,
+        _transposed(kernel_size=3, stride=2),
+        mul=0.5,
+    )
+
+# -- pointwise, every row of the table, on ordinary and extreme values ---------------------------------------
+SPECIAL = [0.0, -0.0, 1e-30, -1e-30, 1e-6, -1e-6, 0.3, -0.3, 3.0, -3.0, 21.0, -21.0, 44.0, -44.0, 80.0, -80.0]
+SPECIAL += [100.0, -100.0, 1e4, -1e4, 1e30, -1e30, float("inf"), float("-inf"), float("nan"), 0.5, -0.5, 2.0, -2.0]
+UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "relu": torch.relu,
+    "leaky_relu": lambda x: F.leaky_relu(x, 0.2),
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "silu": F.silu,
+    "mish": F.mish,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "softplus": F.softplus,
+    "softplus_b": lambda x: F.softplus(x, 2.0, 10.0),
+    "hardtanh": F.hardtanh,
+    "hardswish": F.hardswish,
+    "hardsigmoid": F.hardsigmoid,
+    "elu": F.elu,
+    "elu_a": lambda x: F.elu(x, 0.7),
+    "selu": F.selu,
+    "celu": lambda x: F.celu(x, 1.3),
+    "relu6": F.relu6,
+    "clamp": lambda x: x.clamp(-1.0, 2.0),
+    "clamp_min": lambda x: x.clamp(min=0.1),
+    "exp": torch.exp,
+    "exp2": torch.exp2,
+    "expm1": torch.expm1,
+    "log": torch.log,
+    "log2": torch.log2,
+    "log1p": torch.log1p,
+    "sqrt": torch.sqrt,
+    "rsqrt": torch.rsqrt,
+    "abs": torch.abs,
+    "neg": torch.neg,
+    "pow2": lambda x: x**2,
+    "pow3": lambda x: x**3,
+    "pow_half": lambda x: x**0.5,
+    "pow_other": lambda x: x**1.7,
+    "pow_neg": lambda x: x**-1,
+    "reciprocal": torch.reciprocal,
+    "div": lambda x: x / 3.0,
+    "rdiv": lambda x: 3.0 / x,
+    "rsub": lambda x: 1.5 - x,
+    "where": lambda x: torch.where(x > 0.1, x, x * 0.5),
+    "compare": lambda x: (x >= 0.3).float() * x,
+    "erf": torch.erf,
+    "floor": torch.floor,
+    "square": torch.square,
+    "log_sigmoid": F.logsigmoid,
+    "softsign": F.softsign,
+    "hardshrink": F.hardshrink,
+    "threshold": lambda x: F.threshold(x, 0.1, -3.0),
+    "tanhshrink": F.tanhshrink,
+    "softshrink": F.softshrink,
+}
+
+
+def _special_case(function: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    def make() -> tuple[nn.Module, list[torch.Tensor]]:
+        return Function(lambda m, x: function(x)), [torch.tensor(SPECIAL).repeat(3)]
+
+    return make, [[(300,)]], SMALL
+
+
+for unary_name, unary in UNARY.items():
+    CASES[f"pointwise {unary_name}"] = _special_case(unary)
+
+case("broadcast channel", lambda m, x, b: torch.relu(x + b), [(2, 3, 4, 5), (3, 1, 1)], [[(1, 3, 6, 7), (3, 1, 1)]])
+case("broadcast row", lambda m, x, b: x * b, [(7, 9), (9,)], [[(130, 9), (9,)]])
+case("broadcast column", lambda m, x, b: torch.sigmoid(x) * b, [(7, 9), (7, 1)], [[(70, 3), (70, 1)]])
+case("residual", lambda m, x, y: F.silu(x) + y * 0.5, [(2, 3, 4, 5), (2, 3, 4, 5)], [[(1, 7, 2, 2), (1, 7, 2, 2)]])
+case("transposed operand", lambda m, x, y: x + y.transpose(0, 1), [(7, 9), (9, 7)], [[(33, 70), (70, 33)]])
+case("outer product", lambda m, x, y: torch.tanh(x[:, None] * y[None, :]), [(7,), (9,)], [[(40,), (50,)]])
+
+# -- reductions --------------------------------------------------------------------------------------------
+for dims in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)):
+    for reduction in ("sum", "mean", "amin", "amax"):
+        for keep in (False, True):
+            if reduction in ("amin", "mean") and keep:
+                continue
+            case(
+                f"{reduction} over {dims} keep {keep}",
+                lambda m, x, r=reduction, d=dims, k=keep: getattr(torch, r)(torch.sin(x), dim=d, keepdim=k) * 2.0,
+                [(5, 6, 7)],
+                [[(2, 67, 9)]],
+                SMALL if keep else FEW_PROGRAMS,
+            )
+case("sum of all", lambda m, x: x.sum(), [(5, 67)], [[(3, 200)]], FEW_PROGRAMS)
+case("max of all", lambda m, x: x.max(), [(5, 67)], [[(3, 200)]], SMALL)
+case("two at one level", lambda m, x: x.sum(1) / (x.abs().amax(1) + 1.0), [(5, 67)], [[(9, 3)]])
+case("variance by hand", lambda m, x: (x * x).mean(1) - x.mean(1) ** 2, [(5, 67)], [[(9, 3)]], FEW_PROGRAMS)
+case(
+    "three levels",
+    lambda m, x: torch.tanh(x.amax(3)).sum(2).exp().mean(1),
+    [(3, 4, 5, 6)],
+    [[(2, 3, 40, 9)]],
+    scale=0.1,
+)
+case("centred", lambda m, x: x - x.mean(1, keepdim=True), [(5, 67)], [[(9, 3)]])
+case("softmax by hand", lambda m, x: torch.exp(x - x.amax(1, keepdim=True)) / 3.0, [(5, 67)], [[(9, 3)]])
+case(
+    "reduction then broadcast operand",
+    lambda m, x, b: x.sum(1, keepdim=True) * b,
+    [(4, 9, 5), (1, 1, 5)],
+    [[(2, 3, 5), (1, 1, 5)]],
+)
+case("nan in min", lambda m, x: torch.where(x > 1.0, x * float("nan"), x).amin(1), [(5, 67)], [[(9, 3)]])
+
+# -- modules around native operations ------------------------------------------------------------------------
+case(
+    "conv groupnorm hardswish max",
+    lambda m, x: F.hardswish(m.children_list[1](m.children_list[0](x))).max(dim=1, keepdim=True)[0],
+    [(2, 3, 8, 9)],
+    [[(1, 3, 5, 5)]],
+    SMALL,
+    lambda: [nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8)],
+)
+case(
+    "conv3d bn relu mean",
+    lambda m, x: torch.relu(m.children_list[1](m.children_list[0](x))).mean([2, 3, 4]),
+    [(2, 3, 5, 6, 7)],
+    [[(1, 3, 4, 4, 9)]],
+    SMALL,
+    lambda: [nn.Conv3d(3, 4, 3), nn.BatchNorm3d(4)],
+)
+case(
+    "inplace chain",
+    lambda m, x: F.relu(m.children_list[0](x), inplace=True).add_(1.0).clamp_(0.0, 1.5),
+    [(2, 3, 5, 7)],
+    [[(1, 3, 5, 5)]],
+    SMALL,
+    lambda: [nn.Conv2d(3, 4, 3)],
+)
+case("two outputs", lambda m, x: (torch.relu(x), torch.sigmoid(x).sum(1)), [(5, 7)], [[(3, 40)]])
+case("flattened", lambda m, x: torch.flatten(torch.relu(x), 1).mean(1), [(2, 3, 4, 5)], [[(3, 3, 2, 9)]])
+case(
+    "mlp layernorm",
+    lambda m, x: m.children_list[2](F.gelu(m.children_list[1](m.children_list[0](x)))),
+    [(5, 6)],
+    [[(3, 6)]],
+    SMALL,
+    lambda: [nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)],
+)

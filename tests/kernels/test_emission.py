@@ -1,0 +1,37 @@
+"""Emitted kernels in Triton's interpreter against float64: every op of the table, every kind of reduction."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernels.emission_cases import CASES
+
+HERE = Path(__file__).parent
+
+#: float32 rounding of chains of a few operations, and of log2 and exp2 in powers.
+ALLOWED = 1e-5
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    """All cases, run once in a process of their own."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "interpreted.py")], capture_output=True, text=True, timeout=600, check=False
+    )
+    found = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert found.keys() == CASES.keys(), done.stderr[-2000:]
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_emitted_module_is_right(name: str, results: dict[str, dict[str, Any]]) -> None:
+    result = results[name]
+    assert "problem" not in result, result.get("trace")
+    assert result["kernels"] > 0, "nothing was fused"
+    assert max(result["errors"]) < ALLOWED, result["source"]
