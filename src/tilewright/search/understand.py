@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tilewright.errors import TilewrightError
 from tilewright.gpu.speed_of_light import SpeedOfLight, speed_of_light
-from tilewright.task.task import Task
+from tilewright.search.specification import check_specification
+from tilewright.task.task import ModuleSource, Task
 from tilewright.values.measurement import Work
 from tilewright.values.precision import PrecisionClass
 
@@ -61,16 +63,19 @@ def understand(task: Task) -> Understanding:
         InputMismatchError: it raises on its inputs.
         CaptureError: it cannot be captured; the operation is named.
     """
-    if task.reference is None or task.given_code_is_specification:
+    if task.reference is None:
         return NOTHING
-    from tilewright.graph.capture import capture
+    if task.given_code_is_specification:
+        check_specification(task.reference)
+        return NOTHING
+    from torch._ops import OpOverload
+
     from tilewright.graph.graph import is_tensor_node
     from tilewright.graph.work import count_work
-    from tilewright.task.module_source import build_module, make_inputs
 
-    graph = capture(build_module(task.reference), make_inputs(task.reference))
+    graph = _captured(task.reference)
     work = count_work(graph)
-    operations = tuple(str(node.target) for node in graph.fx.nodes if node.op == "call_function")
+    operations = tuple(str(node.target) for node in graph.fx.nodes if isinstance(node.target, OpOverload))
     tensors = {node.name: node for node in graph.fx.nodes if is_tensor_node(node)}
     return Understanding(
         graph=graph,
@@ -80,6 +85,17 @@ def understand(task: Task) -> Understanding:
         work=work,
         floors={precision: speed_of_light(work, task.gpu, precision) for precision in PrecisionClass},
     )
+
+
+def _captured(source: ModuleSource) -> Graph:
+    """The reference's graph: from shapes alone where it can be built so, else from real tensors, whose errors count."""
+    from tilewright.graph.capture import capture
+    from tilewright.task.module_source import build_module, make_inputs
+
+    try:
+        return capture(build_module(source, device="meta"), make_inputs(source, device="meta"))
+    except TilewrightError:
+        return capture(build_module(source), make_inputs(source))
 
 
 def inspect_task(task: Task) -> Inspection:
