@@ -23,36 +23,50 @@ _MACHINE_WORDS = ("cuda", "driver", "nvidia", "fake", "meta")
 def check_inputs(source: ModuleSource) -> None:
     """Run the forward pass once on its own inputs and raise what does not fit.
 
-    A pass on fake tensors needs no memory and no time; where it fails, a real pass on the CPU decides, since
-    fake tensors refuse some code that is right. Code that launches Triton kernels has no real pass without a
-    GPU: its kernels are not launched, and a failure that is about the machine is passed over.
+    A pass on fake tensors needs no memory and no time. Where it fails, a real pass on the CPU decides, since
+    fake tensors refuse some code that is right; and where an input's dtype is not the parameters', since they
+    accept some that is wrong. Code that launches Triton kernels has no real pass without a GPU: its kernels
+    are not launched, and a failure that is about the machine is passed over.
 
     Raises:
         SourceError: the module or its inputs cannot be made.
         InputMismatchError: forward raises on the inputs; the message has their shapes and what torch said.
     """
+    fault: TilewrightError | None = None
     try:
-        with FakeTensorMode(), torch.no_grad(), _kernels_off():
-            _forward(source)
-        return
-    except InputMismatchError as error:
-        fault = error
-    except TilewrightError:
-        fault = None
-    if fault is not None and _launches_kernels(source):
-        if any(word in fault.what.lower() for word in _MACHINE_WORDS):
+        if _fake_forward(source):
             return
-        raise fault
-    with torch.no_grad(), _kernels_off():
-        _forward(source)
+    except TilewrightError as error:
+        fault = error
+    if _launches_kernels(source):
+        about_the_machine = fault is not None and any(word in fault.what.lower() for word in _MACHINE_WORDS)
+        if fault is not None and not about_the_machine:
+            raise fault
+        return
+    with torch.no_grad():
+        _run(source, build_module(source), make_inputs(source))
 
 
 def _launches_kernels(source: ModuleSource) -> bool:
     return "triton" in source.source
 
 
-def _forward(source: ModuleSource) -> None:
-    module, inputs = build_module(source), make_inputs(source)
+def _fake_forward(source: ModuleSource) -> bool:
+    """One pass without values; True where it tells all that a real one would."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    if source.pickled is not None:
+        module, given = build_module(source), make_inputs(source)
+        inputs = [mode.from_tensor(item) if isinstance(item, torch.Tensor) else item for item in given]
+    else:
+        with mode:
+            module, inputs = build_module(source), make_inputs(source)
+    with mode, torch.no_grad(), _kernels_off():
+        _run(source, module, inputs)
+    expected = next((item.dtype for item in module.parameters()), torch.float32)
+    return all(item.dtype == expected for item in inputs if isinstance(item, torch.Tensor))
+
+
+def _run(source: ModuleSource, module: nn.Module, inputs: Sequence[Any]) -> None:
     try:
         module(*inputs)
     except Exception as error:  # whatever the user's forward raises

@@ -285,6 +285,6 @@ def _python_task(
         stages=stages,
         rules=tuple(rules_for(item, None) for item in stages),
         precision=precision or source_precision(source.source),
-        given_code=text if has_kernels else None,
+        given_code=text.removeprefix("\ufeff") if has_kernels else None,
         given_code_is_specification=is_specification,
     )

@@ -29,7 +29,7 @@ def parse_source(source: str, path: Path | str | None = None, first_line: int = 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in the user's string is no concern of ours
-            return ast.parse(source)
+            return ast.parse(source.removeprefix("\ufeff"))
     except SyntaxError as error:
         line = (error.lineno or 1) + first_line - 1
         # A column of 0 means that the parser does not know it.

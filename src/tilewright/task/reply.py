@@ -69,4 +69,4 @@ def read_candidate(path: Path) -> tuple[str, int]:
         return python_block(text, path)
     if not text.strip():
         raise SourceError("the file is empty", where=SourceLocation(str(path)))
-    return text, 1
+    return text.removeprefix("\ufeff"), 1
