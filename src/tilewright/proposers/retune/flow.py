@@ -134,6 +134,10 @@ class Flow:
             return node.func.value
         return node
 
+    def looked_through_call(self, node: cst.CSTNode) -> bool:
+        """Whether a node is a call that passes its first argument through, or a cast."""
+        return isinstance(node, cst.Call) and self.looked_through(node) is not node
+
     @staticmethod
     def _expands(element: cst.SubscriptElement) -> bool:
         part = element.slice

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tilewright.proposers.retune.address_edits import flatten_addresses
 from tilewright.proposers.retune.edit import Change, Edit
 from tilewright.proposers.retune.schedule_edits import (
     insert_autotune,
@@ -12,7 +13,14 @@ from tilewright.proposers.retune.schedule_edits import (
 from tilewright.proposers.retune.tile_edits import retile
 
 #: Edits of what a kernel does and how it is called, in the order in which they build on one another.
-STRUCTURE: tuple[Edit, ...] = ()
+STRUCTURE: tuple[Edit, ...] = (
+    Edit(
+        "flatten_addresses",
+        "(o // W) * s_h + (o % W) * s_w -> o * s_w, where s_h == W * s_w",
+        frozenset({Change.ADDRESS, Change.CONSTEXPR}),
+        flatten_addresses,
+    ),
+)
 
 #: Edits of the schedule alone.
 TUNING: tuple[Edit, ...] = (
