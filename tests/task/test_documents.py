@@ -410,3 +410,16 @@ def test_any_damaged_document_is_read_or_refused(edits: list[tuple[int, int, lis
     for start, count, new in edits:
         lines[start : start + count] = new
     assert_read_or_refused("".join(lines))
+
+
+@pytest.mark.parametrize(
+    "unit", [" ", "\t", "\n", " \n", "- a ", "#", "`", "9", "max 9", "Focus:", "IF a", "{", '"a":', ": ", "* * "]
+)
+@pytest.mark.parametrize(
+    "place", ["# Target GPU", "Focus: ", "- Single", "{\n", "## OUTPUT", "- tl.tanh", "1. Imports"]
+)
+def test_long_runs_are_no_trap(place: str, unit: str) -> None:
+    """A pattern that tried a run from each of its places would not end here."""
+    text = DOCUMENT.replace(place, f"{place}{unit * 100_000}x\n", 1)
+    assert_read_or_refused(text)
+    assert_read_or_refused(DOCUMENT.replace(place, f"{unit * 100_000}{place}", 1))

@@ -86,6 +86,15 @@ def test_stages(folder: Path, stage: str | None, stages: tuple[Stage, ...]) -> N
     assert load_task(folder / "task.txt", reference=folder / "ref.py", stage=stage).stages == stages
 
 
+def test_a_documents_rules_bind_the_stages_that_it_joins(folder: Path) -> None:
+    text = DOCUMENT.replace("Memory pattern for", "Memory pattern and parameter tuning for")
+    (folder / "both.txt").write_text(text.replace("- Single", "- num_warps ∈ {1, 2}\n- Single"))
+    task = load_task(folder / "both.txt", reference=folder / "ref.py", stage="advanced_memory")
+    assert (task.stages, task.rules[0].num_warps) == ((Stage.ADVANCED_MEMORY,), (1, 2))
+    task = load_task(folder / "both.txt", reference=folder / "ref.py")
+    assert [rules.num_warps for rules in task.rules] == [(), (2, 4, 8), (), (1, 2)]
+
+
 def test_a_python_file(folder: Path) -> None:
     task = load_task(folder / "ref.py", gpu="h200")
     assert (task.name, task.gpu.key, task.reference.class_name) == ("ref", "h200", "Model")

@@ -67,8 +67,7 @@ def read_document(
         text: the whole text, line endings as they are in the file.
         path: where it is from, for messages and for a GPU file beside it.
         gpu: in the place of the header's.
-        stage: in the place of a stage that is missing or unknown; where it is another stage than the
-            document's, the rules are that stage's own.
+        stage: in the place of a stage that is missing or unknown; its default rules hold then.
 
     Raises:
         DocumentError: no code block, an unknown stage, metrics that are not JSON, a figure that is no number.
@@ -210,7 +209,7 @@ def _read_metrics(parts: Sequence[_Part], shown: str) -> Mapping[str, Mapping[st
     return read_metrics("\n".join(lines), path=shown, first_line=part.line + 1)
 
 
-_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(\S.*?)\s*$")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+(\S.*)$")
 _MISSING = re.compile(r"\btl(?:\.\w+)+")
 
 
@@ -218,7 +217,7 @@ def _items(parts: Sequence[_Part], kind: str) -> Iterator[str]:
     """The items of all sections of a kind, without bullet or number."""
     for part in parts:
         if part.section.kind == kind:
-            yield from (match[1] for line in part.lines if (match := _BULLET.match(line)))
+            yield from (match[1] for line in part.lines if (match := _BULLET.match(line.rstrip())))
 
 
 def _read_output_rules(parts: Sequence[_Part], *, one_store: bool) -> OutputRules:
@@ -227,8 +226,8 @@ def _read_output_rules(parts: Sequence[_Part], *, one_store: bool) -> OutputRule
     forbidden = tuple(dict.fromkeys(_forbidden(parts)))
     constrained = any(part.section.kind == "api_constraints" for part in parts)
     text = "\n".join(part.text for part in parts if part.section.kind == "output_rules")
-    ordered = re.search(r"^\s*\d+\.\s+Imports\b", text, re.MULTILINE | re.IGNORECASE) is not None
-    untested = re.search(r"Do NOT include\b.*\btest", text, re.IGNORECASE) is not None
+    ordered = re.search(r"^[ \t]*\d{1,3}\.[ \t]+Imports\b", text, re.MULTILINE | re.IGNORECASE) is not None
+    untested = re.search(r"Do NOT include\b.{0,200}\btest", text, re.IGNORECASE) is not None
     return OutputRules(
         forbidden_functions=forbidden if constrained else default.forbidden_functions,
         fixed_order=ordered if text else default.fixed_order,

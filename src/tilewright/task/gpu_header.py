@@ -78,8 +78,7 @@ def _rate(gpu: Gpu, kind: PrecisionClass) -> str:
 
 
 _BY_LABEL = {figure.label.lower(): figure for figure in _FIGURES}
-_ONE_LINE = re.compile(r"^#+\s*Target GPU\s*:\s*(.*?)\s*$", re.IGNORECASE)
-_LINE = re.compile(r"^\s*(?:[•*-]\s*)?([^:]+?)\s*:\s*(.*?)\s*$")
+_ONE_LINE = re.compile(r"^#+\s*Target GPU\s*:(.*)$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -113,16 +112,17 @@ def read_header(text: str, *, path: Path | None, first_line: int, gpu: Gpu | Non
     name, name_line = None, first_line
     for number, line in enumerate(text.split("\n"), start=first_line):
         one_line = _ONE_LINE.match(line)
-        if one_line and one_line[1]:
-            name, name_line = one_line[1], number
+        if one_line and one_line[1].strip():
+            name, name_line = one_line[1].strip(), number
             continue
-        match = None if line.lstrip().startswith("#") else _LINE.match(line)
-        if match is None:
+        label, colon, written = line.strip().lstrip("•*-").partition(":")
+        label = label.strip()
+        if not colon or not label or label.startswith("#"):
             continue
-        figures.setdefault(match[1], match[2])
-        lines_of.setdefault(match[1], number)
-        if match[1].lower() == "gpu name":
-            name, name_line = match[2], number
+        figures.setdefault(label, written.strip())
+        lines_of.setdefault(label, number)
+        if label.lower() == "gpu name":
+            name, name_line = written.strip(), number
     if gpu is not None:
         return GpuHeader(gpu, figures)
     where = SourceLocation(_shown(path), name_line)

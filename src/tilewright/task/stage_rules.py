@@ -139,22 +139,23 @@ def rules_for(stage: Stage, given: StageRules | None) -> StageRules:
     return default
 
 
-_FOCUS_LINE = re.compile(r"^\s*Focus\s*:\s*(.*\S)\s*$", re.IGNORECASE | re.MULTILINE)
+# No pattern may try a run of blanks from each of its places: a hostile text would take hours.
+_FOCUS_LINE = re.compile(r"^[ \t]*Focus[ \t]*:[ \t]*(\S.*)$", re.IGNORECASE | re.MULTILINE)
 _SET = r"[^\S\n]*(?:∈|in\b|=|:)[^\S\n]*[{(\[]([\d, ]*)[})\]]"
 _MAX_CONFIGS = re.compile(r"\bmax(?:imum)?\s+(?:of\s+)?(?:\d+\s*[-–]\s*)?(\d+)\s+config", re.IGNORECASE)
 _BASELINE = re.compile(r"baseline\s*\(\s*num_warps\s*=\s*(\d+)\s*,\s*num_stages\s*=\s*(\d+)\s*\)", re.IGNORECASE)
-_GAIN = re.compile(r"\bgain\s*<\s*(\d+(?:\.\d+)?)\s*%", re.IGNORECASE)
+_GAIN = re.compile(r"\bgain\s*<\s*(\d{1,9}(?:\.\d{1,9})?)\s*%", re.IGNORECASE)
 _START_STAGES = re.compile(r"\bnum_stages\s*:\s*start\s+(?:with|at)\s+(\d+)", re.IGNORECASE)
 _ONE_STORE = re.compile(
     r"tl\.store\(\)\s+for\s+(?:an\s+)?intermediate|single\s+tl\.store|one\s+tl\.store", re.IGNORECASE
 )
-_STORES_FREE = re.compile(r"^\s*-\s*tl\.store\(\) may be used freely", re.IGNORECASE | re.MULTILINE)
-_GRID_FIXED = re.compile(r"^\s*-\s*The launch grid stays", re.IGNORECASE | re.MULTILINE)
-_GRID_FREE = re.compile(r"^\s*-\s*The launch grid may change", re.IGNORECASE | re.MULTILINE)
-_TILES_FIXED = re.compile(r"^\s*-\s*Tile sizes stay", re.IGNORECASE | re.MULTILINE)
-_TILES_FREE = re.compile(r"^\s*-\s*Tile sizes may change", re.IGNORECASE | re.MULTILINE)
-_IF = re.compile(r"^IF\s+(\S.*?)\s*:?\s*$")
-_ITEM = re.compile(r"^\s*[-*•]\s+(\S.*?)\s*$")
+_STORES_FREE = re.compile(r"^[ \t]*-[ \t]*tl\.store\(\) may be used freely", re.IGNORECASE | re.MULTILINE)
+_GRID_FIXED = re.compile(r"^[ \t]*-[ \t]*The launch grid stays", re.IGNORECASE | re.MULTILINE)
+_GRID_FREE = re.compile(r"^[ \t]*-[ \t]*The launch grid may change", re.IGNORECASE | re.MULTILINE)
+_TILES_FIXED = re.compile(r"^[ \t]*-[ \t]*Tile sizes stay", re.IGNORECASE | re.MULTILINE)
+_TILES_FREE = re.compile(r"^[ \t]*-[ \t]*Tile sizes may change", re.IGNORECASE | re.MULTILINE)
+_IF = re.compile(r"^IF\s+(\S.*)$")
+_ITEM = re.compile(r"^\s*[-*•]\s+(\S.*)$")
 
 #: Words of a focus -> the stage; the first that matches whole counts.
 _FOCUS_WORDS: tuple[tuple[tuple[str, ...], Stage], ...] = (
@@ -184,7 +185,7 @@ def read_rules(text: str, *, path: str, first_line: int, stage: Stage | None = N
         text: the section, line endings as `\\n`.
         path: the document, for messages.
         first_line: line of the document where the section starts.
-        stage: overrides a focus that is missing or unknown.
+        stage: in the place of a focus that is missing or unknown; its default rules hold then.
 
     Raises:
         DocumentError: no focus, or one that names no stage that we know.
@@ -194,14 +195,14 @@ def read_rules(text: str, *, path: str, first_line: int, stage: Stage | None = N
     if focus is None and stage is None:
         where = SourceLocation(path, first_line)
         raise DocumentError("the document names no stage: no line `Focus: ...`", where=where, hint=hint)
-    named = stage_of_focus(focus[1]) if focus else None
+    named = stage_of_focus(focus[1].rstrip()) if focus else None
     if focus is not None and named is None and stage is None:
         where = SourceLocation(path, first_line + text.count("\n", 0, focus.start(1)))
         raise DocumentError(f"unknown stage focus {focus[1][:80]!r}", where=where, hint=hint)
-    if stage is not None and named is not stage:
+    if named is None:
+        assert stage is not None
         return replace(default_rules(stage), text=text)
-    assert named is not None
-    return _read_fields(named, focus[1] if focus else FOCUS[named], text)
+    return _read_fields(named, focus[1].rstrip() if focus else FOCUS[named], text)
 
 
 def _read_fields(stage: Stage, focus: str, text: str) -> StageRules:
@@ -253,10 +254,10 @@ def _read_conditions(text: str) -> tuple[tuple[str, str], ...]:
     """(when, advice) for each item under an `IF ...:` line; a blank line or another line ends the list."""
     found = []
     when: str | None = None
-    for line in text.split("\n"):
+    for line in map(str.rstrip, text.split("\n")):
         start = _IF.match(line)
         if start:
-            when = start[1]
+            when = start[1].removesuffix(":").rstrip()
             continue
         item = _ITEM.match(line)
         if item and when is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tilewright.errors import SourceLocation, TilewrightError
 
-LARGEST_BYTES = 32 * 1024 * 1024
+LARGEST_BYTES = 8 * 1024 * 1024
 
 
 def read_text(path: Path, error_class: type[TilewrightError] = TilewrightError) -> str:
