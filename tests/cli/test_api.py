@@ -1,0 +1,112 @@
+"""The library: a live module in, a drop-in module out, the evidence beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import tilewright
+from tilewright.api import NothingBetterWarning
+from tilewright.errors import CaptureError, InputMismatchError, SourceError, UnknownGpuError
+from tilewright.values.study import Study
+
+
+class Block(nn.Module):
+    """Conv2d -> GroupNorm -> hardswish -> max over C."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.norm = nn.GroupNorm(4, 8)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.amax(torch.nn.functional.hardswish(self.norm(self.conv(x))), dim=1)
+
+
+def optimized(module: nn.Module, tmp_path: Path, *shape: int) -> nn.Module:
+    return tilewright.optimize(
+        module, [torch.rand(*shape)], gpu="4090", study=tmp_path / "study.sqlite", out=tmp_path / "out"
+    )
+
+
+def test_the_result_takes_the_place_of_the_module(tmp_path: Path) -> None:
+    module = Block().eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    result = optimized(module, tmp_path, 16, 3, 256, 256)
+    study = result.tilewright_study
+    assert isinstance(study, Study)
+    assert study.best is not None, study
+    assert any("conv" in name for name in study.best.candidate.native)
+    assert any("group_norm" in name for name in study.best.candidate.native)
+    assert study.best.verdict is not None
+    assert study.best.verdict.accepted
+    assert result is not module
+    assert list(result.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(
+        ours.data_ptr() == theirs.data_ptr()
+        for ours, theirs in zip(result.parameters(), module.parameters(), strict=True)
+    )
+    assert {"model_new.py", "report.json", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+
+    x = torch.randn(2, 3, 17, 19)
+    assert torch.equal(result(x), module(x))
+    with torch.no_grad():
+        module.conv.bias.add_(1.0)  # type: ignore[union-attr]
+    assert torch.equal(result(x), module(x))
+    result(x).sum().backward()
+    assert module.conv.weight.grad is not None
+    result.load_state_dict({name: value * 0.5 for name, value in before.items()})
+    assert torch.equal(module.conv.weight, before["conv.weight"] * 0.5)
+    result.train()
+    assert module.training
+
+
+def test_where_nothing_is_better_the_module_comes_back_as_it_is(tmp_path: Path) -> None:
+    class Sorts(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sort(x).values
+
+    module = Sorts()
+    with pytest.warns(NothingBetterWarning, match="Nothing better was found for Sorts"):
+        result = optimized(module, tmp_path, 16, 16)
+    assert result is module
+    assert result.tilewright_study.best is None  # type: ignore[union-attr]
+
+
+def test_bad_input_is_told_apart(tmp_path: Path) -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum().item() > 0 else -x
+
+    with pytest.raises(InputMismatchError, match="do not fit"):
+        optimized(Block(), tmp_path, 1, 4, 8, 8)
+    with pytest.raises(CaptureError, match=r"item\(\)"):
+        optimized(Branches(), tmp_path, 8)
+    with pytest.raises(UnknownGpuError, match="4091"):
+        tilewright.optimize(Block(), [torch.rand(1, 3, 8, 8)], gpu="4091")
+    with pytest.raises(SourceError):
+        tilewright.optimize(torch.sin, [torch.rand(3)], gpu="4090")  # type: ignore[arg-type]
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "study.sqlite").exists()
+
+
+def test_inspect_from_python() -> None:
+    inspection = tilewright.inspect(Block(), [torch.rand(2, 3, 16, 16)], gpu="4090")
+    assert inspection.understanding.output_shapes == ((2, 14, 14),)
+    assert inspection.understanding.work is not None
+    with pytest.raises(SourceError, match="example inputs"):
+        tilewright.inspect(Block(), gpu="4090")
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_result_runs_its_kernels(tmp_path: Path) -> None:
+    module = Block().eval().cuda()
+    x = torch.randn(8, 3, 64, 64, device="cuda")
+    result = tilewright.optimize(module, [x], effort="none", study=tmp_path / "study.sqlite")
+    assert result.tilewright_study.timing_kind == "measured"  # type: ignore[union-attr]
+    with torch.no_grad():
+        torch.testing.assert_close(result(x), module(x), rtol=2e-3, atol=2e-3)
