@@ -143,6 +143,8 @@ def test_a_child_that_claims_too_short_a_time_is_contradicted():
     assert not cross_check(0.05, intervals(5.0)).passed
     assert cross_check(5.0, intervals(0.05)).passed  # warm cache, no flush: the parent may see less
     assert cross_check(0.05, intervals(0.2)).passed  # what the host does for a short call is not the device's
+    assert cross_check(10.0, intervals(15.0, calls=2)).passed  # a reading of few calls is noisy ...
+    assert not cross_check(10.0, intervals(150.0, calls=2)).passed  # ... but not so noisy
 
 
 def test_no_figure_without_both_intervals():

@@ -19,7 +19,7 @@ Emit = Callable[..., None]
 REFERENCE = "reference"
 
 #: The parent's intervals are repeated this often; the least of each counts.
-_REPEATS = 2
+_REPEATS = 3
 _MOST_CALLS = 2000
 
 

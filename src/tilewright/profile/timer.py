@@ -49,9 +49,9 @@ class SamplingPlan:
 
 
 PLANS: Mapping[str, SamplingPlan] = {
-    "none": SamplingPlan(warm_up=2, samples=11, min_samples=5, budget_s=2.0, cross_check_ms=10.0),
-    "quick": SamplingPlan(warm_up=3, samples=30, min_samples=9, budget_s=4.0, cross_check_ms=20.0),
-    "full": SamplingPlan(warm_up=5, samples=100, min_samples=15, budget_s=15.0, cross_check_ms=50.0),
+    "none": SamplingPlan(warm_up=2, samples=11, min_samples=5, budget_s=2.0, cross_check_ms=15.0),
+    "quick": SamplingPlan(warm_up=3, samples=30, min_samples=9, budget_s=4.0, cross_check_ms=30.0),
+    "full": SamplingPlan(warm_up=5, samples=100, min_samples=15, budget_s=15.0, cross_check_ms=100.0),
 }
 
 
