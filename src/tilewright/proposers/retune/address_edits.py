@@ -11,7 +11,7 @@ import libcst as cst
 from tilewright.proposers.retune.edit import Context, Proposal, Subject
 from tilewright.proposers.retune.facts import in_loop
 from tilewright.proposers.retune.flow import Flow
-from tilewright.proposers.retune.signatures import argument_text, fresh_name, is_pure, with_constexpr
+from tilewright.proposers.retune.signatures import argument_text, fresh_name, is_pure, with_argument
 from tilewright.proposers.retune.trees import (
     ancestors,
     replace_nodes,
@@ -314,7 +314,7 @@ def _rewritten(subject: Subject, base: str, leaves: Mapping[cst.Name, Occurrence
         return None
     changes[place] = inserted
     source = replace_nodes(view.module, changes).code
-    return with_constexpr(source, subject.name, flag, guard) if any(guard) else source
+    return with_argument(source, subject.name, flag, guard, constexpr=True) if any(guard) else source
 
 
 def _lines(lines: Sequence[str], flag: str, flat: Mapping[str, str], *, is_guarded: bool) -> str:

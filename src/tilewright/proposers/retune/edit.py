@@ -57,12 +57,21 @@ def permitted_changes(rules: StageRules) -> frozenset[Change]:
 
 @dataclass(frozen=True)
 class Context:
-    """What the edits know beside the source: the stage's rules, the target, compiled resources, a profile."""
+    """What the edits know beside the source.
+
+    Attributes:
+        rules: the stage's.
+        gpu: the target.
+        resources: what the compiler says of the kernels.
+        metrics: a profile, kernel -> metric -> value.
+        given_tiles: the constexpr arguments that the given code has; what another edit put in is not retiled.
+    """
 
     rules: StageRules
     gpu: Gpu
     resources: tuple[KernelResources, ...] = ()
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    given_tiles: frozenset[str] | None = None
 
     def of(self, kernel: str) -> tuple[KernelResources, ...]:
         """The compiled resources of one kernel, one for each configuration."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -19,6 +20,8 @@ from tilewright.values.verdict import KernelResources
 
 #: Candidates that are returned at most; the search measures as many of them as its effort allows.
 MAX_CANDIDATES = 40
+#: What each further proposal of one chain of edits is worth, beside the one before.
+_PATIENCE = 0.9
 #: Structural variants that the tuning edits start from.
 _MAX_BASES = 4
 
@@ -63,7 +66,7 @@ def _proposals(code: str, view: View, context: Context) -> Iterator[Proposal]:
         yield from structures
         bases = sorted(structures, key=lambda proposal: -proposal.gain)[: _MAX_BASES - 1]
         for base in [start, *bases]:
-            yield from _tuned(base, kernel, context)
+            yield from _tuned(code, base, kernel, context)
 
 
 def _structures(start: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
@@ -78,8 +81,11 @@ def _structures(start: Proposal, kernel: str, context: Context) -> Iterator[Prop
             yield chain
 
 
-def _tuned(base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
+def _tuned(code: str, base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
     """The tuning edits on one base; an autotune list is resolved first, and what comes out is tuned further."""
+    given = subject_of(code, kernel)
+    if given is not None:
+        context = replace(context, given_tiles=frozenset(given.kernel.constexprs))
     starts = [base]
     for edit in _permitted(TUNING, context):
         fresh = [base] if edit.name == "insert_autotune" else starts
@@ -117,8 +123,15 @@ def _unique(proposals: Iterable[Proposal], code: str) -> list[Proposal]:
 
 
 def _ordered(proposals: Sequence[Proposal], rules: StageRules) -> list[Proposal]:
-    """By expected gain; one with the conservative baseline is among the first three, as the rules want it tried."""
+    """By expected gain, varied; the conservative baseline, which the rules want tried, is among the first three."""
     ordered = sorted(proposals, key=lambda proposal: -proposal.gain)
+    seen: Counter[tuple[str, ...]] = Counter()
+    discounted: list[tuple[float, Proposal]] = []
+    for proposal in ordered:
+        # Of many that differ in numbers alone, the later ones wait for the first of another kind.
+        discounted.append((proposal.gain * _PATIENCE ** seen[proposal.edits], proposal))
+        seen[proposal.edits] += 1
+    ordered = [proposal for _, proposal in sorted(discounted, key=lambda pair: -pair[0])]
     baseline = rules.conservative_baseline
     if baseline is None:
         return ordered

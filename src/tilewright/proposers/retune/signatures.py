@@ -1,4 +1,4 @@
-"""Adding a compile-time argument to a kernel and to all of its launches."""
+"""Adding an argument to a kernel and to all of its launches."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ def fresh_name(view: View, wanted: str) -> str:
     return next(name for number in range(2, 1000) if (name := f"{wanted}_{number}") not in taken)
 
 
-def with_constexpr(source: str, kernel: str, name: str, values: Sequence[str]) -> str:
-    """The module with `name: tl.constexpr` at the end of a kernel's parameters.
+def with_argument(source: str, kernel: str, name: str, values: Sequence[str], *, constexpr: bool = False) -> str:
+    """The module with a parameter `name` at the end of a kernel's, given at every launch.
 
     Args:
         source: the module.
         kernel: the kernel's name.
         name: of the new parameter.
         values: the text of the value at each launch, in the order of the launches.
+        constexpr: whether it is `tl.constexpr`.
     """
     view = view_of(source)
     found = view.kernel(kernel)
@@ -34,22 +35,23 @@ def with_constexpr(source: str, kernel: str, name: str, values: Sequence[str]) -
     changes: dict[cst.CSTNode, cst.CSTNode] = {
         site.call: with_keywords(site.call, {name: value}) for site, value in zip(found.launches, values, strict=True)
     }
-    changes[found.function.params] = _with_parameter(found, f"{view.language}.constexpr", name)
+    changes[found.function.params] = _with_parameter(found, f"{view.language}.constexpr" if constexpr else None, name)
     return replace_nodes(view.module, changes).code
 
 
-def _with_parameter(kernel: Kernel, annotation: str, name: str) -> cst.Parameters:
+def _with_parameter(kernel: Kernel, annotation: str | None, name: str) -> cst.Parameters:
     params = list(kernel.function.params.params)
     last = params[-1]
     added = cst.Param(
         cst.Name(name),
-        annotation=cst.Annotation(cst.parse_expression(annotation)),
+        annotation=cst.Annotation(cst.parse_expression(annotation)) if annotation is not None else None,
         default=cst.Name("None") if last.default is not None else None,
         comma=last.comma,
         whitespace_after_param=last.whitespace_after_param,
     )
-    gap = _gap(kernel)
-    before = last.with_changes(comma=cst.Comma(whitespace_after=gap), whitespace_after_param=cst.SimpleWhitespace(""))
+    before = last.with_changes(
+        comma=cst.Comma(whitespace_after=_gap(kernel)), whitespace_after_param=cst.SimpleWhitespace("")
+    )
     return kernel.function.params.with_changes(params=[*params[:-1], before, added])
 
 

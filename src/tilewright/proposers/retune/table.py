@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tilewright.proposers.retune.address_edits import flatten_addresses
+from tilewright.proposers.retune.coarsen import coarsen_programs
 from tilewright.proposers.retune.edit import Change, Edit
 from tilewright.proposers.retune.schedule_edits import (
     insert_autotune,
@@ -19,6 +20,12 @@ STRUCTURE: tuple[Edit, ...] = (
         "(o // W) * s_h + (o % W) * s_w -> o * s_w, where s_h == W * s_w",
         frozenset({Change.ADDRESS, Change.CONSTEXPR}),
         flatten_addresses,
+    ),
+    Edit(
+        "coarsen_programs",
+        "p = tl.program_id(a) -> p = tl.program_id(a) * B + tl.arange(0, B), a trailing axis of B where p goes",
+        frozenset({Change.GRID, Change.ADDRESS, Change.ORDER}),
+        coarsen_programs,
     ),
 )
 

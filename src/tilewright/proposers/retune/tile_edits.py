@@ -22,6 +22,7 @@ from tilewright.proposers.retune.trees import (
     names_in,
     replace_nodes,
     statement_of,
+    walk,
     with_keywords,
 )
 from tilewright.proposers.retune.view import view_of
@@ -81,7 +82,7 @@ def _setting(subject: Subject, tile: FreeTile) -> TileSetting | None:
         literals.append(literal)
         if tile.by_program and not scope.grid_follows(arg.value, tile.name):
             # The grid may be computed from the same number, written out again.
-            again = scope.grid_literals(literal) if literal is arg.value else []
+            again = _written_again(subject, scope, literal) if literal is arg.value else []
             if not again:
                 return None
             literals += again
@@ -90,6 +91,14 @@ def _setting(subject: Subject, tile: FreeTile) -> TileSetting | None:
     if value is None or value < 1 or value & (value - 1):
         return None
     return TileSetting(tile, value, tuple(dict.fromkeys(literals)))
+
+
+def _written_again(subject: Subject, scope: HostScope, literal: cst.Integer) -> list[cst.Integer]:
+    """The same number in the grid; none where it also stands in other places of the function around the launch."""
+    again = scope.grid_literals(literal)
+    holder = scope.site.function if scope.site.function is not None else subject.view.module
+    same = [node for node in walk(holder) if isinstance(node, cst.Integer) and node.value == literal.value]
+    return again if {id(node) for node in same} <= {id(node) for node in (*again, literal)} else []
 
 
 # -- the edit -------------------------------------------------------------------------------------------------
@@ -105,7 +114,10 @@ class _Tiling:
 
 def retile(subject: Subject, context: Context) -> Iterator[Proposal]:
     """`BLOCK = n` -> `BLOCK = n * 2**k`, several tiles together, with warps to suit."""
-    settings = settings_of(subject)
+    given = context.given_tiles
+    settings = tuple(
+        setting for setting in settings_of(subject) if given is None or setting.tile.name.split(" and ")[0] in given
+    )
     current = launch_options(subject.kernel)
     if not settings or current is None:
         return
@@ -143,6 +155,12 @@ def _fixed_extents(subject: Subject, settings: Sequence[TileSetting]) -> list[Ex
         if name in ranged and size:
             found.append(Extent(size, size, False, False))
     return found
+
+
+def known_extents(subject: Subject) -> list[Extent]:
+    """All block sizes of a kernel that are written as numbers."""
+    settings = settings_of(subject)
+    return [*_fixed_extents(subject, settings), *_extents(settings, [setting.value for setting in settings])]
 
 
 def _distance(tiling: _Tiling, now: _Tiling) -> float:
