@@ -135,10 +135,20 @@ def bind(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple
     binder = kernel.device_caches[0][-1]
     options = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
     bound, specialization, _ = binder(*args, **options, debug=False)
+    declared = {parameter.name for parameter in kernel.params if parameter.is_constexpr}
     return tuple(
-        BoundArgument(name, str(kind[0]), isinstance(kind[1], str) and "D" in kind[1], value)
+        BoundArgument(name, _declared_type(str(kind[0]), name in declared, value), _divisible(kind[1]), value)
         for (name, value), kind in zip(bound.items(), specialization, strict=False)
     )
+
+
+def _declared_type(bound: str, is_constexpr: bool, value: Any) -> str:
+    # Triton makes a constant of an integer that is 1; for people it stays the integer that it was passed as.
+    return "i32" if bound == "constexpr" and not is_constexpr and type(value) is int else bound
+
+
+def _divisible(attribute: Any) -> bool:
+    return isinstance(attribute, str) and "D" in attribute
 
 
 def compile_launch(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Compiled:

@@ -61,6 +61,7 @@ class LaunchArgument:
         value: the value of a scalar or constexpr; None for pointers.
         shape, stride: of the tensor behind a pointer, in elements; empty for scalars.
         divisible_by_16: what Triton would specialise on (pointers: address; integers: value).
+        storage: number of the memory behind a pointer, the same for tensors that share it; 0 for scalars.
     """
 
     name: str
@@ -69,17 +70,24 @@ class LaunchArgument:
     shape: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     divisible_by_16: bool = False
+    storage: int = 0
 
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel launch as a candidate makes it on given inputs: what would run, without running it."""
+    """One kernel launch as a candidate makes it on given inputs: what would run, without running it.
+
+    Attributes:
+        grid: as launched, padded with 1.
+        alternatives: the same launch under the other configurations of an autotune list.
+    """
 
     kernel: str
     grid: tuple[int, int, int]
     arguments: tuple[LaunchArgument, ...]
     num_warps: int
     num_stages: int
+    alternatives: tuple[Launch, ...] = ()
 
     @property
     def programs(self) -> int:

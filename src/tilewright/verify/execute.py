@@ -34,7 +34,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         bench = _Bench(job, tensors, emit, watch, source)
         bench.module = runtime.load_candidate(Path.cwd())
         stop = time.monotonic() + float(job["budget_s"])
-        for index, probe in enumerate(job["probes"]):
+        for probe in job["probes"]:
+            index = int(probe["index"])
             choice = 0
             while choice < min(watch.configurations, MAX_CONFIGURATIONS):
                 left = stop - time.monotonic()
@@ -80,7 +81,7 @@ class _Bench:
         except runtime.TooDearError as error:
             report["skipped"] = str(error)
         except Exception as error:
-            report["error"] = _describe(error)
+            report["error"] = describe(error)
         report |= {
             "launches": dict(self.watch.launches),
             "grids": {name: grids[:8] for name, grids in self.watch.grids.items()},
@@ -124,7 +125,7 @@ class _Bench:
             }
 
 
-def _describe(error: Exception) -> dict[str, Any]:
+def describe(error: Exception) -> dict[str, Any]:
     """What was raised, and the line of the candidate where."""
     lines: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
     inner: BaseException = error

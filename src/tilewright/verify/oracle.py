@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -34,6 +35,8 @@ Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 _SCALES = (1.0, 4.0, 1 / 4, 16.0, 1 / 16, 1 / 64, 1 / 128, 1 / 256)
 #: A scale must answer so many times better than one nearer to the module's own; one that is good enough ends it.
 _BETTER, _ENOUGH = 1.25, 0.3
+#: Seconds for one probe where the reference itself has to be interpreted.
+_INTERPRETED_S = 15.0
 #: An output that answers at fewer of its elements than this proves little.
 SENSITIVE = 0.05
 #: Mantissa bits of an operand by precision class.
@@ -44,18 +47,23 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     """The entry: see the module."""
     torch.manual_seed(0)
     source = cloudpickle.loads(base64.b64decode(job["source"]))
-    with runtime.kernel_environment(job) if job["given_code"] else contextlib.nullcontext():
+    with runtime.kernel_environment(job) if job["given_code"] else contextlib.nullcontext(runtime.Watch()) as watch:
         oracle = Oracle(Subject.of(source), job["precision"], job["device"], bool(job["given_code"]))
         plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])
         emit("plan", _plan_data(plan, oracle), None)
         sent: set[str] = set()
         for index, probe in enumerate(plan.probes):
             key = f"{probe.constructor}:{probe.weights}"
+            watch.deadline = time.monotonic() + _INTERPRETED_S
             state = oracle.weights(plan, probe)
             if key not in sent:
                 emit(f"weights {key}", {}, state)
                 sent.add(key)
-            answer = oracle.answer(plan, probe)
+            try:
+                answer = oracle.answer(plan, probe)
+            except runtime.TooDearError as error:
+                emit(f"probe {index}", {"skipped": str(error)}, None)
+                continue
             packed: dict[str, torch.Tensor] = {}
             data = {
                 "inputs": wire.pack(answer.inputs, packed, "inputs"),
@@ -143,6 +151,8 @@ class Oracle:
         """Weights at the scale at which the output answers best to the task's own inputs."""
         module = self._pristine(plan.constructors[probe.constructor])
         best, state = 0.0, draws.redraw_weights(module, 1.0, seed=17)
+        if self.given_code:
+            return state  # each try would be interpreted
         for scale in _SCALES:
             candidate = draws.redraw_weights(module, scale, seed=17)
             strength = self.response(plan, probe, candidate).strength
@@ -284,7 +294,8 @@ def _own_probes(
         return
     place = tuple(sorted(sizes.items()))
     probe = Probe(name, Family.OWN, sizes=place)
-    oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
+    if not oracle.given_code:
+        oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
     for seed in range(effort.seeds if oracle.device == "cuda" else 1):
         plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
     plan.probes.append(

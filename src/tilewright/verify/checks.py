@@ -1,0 +1,259 @@
+"""Every check of the gate, as a table: its name, what it does, and why it exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tilewright.values.verdict import Severity
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check.
+
+    Attributes:
+        name: stable, `group.subject`.
+        severity: of its findings, unless the finding's circumstances make it weigh less.
+        what: what it does, one sentence.
+        why: why it exists, with the rule or the experience behind it.
+        form: it is about the form of an answer to a document, not about what the code computes.
+    """
+
+    name: str
+    severity: Severity
+    what: str
+    why: str
+    form: bool = False
+
+
+_E, _L, _N = Severity.ERROR, Severity.LIMIT, Severity.NOTE
+
+#: In the order in which the gate runs them.
+CHECKS: tuple[Check, ...] = (
+    Check(
+        "contract.parse", _E,
+        "The source is one Python file that parses and defines class ModelNew.",
+        "Nothing else can be checked of code that does not parse.",
+    ),
+    Check(
+        "contract.order", _E,
+        "Parts stand in the order: imports, kernels, wrappers, class ModelNew; constants and helper classes may stand between.",
+        "The documents' output rule 1; readers and tools that splice kernels rely on it.",
+        form=True,
+    ),
+    Check(
+        "contract.imports", _E,
+        "torch, torch.nn, triton and triton.language are imported; nothing beyond them and the standard library is.",
+        "The documents' output rules name the imports; a candidate must run where only torch and triton are installed.",
+        form=True,
+    ),
+    Check(
+        "contract.forbidden", _E,
+        "No function that Triton lacks is named (tl.tanh, tl.sigmoid, ...), also not through an alias or getattr.",
+        "The documents' API constraints; such code fails at its first launch.",
+    ),
+    Check(
+        "contract.unknown_name", _E,
+        "Every name taken from triton.language exists in the installed Triton.",
+        "Models invent functions; the compiler says so only when the kernel is first launched.",
+    ),
+    Check(
+        "contract.test_code", _E,
+        "No `if __name__`, get_inputs, get_init_inputs, test function, or call at the top level.",
+        "The documents' output rule 2; code at the top level runs on import, also in production.",
+        form=True,
+    ),
+    Check(
+        "contract.jit", _E,
+        "Every function that uses tl.program_id, tl.load or tl.store is decorated with @triton.jit.",
+        "Output rule: without it, the launch is a TypeError.",
+    ),
+    Check(
+        "contract.power_of_two", _E,
+        "Ranges of tl.arange and tile sizes are powers of two: literals, configurations, and values at the launches.",
+        "Triton's blocks are powers of two; anything else fails to compile.",
+    ),
+    Check(
+        "contract.arange_runtime", _L,
+        "The bounds of tl.arange are compile-time constants.",
+        "A kernel with `tl.arange(0, n)` over a run-time n cannot compile, whatever n is: its branch is dead.",
+    ),
+    Check(
+        "contract.grid", _E,
+        "Each launch has between one and three grid axes, each positive.",
+        "A grid of zero programs writes nothing, and the output is what memory held before.",
+    ),
+    Check(
+        "contract.axis", _E,
+        "tl.program_id and tl.num_programs take axis 0, 1 or 2.",
+        "There are three grid axes.",
+    ),
+    Check(
+        "contract.jump_in_loop", _E,
+        "No break, continue or return inside a loop of a kernel.",
+        "Triton's language has no such jumps; masks say the same.",
+    ),
+    Check(
+        "contract.tensor_index", _E,
+        "No indexing of a tensor with a loop variable (`x[:, i]`).",
+        "A block lives in registers across threads: it has no element access.",
+    ),
+    Check(
+        "contract.mask_shape", _E,
+        "The mask of tl.load and tl.store has as many dimensions as the pointers.",
+        "Triton broadcasts dimensions of size 1, not missing ones; a mask of another rank is an error or masks the wrong axis.",
+    ),
+    Check(
+        "contract.one_store", _E,
+        "One store for each output; disjoint tiles of one output count as one. Strict: one literal tl.store.",
+        "Fusion's gain is the intermediate stores that it removes: the documents' stage rules.",
+    ),
+    Check(
+        "contract.store_then_load", _E,
+        "No kernel loads through a pointer after it stored through it.",
+        "Other programs' stores are not ordered with this one's loads; and the value was in registers.",
+    ),
+    Check(
+        "contract.intermediate", _E,
+        "No memory that a kernel writes is read by a later step, unless it is declared scratch.",
+        "The stage rule `tl.store() for intermediate results - NEVER`.",
+        form=True,
+    ),
+    Check(
+        "contract.stage_warps", _E,
+        "num_warps of every configuration and launch is one that the stage permits.",
+        "The stage's rules: a document's tuning space is part of the task.",
+        form=True,
+    ),
+    Check(
+        "contract.stage_stages", _E,
+        "num_stages of every configuration and launch is one that the stage permits.",
+        "The stage's rules: a document's tuning space is part of the task.",
+        form=True,
+    ),
+    Check(
+        "contract.stage_configs", _E,
+        "An autotune list has at most as many configurations as the stage permits.",
+        "Each configuration is compiled and timed on a user's first call.",
+        form=True,
+    ),
+    Check(
+        "contract.stage_baseline", _E,
+        "An autotune list holds the stage's conservative baseline.",
+        "The stage's rules: there must be a configuration to fall back to.",
+        form=True,
+    ),
+    Check(
+        "record.run", _E,
+        "The candidate's forward pass can be recorded on tensors without data.",
+        "What cannot even be built and called on shapes does not run.",
+    ),
+    Check(
+        "record.shapes", _N,
+        "The candidate's launches depend on shapes alone.",
+        "Where they depend on data, registers and shared memory can be told only at other shapes.",
+    ),
+    Check(
+        "compile.error", _E,
+        "Every launch compiles for the target, under every configuration.",
+        "The interpreter accepts what the compiler refuses; the wheel's own ptxas needs no GPU.",
+    ),
+    Check(
+        "compile.shared", _E,
+        "No kernel needs more shared memory than a block of the target has.",
+        "Such a launch fails with OutOfResources on the GPU only.",
+    ),
+    Check(
+        "compile.threads", _E,
+        "No kernel asks for more threads than a block of the target has.",
+        "Such a launch fails on the GPU only.",
+    ),
+    Check(
+        "compile.spill", _N,
+        "Says where registers spill to local memory.",
+        "Spills cost bandwidth; they are no error.",
+    ),
+    Check(
+        "correctness.reference", _E,
+        "The reference itself runs on the probes.",
+        "Without it there is nothing to compare with.",
+    ),
+    Check(
+        "correctness.raises", _E,
+        "The candidate runs on every probe that the reference accepts.",
+        "A kernel that raises at another size is right for some sizes only.",
+    ),
+    Check(
+        "correctness.value", _E,
+        "Outputs lie within a multiple of the reference's own error of the float64 oracle, norm-wise and element-wise.",
+        "Constant tolerances (1e-2 and more) have let wrong kernels pass in every public benchmark of generated kernels: "
+        "KernelBench issues 82 and 97, the corrections to the AI CUDA Engineer's results (2025).",
+    ),
+    Check(
+        "correctness.not_finite", _E,
+        "Infinities and NaN stand where the reference has them, and nowhere else.",
+        "An overflow that a clamp swallows, or a NaN that a maximum drops, is a wrong value that looks right.",
+    ),
+    Check(
+        "correctness.shape", _E,
+        "Number, shape and data type of the outputs are the reference's.",
+        "Broadcasting hides a wrong shape in a naive comparison.",
+    ),
+    Check(
+        "correctness.device", _E,
+        "Outputs lie on the device of the inputs.",
+        "A result left on the host is not the module that was asked for.",
+    ),
+    Check(
+        "correctness.parameters", _E,
+        "Every parameter of the reference has its counterpart in the candidate, by name, or by shape where names differ.",
+        "A drop-in module takes the same state_dict; parameters of its own would be random.",
+    ),
+    Check(
+        "correctness.no_kernel", _E,
+        "The candidate launches at least one Triton kernel of its own on the task's own configuration.",
+        "A run that launches none proves nothing about the kernels, and is no faster than PyTorch.",
+    ),
+    Check(
+        "inputs.insensitive", _N,
+        "Measures whether the reference's output answers to the task's own inputs at all.",
+        "Where the output is constant, any kernel passes on those inputs; 15 of KernelBench's level 2 are like that.",
+    ),
+    Check(
+        "inputs.skipped", _N,
+        "Names the probes that were too dear to run.",
+        "A probe that was not run must not look like one that passed.",
+    ),
+    Check(
+        "sandbox.crash", _E,
+        "The candidate's process lives until it has answered.",
+        "A crash, os._exit or a kill is no answer.",
+    ),
+    Check(
+        "sandbox.timeout", _E,
+        "The candidate ends by its deadline.",
+        "A kernel that hangs in one case hangs its user.",
+    ),
+    Check(
+        "sandbox.memory", _E,
+        "The candidate stays within its memory.",
+        "What needs many times its inputs' memory does not fit beside a model.",
+    ),
+    Check(
+        "sandbox.processes", _E,
+        "The candidate starts no more processes than allowed.",
+        "Kernels need none.",
+    ),
+    Check(
+        "sandbox.garbage", _E,
+        "What comes back from the candidate's process is what the wrapper writes there.",
+        "The verdict must not depend on a channel that the candidate can write to.",
+    ),
+    Check(
+        "sandbox.unprotected", _N,
+        "Says which protection this system does not offer.",
+        "A user must know that a candidate could reach the network.",
+    ),
+)  # fmt: skip
+
+BY_NAME = {check.name: check for check in CHECKS}

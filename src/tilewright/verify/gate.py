@@ -1,0 +1,309 @@
+"""The gate: contract, compile, correctness, in this order. One verdict for a candidate, whoever wrote it."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Any
+
+import cloudpickle
+import torch
+
+from tilewright.errors import InputMismatchError, MissingReferenceError
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate, Origin
+from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
+from tilewright.verify import judge
+from tilewright.verify.checks import BY_NAME
+from tilewright.verify.constants import integer_constants
+from tilewright.verify.contract import check_contract, finding
+from tilewright.verify.judge import Expected
+from tilewright.verify.launch_rules import check_launches
+from tilewright.verify.oracle import SENSITIVE
+from tilewright.verify.planning import Crossing, Family, Probe
+from tilewright.verify.record import Recorded, record_fully
+from tilewright.verify.runtime import FILE, gpu_figures
+from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
+from tilewright.verify.syntax import LANGUAGE, Source
+
+Progress = Callable[[str], None]
+
+#: Seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
+_BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
+_ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
+
+_SANDBOX_CHECKS = {
+    Outcome.CRASH: "sandbox.crash",
+    Outcome.TIMEOUT: "sandbox.timeout",
+    Outcome.MEMORY: "sandbox.memory",
+    Outcome.PROCESSES: "sandbox.processes",
+    Outcome.GARBAGE: "sandbox.garbage",
+}
+
+
+def verify(
+    task: Task, candidate: Candidate, *, effort: str = "quick", progress: Progress | None = None
+) -> Verdict:
+    """Judge a candidate.
+
+    Args:
+        task: what is right, how it is called, and on what it is to run; it must have a reference.
+        candidate: the source to judge. It runs in sandboxed processes only.
+        effort: `none`, `quick` or `full`: how many probes, and how much time they may take.
+        progress: told what is being done.
+
+    Returns:
+        the verdict; whatever the candidate does, this returns one.
+
+    Raises:
+        MissingReferenceError: the task does not say what is right.
+        InputMismatchError: the reference cannot be built or run on its own inputs.
+    """
+    if task.reference is None:
+        raise MissingReferenceError(
+            "the task does not say what is right",
+            hint="give --reference FILE, or --init and --inputs to take the given code as the specification",
+        )
+    started = time.monotonic()
+    say = progress or (lambda text: None)
+    gate = _Gate(task, candidate, effort if effort in _BUDGET_S else "quick", say)
+    verdict = gate.run()
+    return replace(verdict, seconds=time.monotonic() - started)
+
+
+@dataclass
+class _Gate:
+    task: Task
+    candidate: Candidate
+    effort: str
+    say: Progress
+
+    def run(self) -> Verdict:
+        self.say("contract")
+        findings = list(check_contract(self.candidate.source, self.task.output_rules, self.task.rules))
+        if any(one.check == "contract.parse" for one in findings):
+            return Verdict(tuple(findings))
+        source = Source.parse(self.candidate.source)
+        self.say("compile and oracle")
+        with ThreadPoolExecutor(2) as pool:
+            recording = pool.submit(record_fully, self.task, self.candidate, self.task.gpu)
+            answers = pool.submit(self._ask_oracle)
+            recorded, oracle = recording.result(), answers.result()
+        findings += self._compile_findings(recorded, source)
+        plan = oracle.part("plan")
+        if plan is None:
+            raise InputMismatchError(f"the reference cannot be run: {_last_line(oracle)}")
+        expected = judge.read_expected(oracle, [_probe(data) for data in plan.data["probes"]])
+        findings += _input_findings(plan.data, oracle, expected)
+        self.say("correctness")
+        errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
+        findings += found
+        how = "gpu" if _on_gpu() else "interpreter"
+        weighed = tuple(self._weighed(one) for one in findings)
+        return Verdict(weighed, tuple(errors), recorded.resources, launches, how, str(plan.data["kind"]))
+
+    def _weighed(self, found: Finding) -> Finding:
+        """Rules on the form of an answer bind answers, not the code that was given or somebody's file."""
+        check = BY_NAME.get(found.check)
+        given = self.candidate.origin is Origin.DOCUMENT or (
+            self.candidate.origin is Origin.FILE and self.task.document is None
+        )
+        if check is not None and check.form and given and found.severity is Severity.ERROR:
+            return replace(found, severity=Severity.NOTE)
+        if found.severity is Severity.LIMIT and self._own_code:
+            return replace(found, severity=Severity.ERROR)
+        return found
+
+    @property
+    def _own_code(self) -> bool:
+        return self.candidate.origin is Origin.SYNTHESIZE
+
+    def _compile_findings(self, recorded: Recorded, source: Source) -> Iterator[Finding]:
+        yield from recorded.findings
+        yield from check_launches(recorded, source, self.task.rules, len(self.candidate.scratch))
+
+    def _job(self, entry: str) -> dict[str, Any]:
+        return {
+            "entry": entry,
+            "source": base64.b64encode(cloudpickle.dumps(self.task.reference)).decode(),
+            "gpu": gpu_figures(self.task.gpu),
+            "device": "cuda" if _on_gpu() else "cpu",
+            "needs_reference": self.candidate.needs_reference,
+        }
+
+    def _ask_oracle(self) -> JobResult:
+        job = self._job("tilewright.verify.oracle:run") | {
+            "precision": self.task.precision.value,
+            "constants": integer_constants(self.candidate.source),
+            "effort": self.effort,
+            "given_code": self.task.given_code_is_specification,
+        }
+        environment = {"TRITON_INTERPRET": "1"} if self.task.given_code_is_specification and not _on_gpu() else {}
+        return run_job(
+            job, deadline_s=_ORACLE_DEADLINE_S[self.effort], limits=_limits(), environment=environment
+        )
+
+    def _correctness(
+        self,
+        plan: Mapping[str, Any],
+        oracle: JobResult,
+        expected: Sequence[Expected | None],
+        recorded: Recorded,
+        source: Source,
+    ) -> tuple[list[ErrorRow], Mapping[str, int], list[Finding]]:
+        result = self._execute(plan, oracle, expected)
+        precision = self.task.precision.value
+        reduced = _reduces(recorded, source) if _on_gpu() else False
+        pool = {name: judge.pooled(expected, name) for name in {"ieee", precision}}
+        outcomes = []
+        for part in result.parts:
+            index = _run_index(part.name, len(expected))
+            answer = expected[index] if index is not None else None
+            if answer is None:
+                continue
+            class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
+            outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
+        found = judge.findings_of(expected, outcomes, self._own_code)
+        found += _run_findings(result, outcomes, expected)
+        launches: dict[str, int] = {}
+        for outcome in outcomes:
+            for name, count in outcome.launches.items():
+                launches[name] = launches.get(name, 0) + count
+        return judge.error_rows(expected, outcomes, precision), launches, found
+
+    def _execute(self, plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]) -> JobResult:
+        tensors: dict[str, torch.Tensor] = {}
+        probes: list[dict[str, Any]] = []
+        for index, answer in enumerate(expected):
+            if answer is None:
+                continue
+            own = answer.probe.family is Family.OWN
+            prefix = f"p{index}."
+            part = oracle.part(f"probe {index}")
+            assert part is not None
+            tensors |= {f"{prefix}{n}": t for n, t in part.tensors.items() if n.startswith("inputs.")}
+            probes.append(
+                {
+                    "index": index,
+                    "constructor": answer.probe.constructor,
+                    "weights_key": answer.weights_key,
+                    "inputs": _prefixed(answer.inputs, prefix),
+                    "precision": self.task.precision.value if own else "ieee",
+                }
+            )
+        for part in oracle.parts:
+            if part.name.startswith("weights "):
+                key = part.name.removeprefix("weights ")
+                tensors |= {f"{key}|{name}": tensor for name, tensor in part.tensors.items()}
+        budget = _BUDGET_S[self.effort]
+        job = self._job("tilewright.verify.execute:run") | {
+            "constructors": plan["constructors"],
+            "probes": probes,
+            "budget_s": budget,
+        }
+        environment = {} if _on_gpu() else {"TRITON_INTERPRET": "1"}
+        deadline = 2 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
+        return run_job(
+            job, tensors, deadline_s=deadline, limits=_limits(), environment=environment,
+            files={FILE: self.candidate.source},
+        )  # fmt: skip
+
+
+def _on_gpu() -> bool:
+    return bool(torch.cuda.is_available())
+
+
+def _limits() -> Limits:
+    """Most of this machine's memory: the inputs of a task may need it."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Limits(memory_bytes=max(int(total * 0.7), 2 << 30), cuda=_on_gpu(), cpu_s=3600, result_bytes=32 << 30, file_bytes=32 << 30)
+
+
+def _last_line(result: JobResult) -> str:
+    lines = [line for line in result.stderr.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else result.message
+
+
+def _probe(data: Mapping[str, Any]) -> Probe:
+    """A probe as the oracle's process sent it."""
+    return Probe(
+        str(data["name"]),
+        Family(data["family"]),
+        int(data["constructor"]),
+        tuple(((int(member[0]), int(member[1])), int(size)) for member, size in data["sizes"]),
+        str(data["weights"]),
+        str(data["draw"]),
+        int(data["seed"]),
+        str(data["group"]),
+        int(data["size"]),
+        tuple(Crossing(str(c["what"]), int(c["value"]), int(c["constant"])) for c in data["crossings"]),
+    )
+
+
+def _prefixed(tree: Any, prefix: str) -> Any:
+    """A packed tree whose tensors go by another name."""
+    if isinstance(tree, list):
+        return [_prefixed(item, prefix) for item in tree]
+    if isinstance(tree, dict):
+        if "$tensor" in tree:
+            return {**tree, "$tensor": prefix + tree["$tensor"]}
+        return {key: _prefixed(value, prefix) for key, value in tree.items()}
+    return tree
+
+
+def _run_index(name: str, count: int) -> int | None:
+    words = name.split(" ")
+    if len(words) != 3 or words[0] != "run" or not (words[1].isdigit() and words[2].isdigit()):
+        return None
+    return int(words[1]) if int(words[1]) < count else None
+
+
+def _reduces(recorded: Recorded, source: Source) -> bool:
+    """True where kernels multiply, or take operands, in less than float32."""
+    dots = any(any(function.calls(f"{LANGUAGE}.dot")) for function in source.functions)
+    narrow = any("16" in argument.type for launch in recorded.recording.launches for argument in launch.arguments)
+    return dots or narrow
+
+
+def _input_findings(plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]) -> Iterator[Finding]:
+    share = float(plan["response"])
+    if share < SENSITIVE:
+        text = (
+            f"with the task's own inputs and weights {share:.1%} of the output answers to the inputs: "
+            "they prove little; probes with redrawn weights decide"
+        )
+        yield replace(finding("inputs.insensitive", text), evidence={"share": share})
+    skipped = [str(item) for item in plan["skipped"]]
+    if skipped:
+        yield finding("inputs.skipped", f"too dear to run: {'; '.join(dict.fromkeys(skipped))}")
+    unanswered = sum(answer is None for answer in expected)
+    if unanswered:
+        yield finding("correctness.reference", f"the reference gave no answer on {unanswered} probes: {_last_line(oracle)}")
+
+
+def _run_findings(
+    result: JobResult, outcomes: Sequence[judge.Outcome], expected: Sequence[Expected | None]
+) -> list[Finding]:
+    """What the runs as a whole say: how the process ended, kernels, parameters, what was skipped."""
+    found = [finding("sandbox.unprotected", note) for note in result.notes]
+    if result.outcome is not Outcome.OK:
+        reached = f" (after {len(outcomes)} runs)" if outcomes else ""
+        found.append(finding(_SANDBOX_CHECKS[result.outcome], f"its process: {result.message}{reached}"))
+    ran = [outcome for outcome in outcomes if outcome.problem not in {"skipped", "correctness.raises"}]
+    must = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family in {Family.OWN, Family.VALUE}]
+    if must and not any(outcome.launches for outcome in must):
+        found.append(finding("correctness.no_kernel", "no Triton kernel of the candidate was launched: nothing is proved"))
+    lost = sorted({name for outcome in ran for name in outcome.parameters})
+    if lost:
+        found.append(finding("correctness.parameters", f"parameters without a counterpart: {', '.join(lost)}"))
+    if not ran and result.outcome is Outcome.OK and not any(o.problem == "correctness.raises" for o in outcomes):
+        found.append(finding("correctness.no_kernel", "no probe could be run in the time allowed: nothing is proved"))
+    skipped = [o for o in outcomes if o.problem == "skipped"]
+    if skipped:
+        names = list(dict.fromkeys(e.probe.name for o in skipped if (e := expected[o.index]) is not None))
+        found.append(finding("inputs.skipped", f"not run, the interpreter's time was up: {'; '.join(names)}"))
+    return found

@@ -1,0 +1,221 @@
+"""What a candidate would launch at the task's own shapes, and what its kernels need on the target. No GPU is used."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cloudpickle
+
+from tilewright.gpu.gpu import Gpu
+from tilewright.task.task import ModuleSource, Task
+from tilewright.values.candidate import Candidate, Launch, LaunchArgument, NativeCall, Recording
+from tilewright.values.serialise import JsonValue
+from tilewright.values.verdict import Finding, KernelResources, Severity
+from tilewright.verify.runtime import FILE, gpu_figures
+from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
+
+#: Wall seconds for building, recording and compiling.
+DEADLINE_S = 240.0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Everything that a recording run brought.
+
+    Attributes:
+        recording: the steps of a forward pass.
+        resources: of each distinct launch that compiles.
+        findings: what went wrong.
+        intermediates: how many pieces of memory a kernel writes and a later step reads, and are not returned.
+        grids: kernel -> grids as launched, unpadded.
+    """
+
+    recording: Recording
+    resources: tuple[KernelResources, ...]
+    findings: tuple[Finding, ...]
+    steps: tuple[Mapping[str, Any], ...] = ()
+    outputs: tuple[int, ...] = ()
+    given: tuple[int, ...] = ()
+    output_count: int = 0
+
+
+def record(
+    task: Task, candidate: Candidate, gpu: Gpu
+) -> tuple[Recording, tuple[KernelResources, ...], tuple[Finding, ...]]:
+    """Record a candidate's forward pass on meta tensors of the task's own shapes, and compile every launch.
+
+    Args:
+        task: says how the module is built and called; it must have a reference.
+        candidate: what is recorded; it runs in a sandbox.
+        gpu: the target that kernels are compiled for.
+
+    Returns:
+        the steps in order (launches evaluated, native calls with bytes and operations); registers, spills and
+        shared memory of each kernel and configuration; findings (`record.*`, `compile.*`).
+    """
+    recorded = record_fully(task, candidate, gpu)
+    return recorded.recording, recorded.resources, recorded.findings
+
+
+def record_fully(task: Task, candidate: Candidate, gpu: Gpu) -> Recorded:
+    """As `record`, with what the launch checks of the contract need. Repeated calls cost nothing."""
+    assert task.reference is not None
+    # The task's name and stages do not matter here: the same source on the same GPU is the same recording.
+    return _recorded(_pickle(task.reference), candidate, _Key(gpu))
+
+
+@dataclass(frozen=True, eq=False)
+class _Key:
+    """A GPU as a key: its figures hold mappings, which have no hash."""
+
+    gpu: Gpu
+
+    def __hash__(self) -> int:
+        return hash((self.gpu.key, self.gpu.capability))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and self.gpu == other.gpu
+
+
+def _pickle(source: ModuleSource) -> bytes:
+    data: bytes = cloudpickle.dumps(source)
+    return data
+
+
+@lru_cache(maxsize=128)
+def _recorded(source: bytes, candidate: Candidate, key: _Key) -> Recorded:
+    gpu = key.gpu
+    job = {
+        "entry": "tilewright.verify.recorder:run",
+        "source": base64.b64encode(source).decode(),
+        "gpu": gpu_figures(gpu),
+        "needs_reference": candidate.needs_reference,
+    }
+    result = run_job(job, deadline_s=DEADLINE_S, limits=Limits(cpu_s=480), files={FILE: candidate.source})
+    return read_recording(result, gpu)
+
+
+def read_recording(result: JobResult, gpu: Gpu) -> Recorded:
+    """Turn what came back into typed values; anything that does not fit is a finding."""
+    findings: list[Finding] = []
+    if result.outcome is not Outcome.OK:
+        findings.append(Finding("record.run", Severity.ERROR, f"recording it failed: {result.message}"))
+    part = result.part("recording")
+    if part is None:
+        return Recorded(Recording(()), (), tuple(findings))
+    try:
+        error = part.data.get("error")
+        if error is not None:
+            findings.append(_record_failed(error))
+        steps = tuple(_step(step) for step in part.data["steps"])
+        resources: list[KernelResources] = []
+        schedules = dict(_schedules(part.data["steps"]))
+        for kernel in (one.data for one in result.parts if one.name.startswith("kernel ")):
+            resources += _resources(kernel, schedules.get(kernel["key"], ""), gpu, findings)
+        return Recorded(
+            Recording(steps),
+            tuple(resources),
+            tuple(findings),
+            tuple(part.data["steps"]),
+            tuple(int(number) for number in part.data.get("outputs", ())),
+            tuple(int(number) for number in part.data.get("given", ())),
+            len(part.data.get("outputs", ())),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        message = f"what the recording sent back cannot be read: {type(problem).__name__}: {problem}"
+        return Recorded(Recording(()), (), (*findings, Finding("sandbox.garbage", Severity.ERROR, message)))
+
+
+def _record_failed(error: Mapping[str, Any]) -> Finding:
+    where = f"line {error['line']}" if error.get("line") else ""
+    message = f"its launches cannot be told without running it: {error['text']}"
+    return Finding("record.shapes", Severity.NOTE, message, where)
+
+
+def _step(data: Mapping[str, Any]) -> Launch | NativeCall:
+    if "operation" in data:
+        return NativeCall(
+            str(data["operation"]),
+            tuple(tuple(int(size) for size in shape) for shape in data["input_shapes"]),
+            tuple(tuple(int(size) for size in shape) for shape in data["output_shapes"]),
+            int(data["read_bytes"]),
+            int(data["written_bytes"]),
+            int(data["matrix_operations"]),
+            str(data["layout"]),
+        )
+    grid = tuple(int(size) for size in data["grid"])
+    padded = (*grid, 1, 1, 1)[:3]
+    return Launch(
+        str(data["kernel"]),
+        (padded[0], padded[1], padded[2]),
+        tuple(_argument(argument) for argument in data["arguments"]),
+        int(data["num_warps"]),
+        int(data["num_stages"]),
+        tuple(other for other in map(_step, data.get("alternatives", ())) if isinstance(other, Launch)),
+    )
+
+
+def _argument(data: Mapping[str, Any]) -> LaunchArgument:
+    value = data["value"]
+    if not (value is None or isinstance(value, bool | int | float | str)):
+        raise ValueError(f"argument {data['name']!r} has a {type(value).__name__} as its value")
+    return LaunchArgument(
+        str(data["name"]),
+        str(data["type"]),
+        value,
+        tuple(int(size) for size in data.get("shape", ())),
+        tuple(int(step) for step in data.get("stride", ())),
+        bool(data["divisible_by_16"]),
+        int(data.get("storage", 0)),
+    )
+
+
+def _schedules(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """Key of a launch -> its constants and options, for people."""
+    found: list[tuple[str, str]] = []
+    for step in steps:
+        if "kernel" not in step:
+            continue
+        constants = [f"{a['name']}={a['value']}" for a in step["arguments"] if a["type"] == "constexpr"]
+        options = [f"num_warps={step['num_warps']}", f"num_stages={step['num_stages']}"]
+        found.append((step["key"], ", ".join([*constants, *options])))
+        found += _schedules(step.get("alternatives", ()))
+    return found
+
+
+def _resources(
+    data: Mapping[str, Any], schedule: str, gpu: Gpu, findings: list[Finding]
+) -> list[KernelResources]:
+    name = str(data["kernel"])
+    evidence: dict[str, JsonValue] = {"kernel": name, "schedule": schedule}
+    if "error" in data:
+        where = f"line {data['line']}" if data.get("line") else name
+        message = f"{name} does not compile for sm_{gpu.capability} ({schedule}): {data['error']}"
+        findings.append(Finding("compile.error", Severity.ERROR, message, where, evidence))
+        return []
+    resources = KernelResources(
+        name,
+        gpu.capability,
+        int(data["registers"]),
+        int(data["spill_bytes"]),
+        int(data["shared_bytes"]),
+        int(data["warps"]),
+        schedule,
+    )
+    if resources.shared_bytes > gpu.shared_bytes_per_block:
+        message = (
+            f"{name} needs {resources.shared_bytes} bytes of shared memory ({schedule}); "
+            f"a block on the {gpu.name} has {gpu.shared_bytes_per_block}"
+        )
+        findings.append(Finding("compile.shared", Severity.ERROR, message, name, evidence))
+    if resources.warps * gpu.warp_size > gpu.max_threads_per_block:
+        message = f"{name} asks for {resources.warps * gpu.warp_size} threads; a block has {gpu.max_threads_per_block}"
+        findings.append(Finding("compile.threads", Severity.ERROR, message, name, evidence))
+    if resources.spill_bytes:
+        message = f"{name} spills {resources.spill_bytes} bytes a thread to local memory ({schedule})"
+        findings.append(Finding("compile.spill", Severity.NOTE, message, name, evidence))
+    return [resources]
