@@ -63,6 +63,17 @@ def _expand_batch_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> tor
     return editor.call(aten.add.Tensor, result, channelwise(bias)) if isinstance(bias, torch_fx.Node) else result
 
 
+def _separate_bias(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """A native convolution adds its bias in a pass of its own; what follows it can do so for nothing."""
+    bias = argument(node, 2)
+    if not isinstance(bias, torch_fx.Node):
+        return None
+    without = editor.call(node.target, *node.args[:2], None, *node.args[3:], **node.kwargs)
+    spatial = node.meta["val"].dim() - 2
+    shaped = editor.call(aten.view.default, bias, [-1] + [1] * spatial)
+    return editor.call(aten.add.Tensor, without, shaped)
+
+
 def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
     replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
@@ -116,6 +127,19 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         "batch_norm(x) -> (x - mean[c]) * (rsqrt(var[c] + eps) * weight[c]) + bias[c]",
         (operator.getitem,),
         _expand_batch_norm,
+    ),
+    Rule(
+        "convolution bias",
+        "conv(x, w, b) -> conv(x, w) + b[c]",
+        (
+            aten.conv1d.default,
+            aten.conv2d.default,
+            aten.conv3d.default,
+            aten.conv_transpose1d.default,
+            aten.conv_transpose2d.input,
+            aten.conv_transpose3d.input,
+        ),
+        _separate_bias,
     ),
     Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
     Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),

@@ -156,7 +156,13 @@ def _in_eval_mode(module: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """torch.export logs and prints what it retries; the caller reports what matters."""
-    names = ("torch.export", "torch._dynamo", "torch.fx.experimental.symbolic_shapes", "torch._export")
+    names = (
+        "torch.export",
+        "torch._dynamo",
+        "torch._subclasses.fake_tensor",
+        "torch.fx.experimental.symbolic_shapes",
+        "torch._export",
+    )
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

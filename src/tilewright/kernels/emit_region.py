@@ -7,6 +7,7 @@ from a loop.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +18,8 @@ import torch.fx as torch_fx
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import listed_dims, source_of
 from tilewright.kernels.helpers import HELPERS
-from tilewright.kernels.layout import LoopAxis
+from tilewright.kernels.layout import LoopAxis, MemoryFormat
+from tilewright.kernels.native import memory_format_text
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
 from tilewright.kernels.pointwise import helpers_in, is_pointwise, literal, pointwise_text
 from tilewright.kernels.region import REDUCTIONS, is_relabelling
@@ -380,6 +382,15 @@ class _RegionEmitter:
         names = self.plan.axes.part_names
         return shape_text("1" if axis is None else names[axis] for axis in self.region.maps[self.region.root])
 
+    def _allocate(self, lines: Lines) -> None:
+        device = next(iter(self.pointers.values()))
+        form = ""
+        if self.plan.output_format is MemoryFormat.CHANNELS_LAST:
+            form = f", memory_format={memory_format_text(self.region.root.meta['val'].dim())}"
+        lines.add(
+            f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()}{form})"
+        )
+
     def _tile_lines(self, lines: Lines) -> None:
         """Tile sizes for the shapes at hand, within the plan's limits."""
         limits = self.plan.limits
@@ -433,8 +444,7 @@ class _RegionEmitter:
     def _wrapper(self, kernel: str, blocks: Sequence[str]) -> str:
         lines = Lines()
         self._wrapper_head(lines)
-        device = next(iter(self.pointers.values()))
-        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()})")
+        self._allocate(lines)
         self._tile_lines(lines)
         lines.add(f"grid = {self._programs_text()}")
         arguments = [*self.pointers.values(), "out", *self.scalars, *(axis.size for axis in self.axes)]
@@ -468,7 +478,7 @@ class _RegionEmitter:
             body.add(f"tl.store({address}, {accumulator.name}{f', mask={mask}' if mask else ''})")
         partials = [accumulator.name for accumulator in accumulators]
         blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
-        needed = [node for node, name in self.pointers.items() if f"{name}_ptr " in str(body)]
+        needed = [node for node, name in self.pointers.items() if _mentions(body, f"{name}_ptr")]
         tensors = [f"{self.pointers[node]}_ptr" for node in needed]
         name = f"{self.plan.name}_part_kernel"
         sizes = [axis.size for axis in self.axes]
@@ -512,7 +522,7 @@ class _RegionEmitter:
                 self._load_flat(body, index)
         self._emit_nodes(body, 0)
         body.add(f"tl.store(out_ptr + e, {self.values[self.region.root]}, mask=inside)")
-        pointers = [name for name in self.pointers.values() if f"{name}_ptr" in str(body)]
+        pointers = [name for name in self.pointers.values() if _mentions(body, f"{name}_ptr")]
         sizes = [axis.size for axis in self.axes]
         name = f"{self.plan.name}_finish_kernel"
         tensors = [*(f"{a.name}_ptr" for a in accumulators), *(f"{p}_ptr" for p in pointers), "out_ptr"]
@@ -556,8 +566,7 @@ class _RegionEmitter:
         lines = Lines()
         self._wrapper_head(lines)
         axis = self._split_axis()
-        device = next(iter(self.pointers.values()))
-        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()})")
+        self._allocate(lines)
         self.vectors = tuple(v for v in (self.plan.kept_vector, self.plan.second_vector) if v is not None)
         self._tile_lines(lines)
         step = self._split_step()
@@ -589,3 +598,7 @@ def _combine(kind: str, accumulator: str, value: str) -> str:
 def _short(node: torch_fx.Node) -> str:
     """A node's name for people: its operation."""
     return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name
+
+
+def _mentions(body: Lines, name: str) -> bool:
+    return re.search(rf"\b{name}\b", str(body)) is not None

@@ -80,15 +80,21 @@ def memory_order(map_: AxisMap, form: MemoryFormat) -> tuple[int, ...]:
     return tuple(axis for axis in map_ if axis is not None)
 
 
-def plan_axes(region: Region, sizes: Sequence[int], formats: Sequence[MemoryFormat]) -> AxisPlan:
+def plan_axes(
+    region: Region,
+    sizes: Sequence[int],
+    formats: Sequence[MemoryFormat],
+    output_format: MemoryFormat = MemoryFormat.CONTIGUOUS,
+) -> AxisPlan:
     """Merge the region's axes.
 
     Args:
         region: the region.
         sizes: size of each of its axes at the example inputs.
-        formats: memory format of each operand; the output is contiguous.
+        formats: memory format of each operand.
+        output_format: memory format of the output.
     """
-    output = memory_order(region.maps[region.root], MemoryFormat.CONTIGUOUS)
+    output = memory_order(region.maps[region.root], output_format)
     orders = [memory_order(operand.map, form) for operand, form in zip(region.operands, formats, strict=True)]
     groups: list[tuple[int, ...]] = [(axis,) for axis in range(len(sizes))]
     while (pair := _mergeable(groups, region.axis_levels, [output, *orders])) is not None:

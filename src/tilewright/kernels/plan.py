@@ -41,6 +41,7 @@ class FusedPlan:
         second_vector: a second axis of the tile: of the output for pointwise kernels, of the innermost
             reduction otherwise; None for one-dimensional tiles.
         limits: tile limits.
+        output_format: memory format of the output.
         split: the outermost reduction is cut into parts that are finished by a second kernel.
     """
 
@@ -52,6 +53,7 @@ class FusedPlan:
     second_vector: int | None
     limits: TileLimits
     split: bool = False
+    output_format: MemoryFormat = MemoryFormat.CONTIGUOUS
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,24 @@ The last rule always matches: call PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph, is_tensor_node
-from tilewright.kernels.layout import MemoryFormat, plan_axes
+from tilewright.graph.nodes import source_of
+from tilewright.graph.rewrite import Editor, copy_graph
+from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
+from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling
 from tilewright.kernels.text import Names
+
+aten = torch.ops.aten
 
 _SMALL_ROW = 256
 
@@ -101,11 +107,15 @@ class _Planning:
 
 def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
-    planning = _Planning(graph, options, _convolution_formats(graph, options), Names())
+    formats = _convolution_formats(graph, options)
+    if formats:
+        graph = copy_graph(graph)
+        formats = _convert_inputs(graph, options)
+    planning = _Planning(graph, options, formats, Names())
     regions: dict[torch_fx.Node, Region] = {}
     inside: set[torch_fx.Node] = set()
     for node in reversed(list(graph.fx.nodes)):
-        if node.op != "call_function" or node in inside or not _is_live(node, inside):
+        if node.op != "call_function" or node in inside or not node.users:
             continue
         region = next((found for rule in PLAN_RULES if (found := rule(planning, node)) is not None), None)
         if region is not None:
@@ -125,8 +135,22 @@ def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     return ModulePlan(graph, tuple(steps), planning.formats, native)
 
 
-def _is_live(node: torch_fx.Node, inside: set[torch_fx.Node]) -> bool:
-    return bool(node.users)
+def _convert_inputs(graph: Graph, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
+    """Give every channels-last convolution an input that a fused kernel writes in that format.
+
+    A pointwise result that only the convolution uses is written so at once; anything else is copied.
+    """
+    formats = _convolution_formats(graph, options)
+    for node, form in list(formats.items()):
+        source = source_of(node)
+        if form is not MemoryFormat.CHANNELS_LAST or source in formats:
+            continue
+        if not (is_pointwise(source) and list(source.users) == [node]):
+            converted = Editor(graph.fx, node).call(aten._to_copy.default, source)
+            node.replace_input_with(source, converted)
+            source = converted
+        formats[source] = form
+    return formats
 
 
 def _computes(node: torch_fx.Node) -> bool:
@@ -174,32 +198,46 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     graph = planning.graph
     sizes = [graph.shape_of(region.operands[index].node)[dim] for index, dim in region.axis_sources]
     formats = tuple(planning.formats.get(operand.node, MemoryFormat.CONTIGUOUS) for operand in region.operands)
-    axes = plan_axes(region, sizes, formats)
-    operations = [operation_name(node) for node in region.nodes if not is_relabelling(node)]
+    output_format = planning.formats.get(region.root, MemoryFormat.CONTIGUOUS)
+    axes = plan_axes(region, sizes, formats, output_format)
+    operations = [operation_name(node).strip("_") for node in region.nodes if not is_relabelling(node)]
     name = planning.names.unique("fused_" + "_".join(dict.fromkeys(operations[-5:])))
     orders = sorted(axes.operand_orders, key=len, reverse=True)
     main = orders[0] if orders else ()
-    kept, inner = axes.of_level(0), axes.of_level(region.depth)
     limits = planning.options.limits
     if region.depth == 0:
         first, second = _pointwise_vectors(axes.output_order, main, [axis.size_hint for axis in axes.axes])
-        return FusedPlan(name, region, axes, formats, first, second, _pointwise_limits(limits, first, second))
+        limits = limits if second is None else replace(limits, row=64)
+        return FusedPlan(name, region, axes, formats, first, second, limits, False, output_format)
+    kept, inner = axes.of_level(0), axes.of_level(region.depth)
     kept_vector = _last_in(main, kept) if kept else None
     reduced_vector = _last_in(main, inner)
-    programs = 1
-    for index in kept:
-        block = limits.tile // limits.row if index == kept_vector else 1
-        programs *= -(-axes.axes[index].size_hint // max(1, block))
-    return FusedPlan(
-        name,
-        region,
-        axes,
-        formats,
-        kept_vector,
-        reduced_vector,
-        _reduction_limits(limits, main, kept_vector),
-        split=programs < 4 * planning.options.sm_count,
-    )
+    limits = _reduction_limits(limits, main, kept_vector)
+    programs = _programs(axes, kept_vector, reduced_vector, limits, main)
+    split = programs < limits.target_programs
+    return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format)
+
+
+def _programs(
+    axes: AxisPlan, kept_vector: int | None, reduced_vector: int | None, limits: TileLimits, main: tuple[int, ...]
+) -> int:
+    """Programs of an unsplit reduction at the example sizes, as the emitted wrapper will count them."""
+    hint = [axis.size_hint for axis in axes.axes]
+    if kept_vector is None:
+        return _product(hint[index] for index in axes.of_level(0))
+    contiguous_kept = bool(main) and main[-1] == kept_vector
+    row = min(_power_of_two(hint[kept_vector if contiguous_kept else reduced_vector or 0]), limits.row)
+    block = row if contiguous_kept else min(_power_of_two(hint[kept_vector]), max(1, limits.tile // row))
+    blocks = -(-hint[kept_vector] // block)
+    return blocks * _product(hint[index] for index in axes.of_level(0) if index != kept_vector)
+
+
+def _product(values: Iterable[int]) -> int:
+    return math.prod(values)
+
+
+def _power_of_two(size: int) -> int:
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _last_in(order: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:
@@ -225,14 +263,7 @@ def _pointwise_vectors(
     return inner, None
 
 
-def _pointwise_limits(limits: TileLimits, first: int | None, second: int | None) -> TileLimits:
-    if second is None:
-        return limits
-    return TileLimits(limits.tile, 64, limits.num_warps, limits.num_stages, limits.target_programs)
-
-
 def _reduction_limits(limits: TileLimits, main: tuple[int, ...], kept_vector: int | None) -> TileLimits:
     """Rows that are reduced lie contiguous: long rows; else a stripe of the kept axis, a sector or more wide."""
     contiguous_kept = bool(main) and main[-1] == kept_vector
-    row = 64 if contiguous_kept else min(limits.row, limits.tile)
-    return TileLimits(limits.tile, row, limits.num_warps, limits.num_stages, limits.target_programs)
+    return replace(limits, row=64 if contiguous_kept else min(limits.row, limits.tile))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -24,16 +23,17 @@ from tilewright.values import Candidate, Origin, Schedule
 
 Progress = Callable[[str], None]
 
+#: Warps on one SM that keep its memory pipes busy; what reductions are split for.
+_WARPS_TO_FILL = 48
+
 
 def plan_variants(sm_count: int) -> tuple[PlanOptions, ...]:
     """The plans that are tried for a module, the most promising first."""
-    small, large = TileLimits(2048, 1024, 4), TileLimits(4096, 2048, 8)
     last, plain = MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS
-    programs = 4 * sm_count
     return tuple(
-        PlanOptions(form, replace(limits, target_programs=programs), sm_count)
+        PlanOptions(form, TileLimits(tile, row, warps, 2, sm_count * _WARPS_TO_FILL // warps), sm_count)
         for form in (last, plain)
-        for limits in (small, large, TileLimits(1024, 512, 4))
+        for tile, row, warps in ((2048, 1024, 4), (4096, 1024, 4), (1024, 512, 4), (4096, 2048, 8))
     )
 
 
