@@ -55,7 +55,8 @@ class Outcome:
         choice: of the configuration.
         problem: check that failed, or empty; `skipped` where it was not run.
         message: for people.
-        errors, allowed: where outputs could be compared.
+        errors, allowed, reference: where outputs could be compared: the candidate's, what is allowed, the
+            reference's own in the class that was judged.
         launches: kernel -> launches.
     """
 
@@ -66,6 +67,7 @@ class Outcome:
     where: str = ""
     errors: Errors | None = None
     allowed: Allowed | None = None
+    reference: Errors | None = None
     launches: Mapping[str, int] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
 
@@ -147,7 +149,7 @@ def _compare(
         reference = replace(reference, norm=max(reference.norm, few.norm), worst=max(reference.worst, few.worst))
     allowed = Allowed.by(reference, expected.native[0].dtype)
     errors = compare(expected.exact, got, expected.native)
-    blank = replace(blank, errors=errors, allowed=allowed)
+    blank = replace(blank, errors=errors, allowed=allowed, reference=reference)
     if errors.not_finite:
         text = f"{errors.not_finite} outputs are not finite where they should be, or the reverse; {errors.where}"
         return replace(blank, problem="correctness.not_finite", message=text)
@@ -165,7 +167,7 @@ def _compare(
 # --- findings ------------------------------------------------------------------------------------------------
 
 
-def error_rows(expected: Sequence[Expected | None], outcomes: Sequence[Outcome], precision: str) -> list[ErrorRow]:
+def error_rows(expected: Sequence[Expected | None], outcomes: Sequence[Outcome]) -> list[ErrorRow]:
     """One row for each probe that was compared: its worst configuration."""
     rows = []
     for index, answer in enumerate(expected):
@@ -175,7 +177,8 @@ def error_rows(expected: Sequence[Expected | None], outcomes: Sequence[Outcome],
         worst = max(compared, key=lambda o: (bool(o.problem), o.errors.norm if o.errors else 0.0))
         assert worst.errors is not None
         assert worst.allowed is not None
-        reference = answer.errors.get(precision, answer.errors["ieee"])
+        assert worst.reference is not None
+        reference = worst.reference
         rows.append(
             ErrorRow(
                 answer.probe.name, answer.probe.seed, tuple(tuple(o.shape) for o in answer.native),
@@ -201,8 +204,11 @@ def findings_of(expected: Sequence[Expected | None], outcomes: Sequence[Outcome]
     own_right = bool(own) and all(not o.problem for o in own)
     found: list[Finding] = []
     by_family: dict[Family, list[Outcome]] = {}
+    level = _general_level([o for o in failed if answered[o.index].probe.family is Family.VALUE])
     for outcome in failed:
-        by_family.setdefault(answered[outcome.index].probe.family, []).append(outcome)
+        family = answered[outcome.index].probe.family
+        if family in {Family.OWN, Family.VALUE} or not _explained(outcome, level):
+            by_family.setdefault(family, []).append(outcome)
     for family, group in by_family.items():
         must = family in {Family.OWN, Family.VALUE} or (family is Family.SIZE and not own_right) or own_code
         severity = Severity.ERROR if must else Severity.LIMIT
@@ -211,6 +217,20 @@ def findings_of(expected: Sequence[Expected | None], outcomes: Sequence[Outcome]
         else:
             found += _plain_findings(group, answered, severity, family)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+#: A probe whose error is no more than so many times what small ordinary probes show says nothing new.
+_NEW = 4.0
+
+
+def _general_level(wrong: Sequence[Outcome]) -> float:
+    """The error that a wrong formula makes everywhere: the largest of the ordinary small probes', 0 for none."""
+    return max((o.errors.norm for o in wrong if o.errors is not None and not o.errors.not_finite), default=0.0)
+
+
+def _explained(outcome: Outcome, level: float) -> bool:
+    errors = outcome.errors
+    return outcome.problem == "correctness.value" and errors is not None and errors.norm <= _NEW * level
 
 
 def _plain_findings(
@@ -253,8 +273,9 @@ def _size_findings(
         bad = {o.index for o in group if answered[o.index].probe.group == name}
         ran = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"}
         good = {i for i in ran - bad if answered[i].probe.group == name}
+        worst = max(group, key=lambda o: o.errors.norm if answered[o.index].probe.group == name and o.errors else -1.0)
         sizes = sorted({answered[i].probe.size for i in bad})
-        first = next(o for o in group if answered[o.index].probe.group == name)
+        first = worst if answered[worst.index].probe.group == name else next(o for o in group if o.index in bad)
         span = boundary([answered[i].probe for i in bad], [answered[i].probe for i in good])
         message = f"wrong where {span or f'{name} is ' + ', '.join(map(str, sizes))}: {first.message}"
         evidence = {**_evidence(first, [answered[i].probe.name for i in sorted(bad)]), "sizes": list(sizes)}

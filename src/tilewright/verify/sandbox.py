@@ -198,6 +198,9 @@ def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> di
         "PYTHONPATH": os.pathsep.join([package_root, *filter(None, sys.path)]),
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTHONHASHSEED": "0",
+        # Jobs run side by side: threads that spin at each other's barriers would take most of the time.
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "OMP_NUM_THREADS": str(max((os.cpu_count() or 2) // 2, 1)),
         MARK: mark,
     }
     return kept | dict(extra)
