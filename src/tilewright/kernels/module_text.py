@@ -77,6 +77,7 @@ class _ForwardWriter:
         self.text: dict[torch_fx.Node, str] = {}
         self.contiguous: set[torch_fx.Node] = set()
         self.emitted: list[EmittedKernel] = []
+        self.scratch: list[str] = []
         self.lines = Lines()
         self._bind_placeholders(inputs)
 
@@ -127,15 +128,19 @@ class _ForwardWriter:
             tuple(self._conditions()),
             body,
             "F." in body,
-            tuple(item for kernel in self.emitted for item in kernel.scratch),
+            tuple(self.scratch),
         )
 
     def _fused(self, step: FusedStep) -> None:
         kernel = emit_region(step.plan, self.graph)
         self.emitted.append(kernel)
+        self.scratch += kernel.scratch
         arguments = [self._operand(self.graph.node(name)) for name in kernel.operands]
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
         self._assign(step.node, f"{kernel.wrapper_name}({', '.join(arguments)})")
+        if step.plan.output_format is MemoryFormat.CHANNELS_LAST:
+            shape = " * ".join(step.plan.axes.part_names)
+            self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
         self.contiguous.add(step.node)
 
     def _operand(self, node: torch_fx.Node) -> str:

@@ -7,6 +7,7 @@ run can still be chosen (`TRITON_INTERPRET=1` must be set before Triton is impor
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import math
 import re
@@ -218,6 +219,7 @@ def refine_interpreter() -> Seen:
 
     seen = Seen()
     builder = interpreter.InterpreterBuilder
+    _lighten(interpreter)
     _refine_numbers(builder, interpreter.TensorHandle, seen)
 
     def keeping(operation: Any) -> Any:
@@ -243,6 +245,26 @@ def refine_interpreter() -> Seen:
     plain_reduce = reductions.generic_reduce
     reductions.generic_reduce = lambda self, operands: _reduce_slices(self, operands, plain_reduce)
     return seen
+
+
+def _lighten(interpreter: Any) -> None:
+    """Leave out what costs half of the interpreter's time and proves nothing at small sizes.
+
+    That is the check of each integer operation for overflow, and a table of types that is rebuilt for each value.
+    """
+    plain = interpreter._get_np_dtype
+    memo: dict[Any, Any] = {}
+
+    def np_dtype(kind: Any) -> Any:
+        found = memo.get(kind)
+        if found is None:
+            found = memo[kind] = plain(kind)
+        return found
+
+    interpreter._get_np_dtype = np_dtype
+    interpreter.interpreter_builder.options = dataclasses.replace(
+        interpreter.interpreter_builder.options, sanitize_overflow=False
+    )
 
 
 def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:

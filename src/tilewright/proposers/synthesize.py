@@ -61,8 +61,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         plan = plan_module(graph, options)
         if not plan.fused:
             return ()
-        text = _write(task, module, plan, reference, planned)
-        candidates.setdefault(text, _candidate(text, plan, options, reference is None))
+        text, scratch = _write(task, module, plan, reference, planned)
+        candidates.setdefault(text, _candidate(text, scratch, plan, options, reference is None))
     return tuple(candidates.values())
 
 
@@ -80,15 +80,17 @@ def _write(
     plan: ModulePlan,
     reference: ReferenceClass | None,
     planned: Sequence[tuple[str, object]],
-) -> str:
+) -> tuple[str, tuple[str, ...]]:
+    """The file, and the scratch tensors that it declares."""
     children = _eval_children(module)
     description = f"{task.name}: {_summary(plan)}."
     if reference is None:
         inputs = tuple(f"x{position}" if position else "x" for position in range(len(plan.graph.inputs)))
         forward = write_forward(plan, inputs, "self.reference")
-        return write_live_file(inputs, forward, description=description, eval_children=children)
+        return write_live_file(inputs, forward, description=description, eval_children=children), forward.scratch
     forward = write_forward(plan, reference.inputs[: len(plan.graph.inputs)])
-    return write_file(reference, forward, description=description, planned_arguments=planned, eval_children=children)
+    text = write_file(reference, forward, description=description, planned_arguments=planned, eval_children=children)
+    return text, forward.scratch
 
 
 def _summary(plan: ModulePlan) -> str:
@@ -103,7 +105,7 @@ def _eval_children(module: nn.Module) -> list[str]:
     return [attribute_path(name) for name, child in module.named_modules() if name and isinstance(child, kinds)]
 
 
-def _candidate(text: str, plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
+def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
     schedules = tuple(
         Schedule(kernel.name, (("TILE", kernel.limits.tile), ("ROW", kernel.limits.row)), kernel.limits.num_warps)
         for kernel in plan.fused
@@ -114,6 +116,7 @@ def _candidate(text: str, plan: ModulePlan, options: PlanOptions, live: bool) ->
         f"fused kernels after native operations ({options.describe()})",
         schedules=schedules,
         native=plan.native,
+        scratch=scratch,
         needs_reference=live,
     )
 
