@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from tilewright.search.effort import Effort
 from tilewright.search.store import Evaluation, StoreError, StudyStore, trial_key
-from tilewright.search.tools import Say, Tools
+from tilewright.search.tools import Prediction, Say, Tools
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
+
+#: Compilations at once, at most: each is a process with torch in it.
+_MOST_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -61,11 +66,33 @@ class Evaluator:
         self.notes: list[str] = []
 
     def predict(self, candidate: Candidate) -> Judged:
-        """Compile the candidate and ask the model; a candidate that cannot be compiled is rejected here."""
-        found = self._find(candidate)
-        if found is not None and (found.prediction is not None or found.verdict is not None):
-            return Judged(candidate, found, resumed=True)
-        prediction = self._tools.predict(self._task, candidate)
+        """Compile one candidate and ask the model; one that cannot be compiled is rejected here."""
+        [judged] = self.predict_all([candidate])
+        return judged
+
+    def predict_all(self, candidates: Sequence[Candidate]) -> Generator[Judged, None, None]:
+        """Compile candidates on all cores, ahead of whoever reads the results; these come in order.
+
+        What is not read any more is not begun: a reader that stops early closes the iterator.
+        """
+        found = {candidate.digest: self._find(candidate) for candidate in candidates}
+        known = {digest: item for digest, item in found.items() if item is not None and _is_compiled(item)}
+        with ThreadPoolExecutor(max_workers=_cores()) as pool:
+            asked = {
+                candidate.digest: pool.submit(self._tools.predict, self._task, candidate)
+                for candidate in candidates
+                if candidate.digest not in known
+            }
+            try:
+                for candidate in candidates:
+                    if candidate.digest in known:
+                        yield Judged(candidate, known[candidate.digest], resumed=True)
+                    else:
+                        yield self._compiled(candidate, asked[candidate.digest].result())
+            finally:
+                pool.shutdown(wait=False, cancel_futures=True)
+
+    def _compiled(self, candidate: Candidate, prediction: Prediction) -> Judged:
         verdict = None
         if prediction.modelled is None:
             verdict = Verdict(prediction.findings, resources=prediction.resources, how="compile", oracle="")
@@ -118,3 +145,12 @@ class Evaluator:
         """A store that fails costs the memory of this run, not the run."""
         self._store = None
         self.notes.append(f"the run went on without its store: {error.what}")
+
+
+def _is_compiled(known: Evaluation) -> bool:
+    return known.prediction is not None or known.verdict is not None
+
+
+def _cores() -> int:
+    """Compilations that this machine runs at once."""
+    return min(_MOST_AT_ONCE, os.cpu_count() or 1)

@@ -266,20 +266,20 @@ class _Search:
 
     def _predict_all(self, rules: StageRules, candidates: Sequence[Candidate]) -> list[Judged]:
         """Those that compile, by modelled time; the others are trials that ended here."""
-        ranked = []
-        for index, candidate in enumerate(candidates):
-            if self._time_is_up():
-                self.notes.append(
-                    f"stage {rules.stage}: {len(candidates) - index} candidates were not tried, time was up"
-                )
-                break
-            start = time.monotonic()
-            self.pace.at(index, 2 * len(candidates), f"compiling {candidate.description}")
-            judged = self.evaluator.predict(candidate)
-            if judged.rejected:
-                self._record(rules, judged, Outcome.REJECTED, _rejection(judged.known.verdict), since=start)
-            else:
-                ranked.append(judged)
+        ranked: list[Judged] = []
+        count = len(candidates)
+        with contextlib.closing(self.evaluator.predict_all(candidates)) as compiled:
+            for index, candidate in enumerate(candidates):
+                if self._time_is_up():
+                    self.notes.append(f"stage {rules.stage}: {count - index} candidates were not tried, time was up")
+                    break
+                start = time.monotonic()
+                self.pace.at(index, 2 * count, f"compiling {candidate.description}")
+                judged = next(compiled)
+                if judged.rejected:
+                    self._record(rules, judged, Outcome.REJECTED, _rejection(judged.known.verdict), since=start)
+                else:
+                    ranked.append(judged)
         return sorted(ranked, key=lambda judged: judged.predicted_ms)
 
     # Without the target: the model's order, the gate for those that would gain.

@@ -37,7 +37,7 @@ class Trial:
         verdict: the gate's; None where the candidate was set aside on its modelled time before the gate.
         timing: the time that comparisons use; None where there is none.
         prediction: the model's time, also where the comparison is by measurement.
-        seconds: wall time that the trial took; 0 where it was taken from the store.
+        seconds: wall time that the run waited for it; 0 where it was taken from the store.
         resumed: its results were found in the study store.
     """
 
