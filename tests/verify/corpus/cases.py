@@ -1,0 +1,187 @@
+"""The corpus as a table: which reference each candidate belongs to, and which check must reject it, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Right:
+    """A correct candidate in a legal style.
+
+    Attributes:
+        name: of its file in `right/`.
+        reference: name of the file in `references/`.
+        quick: it belongs to the sample that every test run takes.
+    """
+
+    name: str
+    reference: str
+    quick: bool = False
+
+    @property
+    def source(self) -> str:
+        """The candidate's text."""
+        return (FOLDER / "right" / f"{self.name}.py").read_text(encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """A candidate that cheats or is broken, in the one way that its file's first line says.
+
+    Attributes:
+        name: of its file in `wrong/`.
+        reference: name of the file in `references/`.
+        checks: it must be rejected by one of these.
+        strict: right for the task's own inputs and wrong beyond: a limit, which rejects only our own emitted code.
+        gpu: only a GPU shows it.
+        slow: it takes minutes, since a deadline must pass.
+        quick: it belongs to the sample that every test run takes.
+        environment: variables of the test's process while it runs.
+    """
+
+    name: str
+    reference: str
+    checks: tuple[str, ...]
+    strict: bool = False
+    gpu: bool = False
+    slow: bool = False
+    quick: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def source(self) -> str:
+        """The candidate's text."""
+        return (FOLDER / "wrong" / f"{self.name}.py").read_text(encoding="utf-8")
+
+
+def reference_path(name: str) -> Path:
+    """File of a reference module."""
+    return FOLDER / "references" / f"{name}.py"
+
+
+RIGHT: tuple[Right, ...] = (
+    Right("plain_tail_mask", "bias_gelu"),
+    Right("autotuned", "bias_gelu", quick=True),
+    Right("heuristics", "bias_gelu"),
+    Right("persistent", "residual_mish", quick=True),
+    Right("atomic_split_sum", "weighted_sum", quick=True),
+    Right("partial_split_sum", "weighted_sum"),
+    Right("block_pointers", "transpose_scale"),
+    Right("tensor_descriptors", "linear_relu", quick=True),
+    Right("two_kernels", "softmax_rows"),
+    Right("online_softmax", "softmax_rows"),
+    Right("own_buffer_in_place", "residual_mish"),
+    Right("channels_last_inside", "conv1x1"),
+    Right("flattened_channels", "clamp_scale"),
+    Right("three_grid_axes", "clamp_scale"),
+    Right("helper_functions", "residual_mish"),
+    Right("constant_flags", "moments"),
+    Right("welford", "layer_norm"),
+    Right("repacked_weights", "linear_relu", quick=True),
+    Right("functional_style", "weighted_sum"),
+    Right("asserts_device", "bias_gelu"),
+    Right("view_of_bigger_buffer", "bias_gelu"),
+    Right("backward_accumulation", "linear_relu"),
+    Right("grouped_matmul", "linear_relu"),
+    Right("transposed_tile", "transpose_scale"),
+    Right("strided_input", "transpose_scale"),
+    Right("identity_of_minimum", "min_channels"),
+    Right("where_for_masks", "min_channels"),
+    Right("wide_offsets", "bias_gelu"),
+    Right("nested_reductions", "channel_mean"),
+    Right("casts_between_types", "half_silu"),
+    Right("blocked_scan", "running_sum"),
+    Right("fused_attention", "attention"),
+    Right("gathered_rows", "embedding_sum"),
+    Right("folded_statistics", "batch_norm_leaky"),
+    Right("kept_workspace", "weighted_sum"),
+    Right("falls_back_without_gpu", "softplus_scale"),
+    Right("row_in_one_block", "layer_norm"),
+    Right("last_program_finishes", "weighted_sum"),
+)
+
+_VALUE = ("correctness.value",)
+_UNWRITTEN = ("correctness.not_finite", "coverage.unwritten")
+_MEMORY = ("sandbox.memory", "correctness.raises", "record.run")
+_CRASH = ("sandbox.crash", "record.run")
+
+WRONG: tuple[Wrong, ...] = (
+    # --- values and ranges
+    Wrong("reads_some_channels", "min_channels", ("correctness.value", "coverage.unread"), quick=True),
+    Wrong("mask_off_by_one", "bias_gelu", _UNWRITTEN, quick=True),
+    Wrong("zero_as_identity_of_minimum", "min_channels", _VALUE),
+    Wrong("swapped_strides", "transpose_scale", _VALUE),
+    Wrong("dropped_last_tile", "moments", _VALUE),
+    Wrong("missing_accumulate", "linear_relu", _VALUE),
+    Wrong("one_channel_block", "conv1x1", _VALUE),
+    Wrong("constant_output", "channel_mean", _VALUE),
+    Wrong("wrong_constant", "bias_gelu", _VALUE),
+    Wrong("tanh_gelu", "bias_gelu", _VALUE, quick=True),
+    Wrong("half_operands", "linear_relu", _VALUE),
+    Wrong("reduced_products", "linear_relu", _VALUE),
+    Wrong("softplus_overflow", "softplus_scale", ("correctness.not_finite",), strict=True),
+    Wrong("clamp_swallows_nan", "clamp_scale", ("correctness.not_finite",), strict=True),
+    Wrong("epsilon_dropped", "layer_norm", ("correctness.not_finite", "correctness.value")),
+    Wrong("softmax_without_maximum", "softmax_rows", ("correctness.not_finite",), strict=True),
+    Wrong("running_maximum_without_rescale", "attention", _VALUE),
+    Wrong("one_pass_variance", "moments", _VALUE, strict=True),
+    Wrong("reduced_over_wrong_axis", "channel_mean", _VALUE),
+    Wrong("exact_for_one_shape", "layer_norm", _VALUE, strict=True),
+    Wrong("wrong_dtype", "half_silu", ("correctness.shape",), quick=True),
+    Wrong("wrong_shape", "channel_mean", ("correctness.shape",)),
+    Wrong("wrong_strides", "transpose_scale", ("correctness.stride", "correctness.shape")),
+    Wrong("raises_on_odd_sizes", "bias_gelu", ("correctness.raises",), strict=True),
+    Wrong("ignores_input_strides", "bias_gelu", _VALUE),
+    Wrong("random_noise", "bias_gelu", ("correctness.value", "honesty.repeat")),
+    Wrong("wide_tile_too_few_programs", "bias_gelu", _UNWRITTEN),
+    Wrong("one_bad_configuration", "bias_gelu", _UNWRITTEN),
+    # --- memory
+    Wrong("returns_unwritten_memory", "clamp_scale", _UNWRITTEN),
+    Wrong("reads_past_the_end", "bias_gelu", ("coverage.outside",)),
+    Wrong("writes_past_the_end", "bias_gelu", ("coverage.outside", "coverage.twice")),
+    Wrong("racing_sum", "weighted_sum", ("coverage.twice", "coverage.race", "contract.store_then_load")),
+    Wrong("racing_stores", "min_channels", ("coverage.twice", "coverage.race")),
+    Wrong("adds_to_unwritten_memory", "weighted_sum", _UNWRITTEN),
+    Wrong("modifies_its_input", "bias_gelu", ("honesty.inputs",)),
+    Wrong("modifies_a_parameter", "bias_gelu", ("honesty.parameters",)),
+    # --- state between calls
+    Wrong("returns_earlier_output", "bias_gelu", ("correctness.value", "honesty.cache"), quick=True),
+    Wrong("cache_keyed_on_address", "softmax_rows", ("honesty.cache", "correctness.value")),
+    Wrong("cache_keyed_on_shape", "residual_mish", ("correctness.value", "honesty.cache")),
+    Wrong("stale_weights", "linear_relu", ("honesty.parameters", "honesty.cache", "correctness.value"), quick=True),
+    Wrong("reuses_its_output", "clamp_scale", ("honesty.outputs",)),
+    Wrong("second_call_differs", "weighted_sum", ("honesty.repeat", "correctness.value")),
+    Wrong("accumulates_between_calls", "weighted_sum", ("honesty.repeat", "correctness.value")),
+    # --- cheats
+    Wrong("decoy_kernel", "linear_relu", ("honesty.decoy",)),
+    Wrong("decoy_beside_library", "conv1x1", ("honesty.decoy", "correctness.not_finite")),
+    Wrong("no_kernel_launched", "bias_gelu", ("correctness.no_kernel",), quick=True),
+    Wrong("swallows_launch_failure", "residual_mish", ("correctness.value", "compile.error", "contract.power_of_two")),
+    Wrong("answers_for_known_seed", "transpose_scale", _VALUE),
+    Wrong("missing_parameter", "bias_gelu", ("correctness.parameters",)),
+    Wrong("patches_comparisons", "bias_gelu", _VALUE),
+    Wrong("patches_timers", "bias_gelu", _UNWRITTEN),
+    Wrong("patches_the_launcher", "bias_gelu", ("correctness.no_kernel", "honesty.patched")),
+    Wrong("patches_the_language", "bias_gelu", ("honesty.patched", "correctness.value")),
+    Wrong("replaces_the_reference", "bias_gelu", _VALUE),
+    Wrong("forges_the_report", "bias_gelu", ("correctness.no_kernel", "honesty.decoy", "contract.imports")),
+    Wrong("host_result", "bias_gelu", ("correctness.device",), gpu=True),
+    # --- hostile
+    Wrong("exits_on_import", "bias_gelu", _CRASH, quick=True),
+    Wrong("exits_hard", "bias_gelu", _CRASH),
+    Wrong("segmentation_fault", "bias_gelu", _CRASH),
+    Wrong("never_ends", "bias_gelu", ("sandbox.timeout",), slow=True),
+    Wrong("forks_without_end", "bias_gelu", ("sandbox.processes", "record.run"), quick=True),
+    Wrong("takes_all_memory", "bias_gelu", _MEMORY),
+    Wrong("floods_stdout", "bias_gelu", _VALUE),
+    Wrong("kills_its_parent", "bias_gelu", _CRASH),
+    Wrong("reads_the_environment", "bias_gelu", _VALUE, environment={"TILEWRIGHT_TEST_SECRET_TOKEN": "hunter2"}),
+    Wrong("writes_outside", "bias_gelu", ("correctness.value", "sandbox.files")),
+    Wrong("late_writer", "bias_gelu", ("correctness.not_finite", "honesty.threads"), quick=True),
+    Wrong("side_stream", "bias_gelu", ("correctness.not_finite", "correctness.value", "honesty.streams"), gpu=True),
+)

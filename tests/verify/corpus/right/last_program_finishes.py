@@ -1,0 +1,39 @@
+"""Parts are stored; the program that counts the last of them adds them up."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+
+@triton.jit
+def row_sum(p_x, p_weight, p_part, p_count, p_out, features, parts, PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    part = tl.program_id(1)
+    column = part * BLOCK + tl.arange(0, BLOCK)
+    inside = column < features
+    x = tl.load(p_x + row * features + column, mask=inside, other=0.0)
+    weight = tl.load(p_weight + column, mask=inside, other=0.0)
+    tl.atomic_xchg(p_part + row * parts + part, tl.sum(x * weight, axis=0))
+    if tl.atomic_add(p_count + row, 1) == parts - 1:
+        every = tl.arange(0, PARTS)
+        found = tl.load(p_part + row * parts + every, mask=every < parts, other=0.0, volatile=True)
+        tl.store(p_out + row, tl.sum(found, axis=0))
+
+
+class ModelNew(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(features))
+
+    def forward(self, x):
+        x = x.contiguous()
+        rows, features = x.shape
+        parts = triton.cdiv(features, 64)
+        scratch = torch.empty((rows, parts), device=x.device, dtype=torch.float32)
+        count = torch.zeros(rows, device=x.device, dtype=torch.int32)
+        out = torch.empty(rows, device=x.device, dtype=x.dtype)
+        row_sum[(rows, parts)](
+            x, self.weight, scratch, count, out, features, parts, PARTS=triton.next_power_of_2(parts), BLOCK=64
+        )
+        return out
