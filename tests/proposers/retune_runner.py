@@ -1,6 +1,7 @@
 """Runs modules in Triton's interpreter and compares them; started by the tests as a process of its own.
 
-stdin: JSON {"sources": [text, ...], "init": [...], "shapes": [[...], ...], "views": bool}; the first source is the
+stdin: JSON {"sources": [text, ...], "init": [...], "shapes": [[...], ...], "views": bool,
+"change": bool}; with `change` the parameters change between calls; the first source is the
 given one. stdout, last line: JSON [largest error relative to the largest output, or the error's text, ...].
 """
 
@@ -44,6 +45,29 @@ def _load(source: str, folder: Path, index: int) -> Any:
     return module.ModelNew
 
 
+def _outputs(model: Any, job: dict[str, Any]) -> list[torch.Tensor]:
+    return [
+        model(x) for seed, shape in enumerate(job["shapes"]) for x in _inputs(shape, seed)[: 2 if job["views"] else 1]
+    ]
+
+
+def _in_place(model: Any) -> None:
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.mul_(2)
+
+
+def _new_storage(model: Any) -> None:
+    for tensor in model.parameters():
+        tensor.data = tensor.data * 0.5 + 0.25
+
+
+def _new_parameters(model: Any) -> None:
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is not None:
+                setattr(module, name, torch.nn.Parameter(parameter.detach() - 0.5))
+
+
 def main() -> None:
     job = json.load(sys.stdin)
     torch.set_num_threads(1)
@@ -59,11 +83,10 @@ def main() -> None:
                 with torch.no_grad():
                     for parameter in model.parameters():
                         parameter.uniform_(-1, 1)
-                    outputs = [
-                        model(x)
-                        for seed, shape in enumerate(job["shapes"])
-                        for x in _inputs(shape, seed)[: 2 if job["views"] else 1]
-                    ]
+                    outputs = _outputs(model, job)
+                    for change in (_in_place, _new_storage, _new_parameters) if job["change"] else ():
+                        change(model)
+                        outputs += _outputs(model, job)
                 if index == 0:
                     expected = outputs
                 outcomes.append(max(_error(a, b) for a, b in zip(outputs, expected, strict=True)))

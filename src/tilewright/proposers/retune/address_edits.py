@@ -71,7 +71,7 @@ def flatten_addresses(subject: Subject, context: Context) -> Iterator[Proposal]:
     for base in dict.fromkeys(digit.base for digit in digits.values()):
         source = _flattened(subject, base, {n: d for n, d in digits.items() if d.base == base})
         if source is not None:
-            yield Proposal(source, f"{subject.name}: addresses of {base} without division", _gain(subject))
+            yield Proposal(source, f"addresses of {base} without division", _gain(subject))
 
 
 def _gain(subject: Subject) -> float:

@@ -15,9 +15,13 @@ from tilewright.proposers.retune.edit import Context, Proposal, Subject, subject
 from tilewright.proposers.retune.facts import has_dot
 from tilewright.proposers.retune.host import HostScope
 from tilewright.proposers.retune.lift import Lift, LiftRefused
-from tilewright.proposers.retune.schedule_edits import kernel_advice, launch_options, set_launch_options
+from tilewright.proposers.retune.schedule_edits import (
+    kernel_advice,
+    launch_options,
+    set_launch_options,
+    sized_extents,
+)
 from tilewright.proposers.retune.signatures import fresh_name, is_pure, with_argument
-from tilewright.proposers.retune.tile_edits import known_extents
 from tilewright.proposers.retune.trees import dotted_name, expression, integer_value, replace_nodes, squeezed
 from tilewright.proposers.retune.view import LaunchSite
 
@@ -165,13 +169,13 @@ def _proposal(
 ) -> Iterator[Proposal]:
     source = _edited(subject, axis, lifted, block)
     total = block
-    for extent in known_extents(subject):
+    for extent in sized_extents(subject):
         total *= extent.size
     allowed = kernel_advice(subject, context).num_warps
     fitting = [warps for warps in sorted(allowed) if total <= 32 * warps * _MOST_FOR_A_THREAD]
     current = launch_options(subject.kernel)
     gain = _gain(block, strided=strided, fits=bool(fitting))
-    words = f"{subject.name}: {block} neighbours along {axis.name} for each program"
+    words = f"{block} neighbours along {axis.name} for each program"
     if current is None or (fitting and fitting[0] <= current[0]):
         yield Proposal(source, words, gain)
         return

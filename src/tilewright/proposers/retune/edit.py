@@ -64,14 +64,14 @@ class Context:
         gpu: the target.
         resources: what the compiler says of the kernels.
         metrics: a profile, kernel -> metric -> value.
-        given_tiles: the constexpr arguments that the given code has; what another edit put in is not retiled.
+        given_arguments: the kernel's arguments in the given code; what another edit put in is not tuned.
     """
 
     rules: StageRules
     gpu: Gpu
     resources: tuple[KernelResources, ...] = ()
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    given_tiles: frozenset[str] | None = None
+    given_arguments: frozenset[str] | None = None
 
     def of(self, kernel: str) -> tuple[KernelResources, ...]:
         """The compiled resources of one kernel, one for each configuration."""
@@ -80,6 +80,10 @@ class Context:
     def metric(self, kernel: str, name: str) -> float | None:
         """One figure of the profile, if it is there."""
         return self.metrics.get(kernel, {}).get(name)
+
+    def is_given(self, argument: str) -> bool:
+        """Whether the given code has this argument of the kernel at hand."""
+        return self.given_arguments is None or argument in self.given_arguments
 
     def runs(self, kernel: str) -> bool:
         """Whether a kernel is known to run, or nothing is known of any."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import libcst as cst
 
-from tilewright.proposers.retune.edit import Context, Subject
+from tilewright.proposers.retune.edit import Context
 from tilewright.proposers.retune.flow import Flow
 from tilewright.proposers.retune.trees import ancestors, squeezed
 
@@ -41,18 +41,3 @@ def starved(kernel: str, context: Context) -> float:
     """Share of a full GPU that the launch's programs can fill, at most 1; 1 where it is not known."""
     count = programs(kernel, context)
     return 1.0 if count is None else min(1.0, count / (FULL_WAVES * context.gpu.sm_count))
-
-
-def tuned_gain(subject: Subject, context: Context, *, warps: int, current_warps: int) -> float:
-    """A prior for another number of warps: more where there are few programs or registers abound, else fewer."""
-    compiled = context.of(subject.name)
-    registers = max((found.registers for found in compiled), default=64)
-    spills = any(found.spill_bytes for found in compiled)
-    more = warps > current_warps
-    if spills or starved(subject.name, context) < 1:
-        return 1.15 if more else 0.9
-    if registers < 40 and not more and warps < current_warps:
-        return 1.03
-    if registers > 128:
-        return 1.05 if more else 1.0
-    return 1.02 if warps in (4, 8) else 0.99

@@ -310,8 +310,10 @@ def _bindings(node: cst.CSTNode, parents: Mapping[cst.CSTNode, cst.CSTNode]) -> 
                 value = node.value if len(node.targets) == 1 else None
                 yield target.target.value, Definition(value, node, in_loop)
             else:
+                # Of `a, b = f(...)` each name depends on the call; of other unpackings nothing is said.
+                call = node.value if isinstance(node.value, cst.Call) else None
                 for name in names_in(target.target):
-                    yield name, Definition(None, node, in_loop)
+                    yield name, Definition(call, node, in_loop)
     elif isinstance(node, cst.AnnAssign) and isinstance(node.target, cst.Name):
         yield node.target.value, Definition(node.value, node, in_loop)
     elif isinstance(node, cst.AugAssign):

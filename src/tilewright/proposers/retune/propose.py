@@ -22,6 +22,8 @@ from tilewright.values.verdict import KernelResources
 MAX_CANDIDATES = 40
 #: What each further proposal of one chain of edits is worth, beside the one before.
 _PATIENCE = 0.9
+#: A structural edit that promises at least so much is built upon; the others are tried alone, and all at the end.
+_STRONG = 1.1
 #: Structural variants that the tuning edits start from.
 _MAX_BASES = 4
 
@@ -61,31 +63,44 @@ def _proposals(code: str, view: View, context: Context) -> Iterator[Proposal]:
     start = Proposal(conformed, "", 1.0)
     if conformed != code:
         yield replace(start, description="launch parameters moved into the stage's sets")
-    for kernel in (kernel.name for kernel in view.kernels if context.runs(kernel.name)):
-        structures = list(_structures(start, kernel, context))
+    for kernel in view.kernels:
+        if not context.runs(kernel.name):
+            continue
+        own = replace(context, given_arguments=frozenset(parameter.name for parameter in kernel.parameters))
+        structures = list(_structures(start, kernel.name, own))
         yield from structures
-        bases = sorted(structures, key=lambda proposal: -proposal.gain)[: _MAX_BASES - 1]
-        for base in [start, *bases]:
-            yield from _tuned(code, base, kernel, context)
+        strong = sorted((s for s in structures[:-1] if s.gain >= _STRONG), key=lambda proposal: -proposal.gain)
+        for base in [start, *strong[: _MAX_BASES - 1]]:
+            yield from _tuned(base, kernel.name, own)
 
 
 def _structures(start: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
-    """Each structural edit alone, and the chain of all that apply, one on top of the other."""
+    """Each structural edit alone; the chain of the strong ones; the chain of all that apply, the weak ones last."""
     chain = start
+    weak: list[Edit] = []
     for edit in _permitted(STRUCTURE, context):
-        alone = list(_applied(edit, start, kernel, context))
-        yield from alone
-        best = next(iter(sorted(_applied(edit, chain, kernel, context), key=lambda found: -found.gain)), None)
-        if best is not None and best.gain >= chain.gain:
+        yield from _applied(edit, start, kernel, context)
+        best = _best(edit, chain, kernel, context)
+        if best is None:
+            continue
+        if best.gain >= chain.gain * _STRONG:
             chain = best
             yield chain
+        else:
+            weak.append(edit)
+    for edit in weak:
+        best = _best(edit, chain, kernel, context)
+        if best is not None and best.gain > chain.gain:
+            chain = best
+    yield chain
 
 
-def _tuned(code: str, base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
+def _best(edit: Edit, base: Proposal, kernel: str, context: Context) -> Proposal | None:
+    return max(_applied(edit, base, kernel, context), key=lambda found: found.gain, default=None)
+
+
+def _tuned(base: Proposal, kernel: str, context: Context) -> Iterator[Proposal]:
     """The tuning edits on one base; an autotune list is resolved first, and what comes out is tuned further."""
-    given = subject_of(code, kernel)
-    if given is not None:
-        context = replace(context, given_tiles=frozenset(given.kernel.constexprs))
     starts = [base]
     for edit in _permitted(TUNING, context):
         fresh = [base] if edit.name == "insert_autotune" else starts
@@ -106,7 +121,8 @@ def _applied(edit: Edit, base: Proposal, kernel: str, context: Context) -> Itera
     if subject is None:
         return
     for found in edit.propose(subject, context):
-        description = f"{base.description}; {found.description}" if base.description else found.description
+        head = base.description if base.description else f"{kernel}: "
+        description = f"{head}; {found.description}" if base.description else f"{head}{found.description}"
         yield Proposal(
             conform(found.source, context.rules), description, base.gain * found.gain, (*base.edits, edit.name)
         )

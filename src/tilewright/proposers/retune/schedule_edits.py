@@ -8,13 +8,15 @@ import libcst as cst
 
 from tilewright.proposers.retune.conditions import Advice, advice_for
 from tilewright.proposers.retune.edit import Context, Proposal, Subject
-from tilewright.proposers.retune.facts import distinct_loads, has_pipelined_loop, tuned_gain
+from tilewright.proposers.retune.facts import distinct_loads, has_pipelined_loop, starved
+from tilewright.proposers.retune.host import HostScope
 from tilewright.proposers.retune.merit import Extent, merit
 from tilewright.proposers.retune.tiles import free_tiles
 from tilewright.proposers.retune.trees import (
     code_of,
     dotted_name,
     integer_value,
+    names_in,
     replace_nodes,
     walk,
     with_keywords,
@@ -65,9 +67,43 @@ def warps_and_stages(subject: Subject, context: Context) -> Iterator[Proposal]:
         module = set_launch_options(subject.view, subject.kernel, {"num_warps": str(warps), "num_stages": str(stages)})
         yield Proposal(
             module.code,
-            f"{subject.name}: {warps} warps and {stages} stages instead of {current[0]} and {current[1]}",
-            tuned_gain(subject, context, warps=warps, current_warps=current[0]),
+            f"{warps} warps and {stages} stages instead of {current[0]} and {current[1]}",
+            _tuned_gain(subject, context, warps, current[0]),
         )
+
+
+def _tuned_gain(subject: Subject, context: Context, warps: int, current: int) -> float:
+    """A prior for another number of warps: by the work of a thread where the tiles are known, else by registers."""
+    more = warps > current
+    extents = sized_extents(subject)
+    if extents:
+        ratio = merit(extents, warps, subject, context) / merit(extents, current, subject, context)
+        return float(min(1.3, ratio**0.5)) * (1.02 if warps in (4, 8) else 1.0)
+    compiled = context.of(subject.name)
+    registers = max((found.registers for found in compiled), default=64)
+    if any(found.spill_bytes for found in compiled) or starved(subject.name, context) < 1:
+        return 1.15 if more else 0.9
+    if registers < 40 and not more:
+        return 1.03
+    if registers > 128:
+        return 1.05 if more else 1.0
+    return 1.02 if warps in (4, 8) else 0.99
+
+
+def sized_extents(subject: Subject) -> list[Extent]:
+    """The block sizes of a kernel that its first launch gives as numbers."""
+    free = {tile.name: tile for tile in free_tiles(subject.flow)}
+    ranged = {name for call in subject.flow.calls("arange") for name in names_in(call)}
+    site = subject.kernel.launches[0]
+    scope = HostScope(subject.view, site)
+    found: list[Extent] = []
+    for name in subject.kernel.constexprs:
+        arg = site.bound.get(name)
+        size = integer_value(scope.size_literal(arg.value)) if arg is not None and name in ranged else None
+        if size:
+            tile = free.get(name)
+            found.append(Extent(size, size, tile is not None and tile.by_program, tile is not None and tile.by_loop))
+    return found
 
 
 def kernel_advice(subject: Subject, context: Context) -> Advice:
@@ -106,7 +142,7 @@ def resolve_autotune(subject: Subject, context: Context) -> Iterator[Proposal]:
         merits = [config_merit(subject, found, context) for found in kernel.autotune.configs]
         yield Proposal(
             replace_nodes(subject.view.module, changes).code,
-            f"{subject.name}: the autotune list resolved to {tiles}, {warps} warps, {stages} stages",
+            f"the autotune list resolved to {tiles}, {warps} warps, {stages} stages",
             (1.02 - 0.001 * index) * (merits[index] / max(merits)) ** 0.2,
         )
 
@@ -140,7 +176,7 @@ def shorten_autotune(subject: Subject, context: Context) -> Iterator[Proposal]:
         module = replace_nodes(subject.view.module, {autotune.elements: _first(autotune, limit)})
         conformed = module.code
     if conformed != subject.view.source:
-        yield Proposal(conformed, f"{subject.name}: the autotune list shortened to at most {limit}", 1.0)
+        yield Proposal(conformed, f"the autotune list shortened to at most {limit}", 1.0)
 
 
 def _first(autotune: Autotune, limit: int) -> cst.List:
@@ -170,7 +206,7 @@ def insert_autotune(subject: Subject, context: Context) -> Iterator[Proposal]:
     decorated = found.function.with_changes(decorators=[_autotune_decorator(pairs, key), *found.function.decorators])
     module = replace_nodes(view.module, {found.function: decorated})
     listed = ", ".join(f"{warps}x{stages}" for warps, stages in pairs)
-    yield Proposal(module.code, f"{kernel.name}: an autotune list over warps x stages ({listed}) put in", 1.01)
+    yield Proposal(module.code, f"an autotune list over warps x stages ({listed}) put in", 0.9)
 
 
 def _autotune_decorator(pairs: Sequence[tuple[int, int]], key: Sequence[str]) -> cst.Decorator:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from tilewright.proposers.retune.access_edits import cache_hints, constant_sizes, even_masks
 from tilewright.proposers.retune.address_edits import flatten_addresses
 from tilewright.proposers.retune.coarsen import coarsen_programs
 from tilewright.proposers.retune.edit import Change, Edit
+from tilewright.proposers.retune.host_edits import keep_host_work
+from tilewright.proposers.retune.order_edits import group_programs, turn_programs
 from tilewright.proposers.retune.schedule_edits import (
     insert_autotune,
     resolve_autotune,
@@ -26,6 +29,42 @@ STRUCTURE: tuple[Edit, ...] = (
         "p = tl.program_id(a) -> p = tl.program_id(a) * B + tl.arange(0, B), a trailing axis of B where p goes",
         frozenset({Change.GRID, Change.ADDRESS, Change.ORDER}),
         coarsen_programs,
+    ),
+    Edit(
+        "group_programs",
+        "m, n = tl.program_id(0), tl.program_id(1) -> m, n = tl.swizzle2d(...) of the same place",
+        frozenset({Change.ORDER, Change.ADDRESS}),
+        group_programs,
+    ),
+    Edit(
+        "turn_programs",
+        "axis 0 fastest -> axis 1 fastest: place // num_programs(1), place % num_programs(1)",
+        frozenset({Change.ORDER, Change.ADDRESS}),
+        turn_programs,
+    ),
+    Edit(
+        "keep_host_work",
+        "w = f(parameters) on every call -> w = f(parameters) once for each version of the parameters",
+        frozenset({Change.HOST}),
+        keep_host_work,
+    ),
+    Edit(
+        "even_masks",
+        "o < X -> (o < X) | (X % T == 0), X constexpr, where tiles of T count X out",
+        frozenset({Change.ADDRESS, Change.CONSTEXPR}),
+        even_masks,
+    ),
+    Edit(
+        "constant_sizes",
+        "def k(.., W, ..) -> def k(.., W: tl.constexpr, ..), W an integer that is only read",
+        frozenset({Change.CONSTEXPR}),
+        constant_sizes,
+    ),
+    Edit(
+        "cache_hints",
+        "tl.load(p) -> tl.load(p, eviction_policy=..) or cache_modifier='.cg'",
+        frozenset({Change.HINT}),
+        cache_hints,
     ),
 )
 

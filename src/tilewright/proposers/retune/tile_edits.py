@@ -114,10 +114,7 @@ class _Tiling:
 
 def retile(subject: Subject, context: Context) -> Iterator[Proposal]:
     """`BLOCK = n` -> `BLOCK = n * 2**k`, several tiles together, with warps to suit."""
-    given = context.given_tiles
-    settings = tuple(
-        setting for setting in settings_of(subject) if given is None or setting.tile.name.split(" and ")[0] in given
-    )
+    settings = tuple(s for s in settings_of(subject) if context.is_given(s.tile.name.split(" and ")[0]))
     current = launch_options(subject.kernel)
     if not settings or current is None:
         return
@@ -155,12 +152,6 @@ def _fixed_extents(subject: Subject, settings: Sequence[TileSetting]) -> list[Ex
         if name in ranged and size:
             found.append(Extent(size, size, False, False))
     return found
-
-
-def known_extents(subject: Subject) -> list[Extent]:
-    """All block sizes of a kernel that are written as numbers."""
-    settings = settings_of(subject)
-    return [*_fixed_extents(subject, settings), *_extents(settings, [setting.value for setting in settings])]
 
 
 def _distance(tiling: _Tiling, now: _Tiling) -> float:
@@ -217,7 +208,7 @@ def _proposal(
     ]
     if tiling.warps != current[0]:
         words.append(f"{tiling.warps} warps instead of {current[0]}")
-    return Proposal(source, f"{subject.name}: " + ", ".join(words), gain)
+    return Proposal(source, ", ".join(words), gain)
 
 
 def _edited(subject: Subject, literals: Mapping[cst.CSTNode, cst.CSTNode], warps: int, current: tuple[int, int]) -> str:
