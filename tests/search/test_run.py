@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.search.fakes import GPU, Bench, accepted, candidate, rejected, task
-from tilewright.errors import MissingReferenceError, TilewrightError
+from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
@@ -135,6 +135,17 @@ def test_a_document_alone_cannot_be_optimised(tmp_path: Path) -> None:
     with pytest.raises(MissingReferenceError, match="--reference FILE"):
         optimize_task(alone, tools=Bench({}).tools(), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_input_that_shows_late_leaves_nothing_behind(tmp_path: Path) -> None:
+    def gate(*arguments: object) -> object:
+        raise InputMismatchError("the reference cannot be run: index out of range")
+
+    tools = Bench({"a": 5.0}, synthesized=[candidate("a")]).tools()
+    broken = type(tools)(**{**vars(tools), "gate": gate})
+    with pytest.raises(InputMismatchError):
+        optimize_task(task(), tools=broken, out=tmp_path / "deep" / "out")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_unknown_effort_is_bad_input() -> None:

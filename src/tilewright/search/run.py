@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tilewright.errors import ExitCode, TilewrightError
 from tilewright.search.effort import Effort, find_effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.progress import Pace, Progress
@@ -63,8 +64,13 @@ def optimize_task(
 
 @contextlib.contextmanager
 def _store(study: Path | None, out: Path | None) -> Iterator[tuple[StudyStore | None, list[str]]]:
-    """The study store, and what to note of it. One that was asked for by name must open; the default may fail."""
+    """The study store, and what to note of it. One that was asked for by name must open; the default may fail.
+
+    Where the run ends with bad input, nothing that was made for the store stays.
+    """
     path = study or (out / _STORE_NAME if out is not None else default_store_path())
+    made = [folder for folder in path.parents if not folder.exists()]
+    is_new = not path.exists()
     try:
         store = StudyStore(path)
     except StoreError as error:
@@ -74,6 +80,14 @@ def _store(study: Path | None, out: Path | None) -> Iterator[tuple[StudyStore | 
         return
     try:
         yield store, []
+    except TilewrightError as error:
+        store.close()
+        if is_new and error.exit_code is ExitCode.BAD_INPUT:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise
     finally:
         store.close()
 
