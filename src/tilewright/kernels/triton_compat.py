@@ -252,13 +252,17 @@ def _lighten(interpreter: Any) -> None:
 
     That is the check of each integer operation for overflow, and a table of types that is rebuilt for each value.
     """
+    import triton.language as tl
+
     plain = interpreter._get_np_dtype
-    memo: dict[Any, Any] = {}
+    memo: dict[str, Any] = {}
 
     def np_dtype(kind: Any) -> Any:
-        found = memo.get(kind)
+        if type(kind) is not tl.dtype:  # pointers and blocks have no hash
+            return plain(kind)
+        found = memo.get(kind.name)
         if found is None:
-            found = memo[kind] = plain(kind)
+            found = memo[kind.name] = plain(kind)
         return found
 
     interpreter._get_np_dtype = np_dtype

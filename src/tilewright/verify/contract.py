@@ -26,9 +26,7 @@ _SWITCHES = {
 }
 
 
-def check_contract(
-    source: str, rules: OutputRules, stage_rules: Sequence[StageRules] = ()
-) -> tuple[Finding, ...]:
+def check_contract(source: str, rules: OutputRules, stage_rules: Sequence[StageRules] = ()) -> tuple[Finding, ...]:
     """Check a candidate's source against the output rules and, where given, the stages' rules.
 
     Args:
@@ -210,12 +208,17 @@ def _stage_findings(source: Source, stage_rules: Sequence[StageRules]) -> Iterat
     baselines = {rules.conservative_baseline for rules in stage_rules}
     for function in source.functions:
         configs = function.configs
-        for check, option, default in (("contract.stage_warps", "num_warps", 4), ("contract.stage_stages", "num_stages", 3)):
+        for check, option, default in (
+            ("contract.stage_warps", "num_warps", 4),
+            ("contract.stage_stages", "num_stages", 3),
+        ):
             allowed = permitted(stage_rules, option)
             for config in configs:
                 value = _option(config, option, default)
                 if allowed and value is not None and value not in allowed:
-                    text = f"{option} = {value} in a configuration of {function.name}; the stage permits {_set(allowed)}"
+                    text = (
+                        f"{option} = {value} in a configuration of {function.name}; the stage permits {_set(allowed)}"
+                    )
                     yield check, (text, config.lineno)
         if most is not None and len(configs) > most:
             text = f"{function.name} has {len(configs)} configurations; the stage permits {most}"
@@ -229,13 +232,18 @@ def _stage_findings(source: Source, stage_rules: Sequence[StageRules]) -> Iterat
 def _launch_options(source: Source, stage_rules: Sequence[StageRules]) -> Iterator[tuple[str, Wrong]]:
     kernels = {function.name for function in source.functions}
     for node in ast.walk(source.tree):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript)) or dotted(node.func.value) not in kernels:
+        if (
+            not (isinstance(node, ast.Call) and isinstance(node.func, ast.Subscript))
+            or dotted(node.func.value) not in kernels
+        ):
             continue
         for check, option in (("contract.stage_warps", "num_warps"), ("contract.stage_stages", "num_stages")):
             allowed = permitted(stage_rules, option)
             value = _option(node, option, None)
             if allowed and value is not None and value not in allowed:
-                text = f"{option} = {value} at the launch of {dotted(node.func.value)}; the stage permits {_set(allowed)}"
+                text = (
+                    f"{option} = {value} at the launch of {dotted(node.func.value)}; the stage permits {_set(allowed)}"
+                )
                 yield check, (text, node.lineno)
 
 

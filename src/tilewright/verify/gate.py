@@ -47,9 +47,7 @@ _SANDBOX_CHECKS = {
 }
 
 
-def verify(
-    task: Task, candidate: Candidate, *, effort: str = "quick", progress: Progress | None = None
-) -> Verdict:
+def verify(task: Task, candidate: Candidate, *, effort: str = "quick", progress: Progress | None = None) -> Verdict:
     """Judge a candidate.
 
     Args:
@@ -167,7 +165,13 @@ class _Gate:
                 continue
             class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
             outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
-        found = judge.findings_of(expected, outcomes, self._own_code)
+        found = judge.findings_of(
+            expected,
+            outcomes,
+            self._own_code,
+            integer_constants(self.candidate.source),
+            float(plan["response"]) >= SENSITIVE,
+        )
         found += _run_findings(result, outcomes, expected)
         launches: dict[str, int] = {}
         for outcome in outcomes:
@@ -192,6 +196,7 @@ class _Gate:
                     "constructor": answer.probe.constructor,
                     "weights_key": answer.weights_key,
                     "inputs": _prefixed(answer.inputs, prefix),
+                    "own": own,
                     "precision": self.task.precision.value if own else "ieee",
                 }
             )
@@ -229,7 +234,13 @@ def _on_gpu() -> bool:
 def _limits() -> Limits:
     """Most of this machine's memory: the inputs of a task may need it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Limits(memory_bytes=max(int(total * 0.7), 2 << 30), cuda=_on_gpu(), cpu_s=3600, result_bytes=32 << 30, file_bytes=32 << 30)
+    return Limits(
+        memory_bytes=max(int(total * 0.7), 2 << 30),
+        cuda=_on_gpu(),
+        cpu_s=3600,
+        result_bytes=32 << 30,
+        file_bytes=32 << 30,
+    )
 
 
 def _last_line(result: JobResult) -> str:
@@ -250,6 +261,7 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         str(data["group"]),
         int(data["size"]),
         tuple(Crossing(str(c["what"]), int(c["value"]), int(c["constant"])) for c in data["crossings"]),
+        tuple((str(name), int(value)) for name, value in data["quantities"]),
     )
 
 
@@ -278,7 +290,9 @@ def _reduces(recorded: Recorded, source: Source) -> bool:
     return dots or narrow
 
 
-def _input_findings(plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]) -> Iterator[Finding]:
+def _input_findings(
+    plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]
+) -> Iterator[Finding]:
     share = float(plan["response"])
     if share < SENSITIVE:
         text = (
@@ -291,7 +305,9 @@ def _input_findings(plan: Mapping[str, Any], oracle: JobResult, expected: Sequen
         yield finding("inputs.skipped", f"too dear to run: {'; '.join(dict.fromkeys(skipped))}")
     unanswered = sum(answer is None for answer in expected)
     if unanswered:
-        yield finding("correctness.reference", f"the reference gave no answer on {unanswered} probes: {_last_line(oracle)}")
+        yield finding(
+            "correctness.reference", f"the reference gave no answer on {unanswered} probes: {_last_line(oracle)}"
+        )
 
 
 def _run_findings(
@@ -305,7 +321,9 @@ def _run_findings(
     ran = [outcome for outcome in outcomes if outcome.problem not in {"skipped", "correctness.raises"}]
     must = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family in {Family.OWN, Family.VALUE}]
     if must and not any(outcome.launches for outcome in must):
-        found.append(finding("correctness.no_kernel", "no Triton kernel of the candidate was launched: nothing is proved"))
+        found.append(
+            finding("correctness.no_kernel", "no Triton kernel of the candidate was launched: nothing is proved")
+        )
     lost = sorted({name for outcome in ran for name in outcome.parameters})
     if lost:
         found.append(finding("correctness.parameters", f"parameters without a counterpart: {', '.join(lost)}"))

@@ -13,7 +13,7 @@ from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import ErrorRow, Finding, Severity
 from tilewright.verify import wire
 from tilewright.verify.compare import Allowed, Errors, compare, wrong_ranges
-from tilewright.verify.planning import Crossing, Family, Probe
+from tilewright.verify.planning import Family, Probe
 from tilewright.verify.sandbox import JobResult
 from tilewright.verify.subject import leaves
 
@@ -80,9 +80,7 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
         if part is None or "skipped" in part.data:
             found.append(None)
             continue
-        exact, native = (
-            tuple(leaves(wire.unpack(part.data[name], part.tensors))) for name in ("oracle", "native")
-        )
+        exact, native = (tuple(leaves(wire.unpack(part.data[name], part.tensors))) for name in ("oracle", "native"))
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
         found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, errors))
     return found
@@ -190,33 +188,58 @@ def error_rows(expected: Sequence[Expected | None], outcomes: Sequence[Outcome])
     return rows
 
 
-def findings_of(expected: Sequence[Expected | None], outcomes: Sequence[Outcome], own_code: bool) -> list[Finding]:
+def findings_of(
+    expected: Sequence[Expected | None],
+    outcomes: Sequence[Outcome],
+    own_code: bool,
+    constants: Sequence[int],
+    sensitive: bool,
+) -> list[Finding]:
     """What the outcomes say, grouped by what the probes were about.
 
     Args:
         expected: the oracle's answers.
         outcomes: all runs.
         own_code: the candidate was emitted by this tool: every limit rejects.
+        constants: integer constants of the candidate, at which its behaviour may change.
+        sensitive: the output answers to the task's own inputs and weights; else passing on them shows nothing.
     """
-    answered = {index: answer for index, answer in enumerate(expected) if answer is not None}
+    answered = {index: answer.probe for index, answer in enumerate(expected) if answer is not None}
     failed = [o for o in outcomes if o.problem and o.problem != "skipped" and o.index in answered]
-    own = [o for o in outcomes if o.index in answered and answered[o.index].probe.family is Family.OWN]
+    own = [o for o in outcomes if o.index in answered and answered[o.index].family is Family.OWN]
     own_right = bool(own) and all(not o.problem for o in own)
-    found: list[Finding] = []
-    by_family: dict[Family, list[Outcome]] = {}
-    level = _general_level([o for o in failed if answered[o.index].probe.family is Family.VALUE])
+    level = _general_level([o for o in failed if answered[o.index].family is Family.VALUE])
+    by_family: dict[Family, list[Outcome]] = {family: [] for family in Family}
     for outcome in failed:
-        family = answered[outcome.index].probe.family
+        family = answered[outcome.index].family
         if family in {Family.OWN, Family.VALUE} or not _explained(outcome, level):
-            by_family.setdefault(family, []).append(outcome)
+            by_family[family].append(outcome)
+    bad = {o.index for group in by_family.values() for o in group}
+    good = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"} - bad
+    telling = [answered[i] for i in good if _tells(answered[i], sensitive)]
+    ranged = by_family.pop(Family.SIZE) + by_family.pop(Family.CONSTRUCTOR)
+    ranges, left = cover({o.index: answered[o.index] for o in ranged}, telling, constants)
+    by_family[Family.SIZE] = [o for o in ranged if o.index in left and answered[o.index].family is Family.SIZE]
+    by_family[Family.CONSTRUCTOR] = [o for o in ranged if o.index in left and o not in by_family[Family.SIZE]]
+
+    def severity(families: set[Family]) -> Severity:
+        must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and not own_right) or own_code
+        return Severity.ERROR if must else Severity.LIMIT
+
+    found: list[Finding] = []
+    for family in (Family.OWN, Family.VALUE):
+        found += _plain_findings(by_family.pop(family), answered, severity({family}))
+    for text, indices in ranges:
+        group = [o for o in ranged if o.index in indices]
+        found.append(_range_finding(text, group, answered, severity({answered[i].family for i in indices})))
     for family, group in by_family.items():
-        must = family in {Family.OWN, Family.VALUE} or (family is Family.SIZE and not own_right) or own_code
-        severity = Severity.ERROR if must else Severity.LIMIT
-        if family is Family.SIZE:
-            found += _size_findings(group, outcomes, answered, severity)
-        else:
-            found += _plain_findings(group, answered, severity, family)
+        found += _plain_findings(group, answered, severity({family}))
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _tells(probe: Probe, sensitive: bool) -> bool:
+    """Whether passing this probe shows that its sizes are handled rightly."""
+    return probe.family is not Family.EXTREME and (sensitive or probe.weights != "own")
 
 
 #: A probe whose error is no more than so many times what small ordinary probes show says nothing new.
@@ -233,22 +256,31 @@ def _explained(outcome: Outcome, level: float) -> bool:
     return outcome.problem == "correctness.value" and errors is not None and errors.norm <= _NEW * level
 
 
-def _plain_findings(
-    group: Sequence[Outcome], answered: Mapping[int, Expected], severity: Severity, family: Family
-) -> list[Finding]:
-    """One finding for each problem of a family: its first probe in full, the others by name."""
+def _plain_findings(group: Sequence[Outcome], answered: Mapping[int, Probe], severity: Severity) -> list[Finding]:
+    """One finding for each problem of a family: its worst probe in full, the others by name."""
     found = []
     for problem in dict.fromkeys(outcome.problem for outcome in group):
         same = [outcome for outcome in group if outcome.problem == problem]
-        # The probe with the largest error says most.
-        first = max(same, key=lambda o: o.errors.norm if o.errors is not None else 0.0)
-        names = list(dict.fromkeys(answered[o.index].probe.name for o in same))
-        name = answered[first.index].probe.name
+        first = max(same, key=_size_of_error)
+        names = list(dict.fromkeys(answered[o.index].name for o in same))
+        name = answered[first.index].name
         others = [other for other in names if other != name]
         also = f"; also: {', '.join(others)}" if others else ""
         message = f"{name}: {first.message}{also}"
         found.append(Finding(problem, severity, message, first.where or name, _evidence(first, names)))
     return found
+
+
+def _range_finding(text: str, group: Sequence[Outcome], answered: Mapping[int, Probe], severity: Severity) -> Finding:
+    """One finding for a range of sizes in which the candidate is wrong."""
+    first = max(group, key=_size_of_error)
+    names = list(dict.fromkeys(answered[o.index].name for o in group))
+    message = f"wrong where {text} ({len(names)} probes, such as {answered[first.index].name}): {first.message}"
+    return Finding(first.problem, severity, message, first.where or text, {**_evidence(first, names), "range": text})
+
+
+def _size_of_error(outcome: Outcome) -> float:
+    return outcome.errors.norm if outcome.errors is not None else 0.0
 
 
 def _evidence(outcome: Outcome, names: Sequence[str]) -> dict[str, JsonValue]:
@@ -264,40 +296,47 @@ def _evidence(outcome: Outcome, names: Sequence[str]) -> dict[str, JsonValue]:
     return evidence
 
 
-def _size_findings(
-    group: Sequence[Outcome], outcomes: Sequence[Outcome], answered: Mapping[int, Expected], severity: Severity
-) -> list[Finding]:
-    """One finding for each dimension: in which range of sizes the candidate is wrong."""
+#: Kinds of inner sizes, the most telling first.
+_KINDS = ("dim", "inner", "rows", "elements")
+
+
+def cover(
+    bad: Mapping[int, Probe], good: Sequence[Probe], constants: Sequence[int]
+) -> tuple[list[tuple[str, set[int]]], set[int]]:
+    """Ranges of inner sizes that hold wrong probes and no right one: `dim 2 of convolution's output > 32`.
+
+    A greedy cover: each time the range that explains most of the wrong probes that are left.
+
+    Returns:
+        (range for people, the probes in it) for each, and the probes that no range explains.
+    """
+    left = dict(bad)
+    ranges: list[tuple[str, set[int]]] = []
+    sizes = {index: dict(probe.quantities) for index, probe in bad.items()}
+    right = [dict(probe.quantities) for probe in good]
+    options = _options(sizes, right, constants)
+    while left:
+        best = max(options, key=lambda option: (len(option[1] & left.keys()), -option[2]), default=None)
+        if best is None or not best[1] & left.keys():
+            break
+        ranges.append((best[0], best[1] & left.keys()))
+        left = {index: probe for index, probe in left.items() if index not in best[1]}
+    return ranges, set(left)
+
+
+def _options(
+    sizes: Mapping[int, Mapping[str, int]], right: Sequence[Mapping[str, int]], constants: Sequence[int]
+) -> list[tuple[str, set[int], int]]:
+    """Ranges bounded by a constant of the candidate with no right probe inside and some outside."""
     found = []
-    for name in dict.fromkeys(answered[outcome.index].probe.group for outcome in group):
-        bad = {o.index for o in group if answered[o.index].probe.group == name}
-        ran = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"}
-        good = {i for i in ran - bad if answered[i].probe.group == name}
-        worst = max(group, key=lambda o: o.errors.norm if answered[o.index].probe.group == name and o.errors else -1.0)
-        sizes = sorted({answered[i].probe.size for i in bad})
-        first = worst if answered[worst.index].probe.group == name else next(o for o in group if o.index in bad)
-        span = boundary([answered[i].probe for i in bad], [answered[i].probe for i in good])
-        message = f"wrong where {span or f'{name} is ' + ', '.join(map(str, sizes))}: {first.message}"
-        evidence = {**_evidence(first, [answered[i].probe.name for i in sorted(bad)]), "sizes": list(sizes)}
-        found.append(Finding(first.problem, severity, message, first.where or name, evidence))
+    for what in dict.fromkeys(name for table in sizes.values() for name in table):
+        values = [table[what] for table in right if what in table]
+        rank = next((i for i, kind in enumerate(_KINDS) if what.startswith(kind)), len(_KINDS))
+        for constant in constants if values else ():
+            if max(values) <= constant:
+                inside = {index for index, table in sizes.items() if table.get(what, 0) > constant}
+                found.append((f"{what} > {constant}", inside, rank))
+            if min(values) > constant:
+                inside = {index for index, table in sizes.items() if table.get(what, constant + 1) <= constant}
+                found.append((f"{what} <= {constant}", inside, rank))
     return found
-
-
-def boundary(bad: Sequence[Probe], good: Sequence[Probe]) -> str:
-    """The inner size and constant that part the wrong probes from the right ones: `dim 2 of x = ... > 32`, if any."""
-    crossings: list[Crossing] = [crossing for probe in bad for crossing in probe.crossings]
-    for crossing in crossings:
-        above = [_value(probe, crossing.what) for probe in bad]
-        below = [_value(probe, crossing.what) for probe in good]
-        known_bad, known_good = [v for v in above if v is not None], [v for v in below if v is not None]
-        if not known_good or len(known_bad) < len(bad):
-            continue
-        if min(known_bad) > crossing.constant >= max(known_good):
-            return f"{crossing.what} > {crossing.constant}"
-        if max(known_bad) <= crossing.constant < min(known_good):
-            return f"{crossing.what} <= {crossing.constant}"
-    return ""
-
-
-def _value(probe: Probe, what: str) -> int | None:
-    return next((crossing.value for crossing in probe.crossings if crossing.what == what), None)

@@ -69,7 +69,10 @@ def arange_runtime(function: Function) -> Iterator[Wrong]:
         names = {n.id for argument in call.args for n in ast.walk(argument) if isinstance(n, ast.Name)}
         for name in sorted(names & runtime):
             text = ast.unparse(call)
-            yield f"`{text}` in {function.name}: `{name}` is known only at run time, so this cannot compile", call.lineno
+            yield (
+                f"`{text}` in {function.name}: `{name}` is known only at run time, so this cannot compile",
+                call.lineno,
+            )
 
 
 def _runtime_names(function: Function) -> set[str]:
@@ -136,7 +139,9 @@ def mask_shape(function: Function) -> Iterator[Wrong]:
         pointers, masked = (shapes.rank(node, known, function) for node in (call.args[0], mask))
         if pointers is None or masked is None or masked in (0, pointers):
             continue
-        text = f"the mask `{ast.unparse(mask)}` in {function.name} has {masked} dimensions, the pointers have {pointers}"
+        text = (
+            f"the mask `{ast.unparse(mask)}` in {function.name} has {masked} dimensions, the pointers have {pointers}"
+        )
         yield text, call.lineno
 
 

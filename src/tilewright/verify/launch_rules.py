@@ -53,10 +53,11 @@ def _launch(launch: Launch, function: Function | None, stage_rules: Sequence[Sta
         constants = {a.name: a.value for a in launch.arguments if a.type == "constexpr" and type(a.value) is int}
         for call in function.calls(f"{LANGUAGE}.arange"):
             bounds = [evaluate(argument, constants) for argument in call.args]
-            if len(bounds) == 2 and bounds[0] is not None and bounds[1] is not None:
-                if not is_power_of_two(bounds[1] - bounds[0]):
-                    text = f"`{ast.unparse(call)}` in {launch.kernel} spans {bounds[1] - bounds[0]} elements"
-                    yield "contract.power_of_two", f"{text}: not a power of two"
+            if len(bounds) != 2 or bounds[0] is None or bounds[1] is None:
+                continue
+            if not is_power_of_two(bounds[1] - bounds[0]):
+                text = f"`{ast.unparse(call)}` in {launch.kernel} spans {bounds[1] - bounds[0]} elements"
+                yield "contract.power_of_two", f"{text}: not a power of two"
 
 
 def _says(function: Function | None, option: str) -> bool:

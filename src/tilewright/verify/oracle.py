@@ -18,7 +18,8 @@ import torch
 
 from tilewright.verify import draws, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
-from tilewright.verify.planning import EFFORTS, Effort, Family, Plan, Probe
+from tilewright.verify.planning import EFFORTS, Family, Plan, Probe
+from tilewright.verify.probes import make_plan
 from tilewright.verify.subject import (
     ReducedProducts,
     Subject,
@@ -32,9 +33,10 @@ from tilewright.verify.subject import (
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 
 #: Scales of weights that are tried, nearest to the module's own first.
-_SCALES = (1.0, 4.0, 1 / 4, 16.0, 1 / 16, 1 / 64, 1 / 128, 1 / 256)
-#: A scale must answer so many times better than one nearer to the module's own; one that is good enough ends it.
-_BETTER, _ENOUGH = 1.25, 0.3
+_SCALES = (1.0, 1 / 4, 4.0, 1 / 16, 16.0, 1 / 64, 1 / 128, 1 / 256)
+#: A scale must answer so many times better than one nearer to the module's own; one that is good enough ends it
+#: (at the task's own sizes, where each try is dear, a thousand times what the gate resolves is enough).
+_BETTER, _ENOUGH, _ENOUGH_OWN = 1.25, 0.3, 1e-3
 #: Seconds for one probe where the reference itself has to be interpreted.
 _INTERPRETED_S = 15.0
 #: An output that answers at fewer of its elements than this proves little.
@@ -158,7 +160,7 @@ class Oracle:
             strength = self.response(plan, probe, candidate).strength
             if strength > best * _BETTER:
                 best, state = strength, candidate
-            if best > _ENOUGH:
+            if best > (_ENOUGH_OWN if probe.family is Family.OWN else _ENOUGH):
                 break
         return state
 
@@ -238,7 +240,10 @@ class Oracle:
                 return [leaf.detach().cpu() for leaf in leaves(to_double(exact(*moved)))]
         except (RuntimeError, NotImplementedError, TypeError) as error:
             self.kind = f"float32 reference without TF32 (no float64: {str(error).splitlines()[0][:120]})"
-            return [leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves(self._run(arguments, state, inputs))]
+            return [
+                leaf.double() if leaf.is_floating_point() else leaf
+                for leaf in leaves(self._run(arguments, state, inputs))
+            ]
 
 
 def _nudged(state: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:
@@ -258,160 +263,3 @@ def _nudge(values: torch.Tensor, seed: int) -> torch.Tensor:
     up = torch.rand(values.shape, generator=generator) < 0.5
     target = torch.where(up, torch.full_like(values, float("inf")), torch.full_like(values, float("-inf")))
     return torch.where(torch.isfinite(values) & (values != 0), torch.nextafter(values, target), values)
-
-
-# --- the plan ------------------------------------------------------------------------------------------------
-
-
-def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
-    """The probes, most telling first."""
-    subject = oracle.subject
-    trace = planning.Tracer(subject, oracle.template)
-    own = subject.own_arguments
-    plan = Plan([own], ["the task's own"])
-    groups, base = planning.settle(trace, own, planning.find_groups(trace, own, oracle.template))
-    _own_probes(plan, oracle, trace, groups, effort)
-    home = _home(plan, oracle, trace, base)
-    _value_probes(plan, trace, groups, base, home)
-    _constructor_probes(plan, oracle, trace, base, constants, effort)
-    _size_probes(plan, trace, groups, base, home, constants, effort)
-    return plan
-
-
-def _own_probes(
-    plan: Plan, oracle: Oracle, trace: planning.Tracer, groups: Sequence[planning.Group], effort: Effort
-) -> None:
-    """The task's own sizes: whole on a GPU; else as much of the batch as can be interpreted."""
-    own, sizes, name = oracle.subject.own_arguments, {}, "own sizes"
-    whole = trace(own, {})
-    if oracle.device == "cpu" and whole is not None and groups:
-        cut = next((size for size in (1, 2, 4) if trace(own, groups[0].at(size)) is not None), None)
-        if cut is not None and cut < groups[0].size:
-            sizes, name = groups[0].at(cut), f"own sizes, {groups[0].name} cut to {cut}"
-            whole = trace(own, sizes)
-    if whole is None or (oracle.device == "cpu" and whole.largest > effort.own_elements):
-        plan.skipped.append("the task's own sizes (too large to interpret)")
-        return
-    place = tuple(sorted(sizes.items()))
-    probe = Probe(name, Family.OWN, sizes=place)
-    if not oracle.given_code:
-        oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
-    for seed in range(effort.seeds if oracle.device == "cuda" else 1):
-        plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
-    plan.probes.append(
-        Probe(f"{name}, weights redrawn", Family.OWN, sizes=place, weights="responsive at full size", seed=3)
-    )
-
-
-def _home(
-    plan: Plan, oracle: Oracle, trace: planning.Tracer, base: planning.Sizes
-) -> tuple[int, dict[planning.Member, int]]:
-    """Where small probes live: the task's own arguments, or smaller ones where its weights are large."""
-    own = oracle.subject.own_arguments
-    weights = sum(parameter.numel() for parameter in oracle.subject.build(own, "meta").parameters())
-    sizes = dict(base)
-    if weights <= 1 << 20 or own is None:
-        return 0, sizes
-    arguments = own
-    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
-        for value in (67, 68, 72, 96, 64, 128, 256):
-            if value >= arguments[position]:
-                continue
-            found = planning.vary(trace, oracle.template, arguments, position, value, sizes)
-            if found is not None:
-                arguments, sizes = found.arguments, dict(found.sizes)
-                break
-    if arguments == own:
-        return 0, sizes
-    plan.constructors.append(arguments)
-    plan.changed.append(f"a small module {arguments}")
-    return len(plan.constructors) - 1, sizes
-
-
-def _value_probes(
-    plan: Plan,
-    trace: planning.Tracer,
-    groups: Sequence[planning.Group],
-    base: planning.Sizes,
-    home: tuple[int, Mapping[planning.Member, int]],
-) -> None:
-    constructor, sizes = home[0], dict(home[1])
-    for group, prime in zip(groups, (3, 13, 11, 7, 5, 5, 5), strict=False):
-        larger = sizes | group.at(max(prime, base.get(group.members[0], 1)))
-        if trace(plan.constructors[constructor], larger) is not None:
-            sizes = larger
-    place = tuple(sorted(sizes.items()))
-
-    def add(draw: str, family: Family, weights: str = "responsive", seed: int = 5) -> None:
-        text = {"own": "the task's kind of inputs"}.get(draw, f"inputs {draw}")
-        plan.probes.append(Probe(f"{text}, {weights} weights", family, constructor, place, weights, draw, seed))
-
-    add("own", Family.VALUE)
-    add("own", Family.VALUE, "own")
-    for draw in ("normal", "negative", "zeros"):
-        add(draw, Family.VALUE)
-    for draw in draws.DRAWS:
-        if draw not in {"normal", "negative", "zeros"}:
-            add(draw, Family.EXTREME)
-
-
-def _size_probes(
-    plan: Plan,
-    trace: planning.Tracer,
-    groups: Sequence[planning.Group],
-    base: planning.Sizes,
-    home: tuple[int, Mapping[planning.Member, int]],
-    constants: Sequence[int],
-    effort: Effort,
-) -> None:
-    constructor, sizes = home
-    arguments = plan.constructors[constructor]
-    found: list[Probe] = []
-    for group in groups:
-        crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
-        plan.skipped += skipped
-        if trace(arguments, {**sizes, **group.at(1)}) is not None:
-            crossing.setdefault(1, ())
-        for size, crossings in planning.thinned(crossing, effort.sizes).items():
-            place = tuple(sorted({**sizes, **group.at(size)}.items()))
-            name = f"{group.name} = {size}"
-            found.append(
-                Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, group.name, size, crossings)
-            )
-    # Cheap ones first: what the time does not reach is then the dear end, and is named.
-    plan.probes += sorted(found, key=lambda probe: _cost(trace, arguments, probe))
-
-
-def _cost(trace: planning.Tracer, arguments: tuple[Any, ...] | None, probe: Probe) -> int:
-    found = trace(arguments, dict(probe.sizes))
-    return found.largest if found is not None else 0
-
-
-def _constructor_probes(
-    plan: Plan,
-    oracle: Oracle,
-    trace: planning.Tracer,
-    base: planning.Sizes,
-    constants: Sequence[int],
-    effort: Effort,
-) -> None:
-    own = oracle.subject.own_arguments
-    if own is None:
-        return
-    most = planning.beyond(constants, effort.constructor_bound)
-    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
-        for goal in (most, 5):
-            tries = [goal, goal + 1, *(multiple * (goal // multiple + 1) for multiple in (2, 4, 8, 16, 32, 64))]
-            for value in tries:
-                found = planning.vary(trace, oracle.template, own, position, value, base)
-                if found is not None and value != own[position]:
-                    plan.constructors.append(found.arguments)
-                    plan.changed.append(found.what)
-                    crossed = tuple(planning.Crossing(found.what.partition(" =")[0], value, c) for c in constants if c < value)
-                    plan.probes.append(
-                        Probe(
-                            found.what, Family.CONSTRUCTOR, len(plan.constructors) - 1, found.sizes, "responsive",
-                            "own", 9, found.what.partition(" =")[0], value, crossed[-1:],
-                        )  # fmt: skip
-                    )
-                    break

@@ -86,6 +86,7 @@ class Probe:
         group: name of the dimension that was varied, if one was.
         size: its size.
         crossings: what that size crosses.
+        quantities: inner sizes of the reference's pass at these sizes, by name.
     """
 
     name: str
@@ -98,6 +99,7 @@ class Probe:
     group: str = ""
     size: int = 0
     crossings: tuple[Crossing, ...] = ()
+    quantities: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
@@ -255,6 +257,14 @@ def quantities(trace: Trace) -> dict[str, int]:
     return found
 
 
+def named_quantities(trace: Trace | None) -> tuple[tuple[str, int], ...]:
+    """Inner sizes by name for people; of two with one name, the first."""
+    found: dict[str, int] = {}
+    for key, value in quantities(trace).items() if trace is not None else ():
+        found.setdefault(key.partition(":")[2], value)
+    return tuple(found.items())
+
+
 def _product(sizes: Iterable[int]) -> int:
     count = 1
     for size in sizes:
@@ -392,7 +402,13 @@ def _leading(before: Mapping[str, tuple[int, ...]], after: Mapping[str, tuple[in
 
 
 def vary(
-    trace: Tracer, inputs: Sequence[Any], own: tuple[Any, ...], position: int, value: int, base: Sizes
+    trace: Tracer,
+    inputs: Sequence[Any],
+    own: tuple[Any, ...],
+    position: int,
+    value: int,
+    base: Sizes,
+    names: Sequence[str] = (),
 ) -> Variation | None:
     """One constructor argument at another value, with what must change along: equal arguments, equal dimensions."""
     old = own[position]
@@ -409,7 +425,8 @@ def vary(
     for arguments, members in itertools.product(dict.fromkeys((alone, nested, everywhere)), dict.fromkeys(subsets)):
         sizes = dict(base) | dict.fromkeys(members, value)
         if trace.confirmed(arguments, sizes):
-            return Variation(arguments, tuple(sorted(sizes.items())), f"constructor argument {position} = {value}")
+            name = names[position] if position < len(names) else f"constructor argument {position}"
+            return Variation(arguments, tuple(sorted(sizes.items())), f"{name} = {value}")
     return None
 
 

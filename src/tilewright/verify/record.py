@@ -187,9 +187,7 @@ def _schedules(steps: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     return found
 
 
-def _resources(
-    data: Mapping[str, Any], schedule: str, gpu: Gpu, findings: list[Finding]
-) -> list[KernelResources]:
+def _resources(data: Mapping[str, Any], schedule: str, gpu: Gpu, findings: list[Finding]) -> list[KernelResources]:
     name = str(data["kernel"])
     evidence: dict[str, JsonValue] = {"kernel": name, "schedule": schedule}
     if "error" in data:

@@ -155,11 +155,11 @@ def _specialised(argument: Mapping[str, Any]) -> tuple[Any, ...]:
     return argument["name"], argument["type"], argument["divisible_by_16"], argument["value"] if fixed else None
 
 
-class _Native(TorchDispatchMode):
+class _Native(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes what a candidate leaves to PyTorch."""
 
     def __init__(self, recorder: Recorder) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._recorder = recorder
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -188,7 +188,7 @@ class _Native(TorchDispatchMode):
 
 
 def _same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.untyped_storage()._cdata == b.untyped_storage()._cdata
+    return bool(a.untyped_storage()._cdata == b.untyped_storage()._cdata)
 
 
 def _bytes(tensors: Sequence[torch.Tensor]) -> int:

@@ -8,6 +8,7 @@ environment; limits on memory, time, files and processes. Whatever it does, `run
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
@@ -153,9 +154,7 @@ def run_job(
         parts, garbage = _read_parts(scratch, limits)
         if outcome is Outcome.OK:
             outcome, message = _how_it_ended(scratch, exit_code, garbage, err.text())
-        return JobResult(
-            outcome, message, parts, exit_code, out.text(), err.text(), time.monotonic() - started, notes
-        )
+        return JobResult(outcome, message, parts, exit_code, out.text(), err.text(), time.monotonic() - started, notes)
 
 
 @functools.cache
@@ -235,10 +234,8 @@ def _watch(
 
 def _announce(scratch: Path, seen: int, on_part: Callable[[str], None]) -> int:
     while (scratch / "out" / f"{seen}.json").exists():
-        try:
+        with contextlib.suppress(wire.GarbageError, KeyError, TypeError):
             on_part(str(wire.load_json(scratch / "out" / f"{seen}.json")["name"])[:200])
-        except (wire.GarbageError, KeyError, TypeError):
-            pass
         seen += 1
     return seen
 

@@ -87,7 +87,21 @@ def _call(node: ast.Call, known: Mapping[str, int | None], function: Function) -
         return rank(node.args[0], known, function) if node.args else None
     if name == f"{LANGUAGE}.dot":
         return 2
-    elementwise = {"where", "maximum", "minimum", "exp", "log", "abs", "sqrt", "rsqrt", "exp2", "log2", "sin", "cos", "fma"}
+    elementwise = {
+        "where",
+        "maximum",
+        "minimum",
+        "exp",
+        "log",
+        "abs",
+        "sqrt",
+        "rsqrt",
+        "exp2",
+        "log2",
+        "sin",
+        "cos",
+        "fma",
+    }
     if name.rpartition(".")[2] in elementwise | {"erf"}:
         return _joined(*(rank(argument, known, function) for argument in node.args))
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,9 +62,9 @@ def _numel(shape: Sequence[int]) -> int:
     return count
 
 
-class _Steps(TorchDispatchMode):
+class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[str, tuple[int, ...]]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -100,6 +101,12 @@ class Subject:
 
         arguments = None if source.pickled is not None else tuple(module_source.init_args(source))
         return cls(source, arguments)
+
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """Names of the constructor's positional arguments."""
+        signature = inspect.signature(type(self.build(self.own_arguments, "meta")).__init__)
+        return tuple(signature.parameters)[1:]
 
     def build(self, arguments: tuple[Any, ...] | None, device: str = "cpu") -> torch.nn.Module:
         """The module, in eval mode, without gradients; the same arguments give the same weights."""

@@ -60,7 +60,7 @@ class Names:
         if isinstance(node, ast.Call):
             if dotted(node.func) == "getattr" and len(node.args) >= 2 and isinstance(node.args[1], ast.Constant):
                 head = self.resolve(node.args[0])
-                return None if head is None else f"{head}.{node.args[1].value}"
+                return None if head is None else f"{head}.{node.args[1].value!s}"
             return None
         name = dotted(node)
         if name is None:
@@ -192,7 +192,13 @@ def _root(value: ast.expr, roots: Mapping[str, str]) -> str:
         return _root(value.body, roots) or _root(value.orelse, roots)
     if isinstance(value, ast.Call):
         name = dotted(value.func) or ""
-        if name.rpartition(".")[2] in {"make_tensor_descriptor", "make_block_ptr", "advance", "multiple_of", "max_contiguous"}:
+        if name.rpartition(".")[2] in {
+            "make_tensor_descriptor",
+            "make_block_ptr",
+            "advance",
+            "multiple_of",
+            "max_contiguous",
+        }:
             base = value.args[0] if value.args else next((k.value for k in value.keywords if k.arg == "base"), None)
             return _root(base, roots) if base is not None else ""
         if isinstance(value.func, ast.Attribute) and value.func.attr == "to":
@@ -262,4 +268,6 @@ def _configs(node: ast.FunctionDef, names: Names, tree: ast.Module) -> tuple[ast
         if target in used and value is not None:
             roots.append(value)
     calls = [n for root in roots for n in ast.walk(root) if isinstance(n, ast.Call)]
-    return tuple(call for call in calls if names.resolve(call.func) in {"triton.Config", "triton.runtime.autotuner.Config"})
+    return tuple(
+        call for call in calls if names.resolve(call.func) in {"triton.Config", "triton.runtime.autotuner.Config"}
+    )

@@ -79,9 +79,9 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     plain = {name: tensor.detach().to("cpu").contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in plain.items():
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in seen:
-            plain[name] = tensor.clone()
-        elif tensor.numel() and tensor.untyped_storage().nbytes() != tensor.nbytes:
+        storage = tensor.untyped_storage()
+        # safetensors refuses tensors that share memory, or that are a part of a larger piece.
+        if tensor.numel() and (storage.data_ptr() in seen or storage.nbytes() != tensor.nbytes):
             plain[name] = tensor.clone()
         seen.add(plain[name].untyped_storage().data_ptr())
     partial = path.with_suffix(".partial")

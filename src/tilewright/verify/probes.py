@@ -1,0 +1,178 @@
+"""The probes of a task, most telling first: own sizes, ordinary values, other arguments, other sizes, extremes.
+
+Runs beside the oracle, which says how outputs respond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from tilewright.verify import draws, planning
+from tilewright.verify.planning import Effort, Family, Plan, Probe
+
+if TYPE_CHECKING:
+    from tilewright.verify.oracle import Oracle
+
+
+def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
+    """The probes, most telling first."""
+    subject = oracle.subject
+    trace = planning.Tracer(subject, oracle.template)
+    own = subject.own_arguments
+    plan = Plan([own], ["the task's own"])
+    groups, base = planning.settle(trace, own, planning.find_groups(trace, own, oracle.template))
+    _own_probes(plan, oracle, trace, groups, effort)
+    home = _home(plan, oracle, trace, base)
+    _value_probes(plan, trace, groups, base, home)
+    _constructor_probes(plan, oracle, trace, base, constants, effort)
+    _size_probes(plan, trace, groups, base, home, constants, effort)
+    plan.probes = [_with_quantities(plan, trace, probe) for probe in plan.probes]
+    return plan
+
+
+def _with_quantities(plan: Plan, trace: planning.Tracer, probe: Probe) -> Probe:
+    found = trace(plan.constructors[probe.constructor], dict(probe.sizes))
+    return replace(probe, quantities=planning.named_quantities(found))
+
+
+def _own_probes(
+    plan: Plan, oracle: Oracle, trace: planning.Tracer, groups: Sequence[planning.Group], effort: Effort
+) -> None:
+    """The task's own sizes: whole on a GPU; else as much of the batch as can be interpreted."""
+    own, sizes, name = oracle.subject.own_arguments, {}, "own sizes"
+    whole = trace(own, {})
+    if oracle.device == "cpu" and whole is not None and groups:
+        cut = next((size for size in (1, 2, 4) if trace(own, groups[0].at(size)) is not None), None)
+        if cut is not None and cut < groups[0].size:
+            sizes, name = groups[0].at(cut), f"own sizes, {groups[0].name} cut to {cut}"
+            whole = trace(own, sizes)
+    if whole is None or (oracle.device == "cpu" and whole.largest > effort.own_elements):
+        plan.skipped.append("the task's own sizes (too large to interpret)")
+        return
+    place = tuple(sorted(sizes.items()))
+    probe = Probe(name, Family.OWN, sizes=place)
+    if not oracle.given_code:
+        oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
+    for seed in range(effort.seeds if oracle.device == "cuda" else 1):
+        plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
+    plan.probes.append(
+        Probe(f"{name}, weights redrawn", Family.OWN, sizes=place, weights="responsive at full size", seed=3)
+    )
+
+
+def _home(
+    plan: Plan, oracle: Oracle, trace: planning.Tracer, base: planning.Sizes
+) -> tuple[int, dict[planning.Member, int]]:
+    """Where small probes live: the task's own arguments, or smaller ones where its weights are large."""
+    own = oracle.subject.own_arguments
+    weights = sum(parameter.numel() for parameter in oracle.subject.build(own, "meta").parameters())
+    sizes = dict(base)
+    if weights <= 1 << 20 or own is None:
+        return 0, sizes
+    arguments = own
+    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
+        for value in (67, 68, 72, 96, 64, 128, 256):
+            if value >= arguments[position]:
+                continue
+            found = planning.vary(trace, oracle.template, arguments, position, value, sizes)
+            if found is not None:
+                arguments, sizes = found.arguments, dict(found.sizes)
+                break
+    if arguments == own:
+        return 0, sizes
+    plan.constructors.append(arguments)
+    plan.changed.append(f"a small module {arguments}")
+    return len(plan.constructors) - 1, sizes
+
+
+def _value_probes(
+    plan: Plan,
+    trace: planning.Tracer,
+    groups: Sequence[planning.Group],
+    base: planning.Sizes,
+    home: tuple[int, Mapping[planning.Member, int]],
+) -> None:
+    constructor, sizes = home[0], dict(home[1])
+    for group, prime in zip(groups, (3, 13, 11, 7, 5, 5, 5), strict=False):
+        larger = sizes | group.at(max(prime, base.get(group.members[0], 1)))
+        if trace(plan.constructors[constructor], larger) is not None:
+            sizes = larger
+    place = tuple(sorted(sizes.items()))
+
+    def add(draw: str, family: Family, weights: str = "responsive", seed: int = 5) -> None:
+        text = {"own": "the task's kind of inputs"}.get(draw, f"inputs {draw}")
+        plan.probes.append(Probe(f"{text}, {weights} weights", family, constructor, place, weights, draw, seed))
+
+    add("own", Family.VALUE)
+    add("own", Family.VALUE, "own")
+    for draw in ("normal", "negative", "zeros"):
+        add(draw, Family.VALUE)
+    for draw in draws.DRAWS:
+        if draw not in {"normal", "negative", "zeros"}:
+            add(draw, Family.EXTREME)
+
+
+def _size_probes(
+    plan: Plan,
+    trace: planning.Tracer,
+    groups: Sequence[planning.Group],
+    base: planning.Sizes,
+    home: tuple[int, Mapping[planning.Member, int]],
+    constants: Sequence[int],
+    effort: Effort,
+) -> None:
+    constructor, sizes = home
+    arguments = plan.constructors[constructor]
+    found: list[Probe] = []
+    for group in groups:
+        crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
+        plan.skipped += skipped
+        if trace(arguments, {**sizes, **group.at(1)}) is not None:
+            crossing.setdefault(1, ())
+        for size, crossings in planning.thinned(crossing, effort.sizes).items():
+            place = tuple(sorted({**sizes, **group.at(size)}.items()))
+            name = f"{group.name} = {size}"
+            found.append(
+                Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, group.name, size, crossings)
+            )
+    # Cheap ones first: what the time does not reach is then the dear end, and is named.
+    plan.probes += sorted(found, key=lambda probe: _cost(trace, arguments, probe))
+
+
+def _cost(trace: planning.Tracer, arguments: tuple[Any, ...] | None, probe: Probe) -> int:
+    found = trace(arguments, dict(probe.sizes))
+    return found.largest if found is not None else 0
+
+
+def _constructor_probes(
+    plan: Plan,
+    oracle: Oracle,
+    trace: planning.Tracer,
+    base: planning.Sizes,
+    constants: Sequence[int],
+    effort: Effort,
+) -> None:
+    """Sizes that the constructor fixes: one beyond every constant of the candidate, and a small odd one."""
+    own = oracle.subject.own_arguments
+    if own is None:
+        return
+    names = oracle.subject.argument_names
+    most = planning.beyond(constants, effort.constructor_bound)
+    for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
+        for goal in (most, 5):
+            # Groups and heads want a multiple.
+            tries = (goal, goal + 1, *(multiple * (goal // multiple + 1) for multiple in (2, 4, 8, 16, 32, 64)))
+            variations = (
+                planning.vary(trace, oracle.template, own, position, value, base, names)
+                for value in tries
+                if value != own[position]
+            )
+            found = next((variation for variation in variations if variation is not None), None)
+            if found is None:
+                continue
+            plan.constructors.append(found.arguments)
+            plan.changed.append(found.what)
+            index = len(plan.constructors) - 1
+            plan.probes.append(Probe(found.what, Family.CONSTRUCTOR, index, found.sizes, weights="responsive", seed=9))
