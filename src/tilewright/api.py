@@ -21,6 +21,7 @@ from tilewright.values.verdict import Verdict
 if TYPE_CHECKING:
     from torch import nn
 
+    from tilewright.proposers.llm import Settings
     from tilewright.search.understand import Inspection
 
 
@@ -40,6 +41,7 @@ def optimize(
     out: str | Path | None = None,
     study: str | Path | None = None,
     progress: Progress | None = None,
+    llm: Settings | None = None,
 ) -> nn.Module:
     """A faster module that can take the place of `module`, verified against it.
 
@@ -61,20 +63,19 @@ def optimize(
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         study: the study store's file; one in `out`, or in the user's cache folder, if None.
         progress: told what is being tried.
+        llm: a language model to ask beside the engine (`tilewright.proposers.llm.Settings`); none if None.
 
     Raises:
+        LlmError: the language model cannot be used.
         InputMismatchError: the inputs do not fit the module.
         CaptureError: the module cannot be captured; the operation is named.
         UnknownGpuError: no such GPU, or none was named and none is installed.
     """
-    from tilewright.search.run import optimize_task
     from tilewright.task.load import task_from_module
 
     task = task_from_module(module, inputs, gpu=gpu, stage=stage, precision=precision, name=name)
     folder = None if out is None else Path(out)
-    result = optimize_task(
-        task, effort=effort, out=folder, progress=progress, study=None if study is None else Path(study)
-    )
+    result = _search(task, effort, folder, progress, study, "", llm)
     if folder is not None:
         from tilewright.report.files import write_report
 
@@ -133,6 +134,7 @@ def optimize_file(
     study: str | Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    llm: Settings | None = None,
 ) -> Study:
     """Search for a faster module for a document or a Python file, and write the results to `out`.
 
@@ -140,7 +142,7 @@ def optimize_file(
         path: a document, or a Python file with `Model`, `get_inputs` and `get_init_inputs`.
         reference: for a document, the Python file that says what is right.
         init, inputs: for a document without reference, how to call its code (`--init`, `--inputs`).
-        gpu, stage, precision, effort, study, progress: as `optimize` takes them; `stage` may be `document`.
+        gpu, stage, precision, effort, study, progress, llm: as `optimize` takes them; `stage` may be `document`.
         strict: one literal `tl.store` an output and nothing else (`--rules strict`).
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         command: the command that repeats the run, for the report.
@@ -149,23 +151,50 @@ def optimize_file(
         TilewrightError: the input is at fault; nothing was written.
     """
     from tilewright.report.files import check_writable, write_report
-    from tilewright.search.run import optimize_task
 
     task = load(path, reference, init, inputs, gpu, stage, precision, strict)
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
-    result = optimize_task(
-        task,
-        effort=effort,
-        out=folder,
-        progress=progress,
-        study=None if study is None else Path(study),
-        command=command,
-    )
+    result = _search(task, effort, folder, progress, study, command, llm)
     if folder is not None:
         write_report(result, folder)
     return result
+
+
+def _search(
+    task: Task,
+    effort: str,
+    out: Path | None,
+    progress: Progress | None,
+    study: str | Path | None,
+    command: str,
+    llm: Settings | None,
+) -> Study:
+    """Run the search, with a language model beside the engine where one is asked for."""
+    from tilewright.search.run import optimize_task
+
+    model, replay, note = None, None, ""
+    if llm is not None:
+        from tilewright.proposers.llm.connect import connect_if_there, replayed_study
+
+        replay = replayed_study(llm)
+        model, note = connect_if_there(llm)
+    try:
+        return optimize_task(
+            task,
+            effort=effort,
+            out=out,
+            progress=progress,
+            study=None if study is None else Path(study),
+            command=command,
+            conversation=model,
+            replay=replay,
+            notes=[note] if note else [],
+        )
+    finally:
+        if model is not None:
+            model.close()
 
 
 def load(

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tilewright.cli import options
+from tilewright.cli import llm_options, options
 from tilewright.cli.output import progress_bar, show, show_json
 from tilewright.errors import ExitCode
 
@@ -36,6 +36,15 @@ def optimize(
             "--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."
         ),
     ] = None,
+    llm: llm_options.Model = None,
+    llm_samples: llm_options.Samples = llm_options.DEFAULT.samples,
+    llm_repairs: llm_options.Repairs = llm_options.DEFAULT.repairs,
+    llm_requests: llm_options.Requests = llm_options.DEFAULT.budget.requests,
+    llm_tokens: llm_options.Tokens = llm_options.DEFAULT.budget.tokens,
+    llm_reply_tokens: llm_options.ReplyTokens = llm_options.DEFAULT.reply_tokens,
+    llm_seconds: llm_options.Seconds = llm_options.DEFAULT.budget.seconds,
+    llm_cost: llm_options.Cost = None,
+    llm_price: llm_options.PriceText = None,
     as_json: options.Json = False,
 ) -> None:
     """Find a faster module, verify it, and write it with its evidence.
@@ -48,6 +57,17 @@ def optimize(
     from tilewright.report.files import MODEL_NAME
 
     folder = out or _DEFAULT_OUT / path.stem
+    settings = llm_options.settings(
+        llm,
+        samples=llm_samples,
+        repairs=llm_repairs,
+        requests=llm_requests,
+        tokens=llm_tokens,
+        reply_tokens=llm_reply_tokens,
+        seconds=llm_seconds,
+        cost=llm_cost,
+        price=llm_price,
+    )
     with progress_bar(f"optimising {path.name}") as progress:
         result = optimize_file(
             path,
@@ -63,6 +83,7 @@ def optimize(
             study=study,
             progress=progress,
             command=shlex.join(["tilewright", *sys.argv[1:]]),
+            llm=settings,
         )
     names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
     if as_json:

@@ -10,8 +10,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tilewright.errors import ExitCode, TilewrightError
+from tilewright.proposers.llm.turn import Conversation, ExchangeLog, Turn
 from tilewright.search.effort import Effort, find_effort
 from tilewright.search.evaluate import Evaluator, Judged
+from tilewright.search.exchanges import open_log
 from tilewright.search.progress import Pace, Progress
 from tilewright.search.store import StoreError, StudyStore, default_store_path
 from tilewright.search.tools import Tools
@@ -37,6 +39,9 @@ def optimize_task(
     study: Path | None = None,
     command: str = "",
     tools: Tools | None = None,
+    conversation: Conversation | None = None,
+    replay: Path | None = None,
+    notes: Sequence[str] = (),
 ) -> Study:
     """Search for a faster module for `task` and return everything that was tried.
 
@@ -48,6 +53,9 @@ def optimize_task(
         study: the study store's file.
         command: the command that repeats the run, for the report.
         tools: what to call instead of the real proposers, gate, model and clock.
+        conversation: a proposer that talks, asked after the others in each stage.
+        replay: the study whose exchanges it hears again, instead of asking anybody.
+        notes: what a reader of the study must know of how the run was set up.
 
     Raises:
         TilewrightError: the input is at fault; nothing was written.
@@ -58,8 +66,9 @@ def optimize_task(
     pace = Pace(progress, parts=2 + len(task.rules))
     pace.enter(0, "reading the task")
     understanding = tools.understand(task)
-    with _store(study, out) as (store, notes):
-        return _Search(task, tools, level, understanding, store, pace, notes).run(command)
+    with _store(study, out) as (store, said), open_log(store if conversation else None, replay) as log:
+        said += notes
+        return _Search(task, tools, level, understanding, store, pace, said, conversation, log).run(command)
 
 
 @contextlib.contextmanager
@@ -104,6 +113,8 @@ class _Search:
         store: StudyStore | None,
         pace: Pace,
         notes: list[str],
+        conversation: Conversation | None = None,
+        log: ExchangeLog | None = None,
     ) -> None:
         self.task = task
         self.tools = tools
@@ -111,8 +122,11 @@ class _Search:
         self.understanding = understanding
         self.pace = pace
         self.notes = notes
+        self.conversation = conversation
+        self.log = log
         self.started = datetime.now(UTC)
         self.clock_start = time.monotonic()
+        self.deadline = self.clock_start + effort.budget_s
         self.measures = self._can_measure()
         self.versions = versions()
         timing = "measured" if self.measures else "modelled"
@@ -205,7 +219,7 @@ class _Search:
         return ""
 
     def _time_is_up(self) -> bool:
-        return time.monotonic() - self.clock_start > self.effort.budget_s
+        return time.monotonic() > self.deadline
 
     def _fraction_of_speed_of_light(self) -> float | None:
         floor = self.understanding.floors.get(self.task.precision)
@@ -225,7 +239,37 @@ class _Search:
         if self.effort.retune and code is not None and not self._time_is_up():
             self.pace.say("writing variants of the best code so far")
             self._try_batch(rules, self._retuned(rules, code))
+        if self.conversation is not None:
+            self._converse(self.conversation, rules)
         return len(self.trials) > trials_before, self.best is not best_before
+
+    def _converse(self, conversation: Conversation, rules: StageRules) -> None:
+        """Ask a proposer that talks, judge what it proposes, and ask again, until it has nothing more to say.
+
+        Its time is its own: while it has the word its budget counts, and the search's stands still.
+        """
+        before, began = self.deadline, time.monotonic()
+        try:
+            while True:
+                candidates = conversation.propose(self._turn(rules), self.log, self.pace.say)
+                if not candidates:
+                    return
+                self.deadline = time.monotonic() + self.effort.budget_s
+                self._try_batch(rules, candidates)
+        finally:
+            self.deadline = before + time.monotonic() - began
+
+    def _turn(self, rules: StageRules) -> Turn:
+        floor = self.understanding.floors.get(self.task.precision)
+        given = [self.given] if self.given is not None else []
+        return Turn(
+            task=self.task,
+            rules=rules,
+            current=self._code_to_tune(),
+            trials=(*given, *self.trials),
+            reference=self.reference,
+            floor_ms=floor.time_ms if floor is not None else None,
+        )
 
     def _may_synthesize(self, rules: StageRules) -> bool:
         """Once in a run, in the first stage that allows a new grid, or where there is nothing right to start from."""
@@ -472,8 +516,13 @@ class _Search:
             best_number=self.best.number if self.best is not None else None,
             work=self.understanding.work,
             speed_of_light=floor,
-            notes=(*self.notes, *self.evaluator.notes),
+            notes=(*self.notes, *self.evaluator.notes, *self._said_by_conversation()),
+            exchanges=self.conversation.exchanges if self.conversation is not None else (),
         )
+
+    def _said_by_conversation(self) -> tuple[str, ...]:
+        spoken = self.conversation.notes if self.conversation is not None else ()
+        return (*spoken, *(self.log.notes if self.log is not None and self.conversation is not None else ()))
 
 
 def _measured_ms(judged: Judged) -> float:

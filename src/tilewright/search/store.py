@@ -65,6 +65,22 @@ class StoreError(TilewrightError):
     """The study store cannot be used: unreadable, not a study, read-only, disk full."""
 
 
+def open_connection(path: Path, *, shared: bool = False) -> sqlite3.Connection:
+    """A connection to a study file as every user of one has it: write-ahead log, patient with other writers.
+
+    Args:
+        path: the file; it is created where there is none.
+        shared: several threads use it, one at a time.
+
+    Raises:
+        sqlite3.Error: it is no such file.
+    """
+    connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not shared)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection
+
+
 class StudyStore:
     """A study file, open for reading and writing; safe to share between processes (write-ahead log)."""
 
@@ -77,9 +93,7 @@ class StudyStore:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None)
-            self._connection.execute("PRAGMA journal_mode=WAL")
-            self._connection.execute("PRAGMA synchronous=NORMAL")
+            self._connection = open_connection(path)
             self._connection.execute(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise self._error("cannot be opened", error) from error

@@ -11,6 +11,7 @@ from enum import StrEnum
 
 from tilewright.gpu.speed_of_light import SpeedOfLight
 from tilewright.values.candidate import Candidate
+from tilewright.values.exchange import Exchange
 from tilewright.values.measurement import Modelled, Timing, Work
 from tilewright.values.verdict import Verdict
 
@@ -77,6 +78,7 @@ class Study:
         work: what the task must do at least; None where it could not be counted.
         speed_of_light: the floor that `work` sets on the target; None with it.
         notes: what a reader must know: how times were obtained, what the run left out and why.
+        exchanges: with a language model, in order; empty where none was asked.
     """
 
     task: str
@@ -98,6 +100,7 @@ class Study:
     work: Work | None = None
     speed_of_light: SpeedOfLight | None = None
     notes: tuple[str, ...] = field(default=())
+    exchanges: tuple[Exchange, ...] = field(default=())
 
     @property
     def best(self) -> Trial | None:
