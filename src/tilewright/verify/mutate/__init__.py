@@ -1,0 +1,1 @@
+"""Semantic mutants of right kernels: what the gate must reject, made by the hundred."""
