@@ -28,7 +28,7 @@ class Block(nn.Module):
 
 def optimized(module: nn.Module, tmp_path: Path, *shape: int) -> nn.Module:
     return tilewright.optimize(
-        module, [torch.rand(*shape)], gpu="4090", study=tmp_path / "study.sqlite", out=tmp_path / "out"
+        module, [torch.rand(*shape)], gpu="4090", effort="none", study=tmp_path / "study.sqlite", out=tmp_path / "out"
     )
 
 

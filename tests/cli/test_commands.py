@@ -116,11 +116,11 @@ def test_explain(command: Command) -> None:
 def test_verify_accepts_and_rejects(command: Command, folder: Path) -> None:
     (folder / "right.py").write_text(RIGHT)
     (folder / "wrong.md").write_text(f"Faster:\n\n```python\n{RIGHT.replace('* 2.0', '* 2.5')}```\n")
-    right = command("verify", "model.py", "right.py", "--gpu", "4090", "--json")
+    right = command("verify", "model.py", "right.py", "--gpu", "4090", "--effort", "none", "--json")
     assert right.code == 0, right.json
     assert right.json["accepted"] is True
     assert right.json["verdict"]["launches"]
-    wrong = command("verify", "model.py", "wrong.md", "--gpu", "4090")
+    wrong = command("verify", "model.py", "wrong.md", "--gpu", "4090", "--effort", "none")
     assert wrong.code == 1
     assert "rejected for" in wrong.out
 
@@ -129,7 +129,7 @@ def test_verify_accepts_and_rejects(command: Command, folder: Path) -> None:
 def test_optimize_writes_a_verified_module(command: Command, folder: Path, as_json: bool) -> None:
     (folder / "pointwise.py").write_text(POINTWISE)
     extra = ["--json"] if as_json else []
-    done = command("optimize", "pointwise.py", "--gpu", "4090", "--out", "out", *extra)
+    done = command("optimize", "pointwise.py", "--gpu", "4090", "--effort", "none", "--out", "out", *extra)
     assert done.code == 0, done.err + done.out
     written = {path.name for path in (folder / "out").iterdir()}
     assert {"model_new.py", "report.json", "report.html"} <= written
@@ -148,7 +148,7 @@ def test_optimize_writes_a_verified_module(command: Command, folder: Path, as_js
 
 def test_optimize_where_nothing_is_to_gain(command: Command, folder: Path) -> None:
     (folder / "alone.py").write_text(POINTWISE.replace(POINTWISE_BODY, "return torch.sort(x).values"))
-    done = command("optimize", "alone.py", "--gpu", "4090", "--out", "out", "--json")
+    done = command("optimize", "alone.py", "--gpu", "4090", "--effort", "none", "--out", "out", "--json")
     assert done.code == 1
     assert done.json["verified"] is False
     assert done.json["verdict"].startswith("Nothing better was found")
