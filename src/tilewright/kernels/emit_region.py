@@ -10,20 +10,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import listed_dims, source_of
-from tilewright.kernels.helpers import HELPERS
 from tilewright.kernels.layout import LoopAxis, MemoryFormat
 from tilewright.kernels.native import memory_format_text
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
-from tilewright.kernels.pointwise import helpers_in, is_pointwise, literal, pointwise_text
+from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import REDUCTIONS, is_relabelling
-from tilewright.kernels.text import Lines, Names, shape_text
+from tilewright.kernels.text import Lines, shape_text
+from tilewright.kernels.values import ValueEmitter, short_name
 
 _IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
 
@@ -40,46 +39,13 @@ class _Accumulator:
     kind: str
 
 
-class _RegionEmitter:
+class _RegionEmitter(ValueEmitter):
     def __init__(self, plan: FusedPlan, graph: Graph) -> None:
         self.plan = plan
-        self.graph = graph
-        self.region = plan.region
         self.axes = plan.axes.axes
         sizes = {axis.size for axis in self.axes} | set(plan.axes.part_names)
-        reserved = {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi", *HELPERS}
-        self.names = Names({axis.name for axis in self.axes} | sizes | reserved)
-        self.values: dict[torch_fx.Node, str] = {}
-        self.loads: dict[int, str] = {}
-        self.scalars: dict[str, float] = {}
-        self.scalar_names: dict[float, str] = {}
-        self.pointers = self._pointer_names()
+        super().__init__(plan.region, graph, {axis.name for axis in self.axes} | sizes)
         self.vectors = tuple(v for v in (plan.kept_vector, plan.second_vector) if v is not None)
-
-    # -- names ---------------------------------------------------------------------------------------------
-
-    def _pointer_names(self) -> dict[torch_fx.Node, str]:
-        """Operand node -> name of the tensor in the wrapper; its pointer in the kernel is `<name>_ptr`."""
-        state = self.graph.state_names()
-        result: dict[torch_fx.Node, str] = {}
-        for operand in self.region.operands:
-            if operand.node not in result:
-                path = state.get(operand.node.name)
-                result[operand.node] = self.names.unique(path.replace(".", "_") if path else operand.node.name)
-        return result
-
-    def _scalar_text(self, value: float | int | bool) -> str:
-        link = self.graph.linked.get(value) if type(value) is float else None
-        if link is None:
-            return literal(value)
-        if value not in self.scalar_names:
-            name = self.names.unique(link.path.replace(".", "_"))
-            self.scalar_names[value] = name
-            self.scalars[name] = value
-        return self.scalar_names[value]
-
-    def _text_of(self, item: Any) -> str:
-        return self.values[item] if isinstance(item, torch_fx.Node) else self._scalar_text(item)
 
     # -- addresses -----------------------------------------------------------------------------------------
 
@@ -112,45 +78,6 @@ class _RegionEmitter:
         lines.add(f"{name} = tl.load({arguments}){cast}")
         self.loads[index] = name
 
-    # -- values --------------------------------------------------------------------------------------------
-
-    def _emit_nodes(self, lines: Lines, level: int) -> None:
-        """The nodes of one level, in order; reductions into this level have their values already."""
-        for node in self.region.nodes:
-            if self.region.levels[node] != level or node in self.values:
-                continue
-            self._bind_operands(node)
-            if is_relabelling(node):
-                self.values[node] = self._text_of(node.args[0])
-            elif is_pointwise(node):
-                text = pointwise_text(node, self._text_of)
-                if text in self.values.values():
-                    self.values[node] = text
-                    continue
-                name = self.names.unique(_short(node))
-                lines.add(f"{name} = {text}")
-                self.values[node] = name
-
-    def _bind_operands(self, node: torch_fx.Node) -> None:
-        for index, operand in enumerate(self.region.operands):
-            if operand.level == self.region.levels[node] and operand.node in node.all_input_nodes:
-                self._bind_one(node, index)
-
-    def _bind_one(self, node: torch_fx.Node, index: int) -> None:
-        """An operand may be loaded under several maps; a node takes the one that fits its own axes."""
-        operand = self.region.operands[index]
-        same = [i for i, o in enumerate(self.region.operands) if o.node is operand.node and o.level == operand.level]
-        if len(same) == 1 or operand.map == self._expected_map(node, operand.node):
-            self.values[operand.node] = self.loads[index]
-
-    def _expected_map(self, node: torch_fx.Node, source: torch_fx.Node) -> tuple[int | None, ...]:
-        map_ = self.region.maps[node]
-        sizes = source.meta["val"].shape
-        aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
-        return tuple(
-            None if isinstance(size, int) and size == 1 else axis for size, axis in zip(sizes, aligned, strict=True)
-        )
-
     def _depth_of_load(self, index: int) -> int:
         """The outermost loop in which all axes of the operand are known."""
         return max((self.axes[axis].level for axis in self.plan.axes.operand_orders[index]), default=0)
@@ -173,13 +100,13 @@ class _RegionEmitter:
         for index, operand in enumerate(self.region.operands):
             if index not in self.loads and operand.level == level and self._depth_of_load(index) <= level:
                 self._load(lines, index)
-        self._emit_nodes(lines, level)
+        self.emit_nodes(lines, level)
         return accumulators
 
     def _reduction_loop(self, lines: Lines, level: int) -> list[_Accumulator]:
         innermost = level == self.region.depth
         accumulators = [
-            _Accumulator(node, self.names.unique(f"{_short(node)}_acc"), REDUCTIONS[node.target])
+            _Accumulator(node, self.names.unique(f"{short_name(node)}_acc"), REDUCTIONS[node.target])
             for node in self.region.reductions(level)
         ]
         shape = self._accumulator_shape(innermost)
@@ -259,7 +186,7 @@ class _RegionEmitter:
     def _finish(self, lines: Lines, accumulator: _Accumulator, level: int) -> None:
         self.values[accumulator.node] = accumulator.name
         if accumulator.kind == "mean":
-            name = self.names.unique(_short(accumulator.node))
+            name = self.names.unique(short_name(accumulator.node))
             lines.add(f"{name} = {accumulator.name} / {self._count(accumulator.node)}")
             self.values[accumulator.node] = name
 
@@ -304,18 +231,6 @@ class _RegionEmitter:
             axis = self.axes[index]
             self._vector_index(lines, index, f"{axis.name}_block * BLOCK_{axis.size}", axis.size)
 
-    def _signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
-        parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
-        lines, line = [], "    "
-        for parameter in parameters:
-            piece = f"{parameter}, "
-            if len(line) + len(piece) > 110:
-                lines.append(line.rstrip())
-                line = "    "
-            line += piece
-        lines.append(line.rstrip().rstrip(",") + ",")
-        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
-
     # -- the whole -----------------------------------------------------------------------------------------
 
     def emit(self) -> EmittedKernel:
@@ -327,7 +242,7 @@ class _RegionEmitter:
         self._store(body)
         blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
         name = f"{self.plan.name}_kernel"
-        head = self._signature(name, [*self._pointers(), "out_ptr"], [a.size for a in self.axes], blocks)
+        head = self.signature(name, [*self._pointers(), "out_ptr"], [a.size for a in self.axes], blocks)
         kernel = f'{head}\n    """{self._docstring()}"""\n{body}'
         return self._finished(kernel, self._wrapper(name, blocks), ())
 
@@ -344,7 +259,7 @@ class _RegionEmitter:
         lines.add(f"tl.store({self._address('out_ptr', order)}, {value}{suffix})")
 
     def _docstring(self) -> str:
-        steps = " -> ".join(_short(node) for node in self.region.nodes if not is_relabelling(node))
+        steps = " -> ".join(short_name(node) for node in self.region.nodes if not is_relabelling(node))
         dims = ", ".join(axis.size for axis in self.axes if axis.level == 0) or "1"
         return f"{steps}; output [{dims}]."
 
@@ -387,9 +302,7 @@ class _RegionEmitter:
         form = ""
         if self.plan.output_format is MemoryFormat.CHANNELS_LAST:
             form = f", memory_format={memory_format_text(self.region.root.meta['val'].dim())}"
-        lines.add(
-            f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self._dtype_text()}{form})"
-        )
+        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self.dtype_text()}{form})")
 
     def _tile_lines(self, lines: Lines) -> None:
         """Tile sizes for the shapes at hand, within the plan's limits."""
@@ -422,13 +335,6 @@ class _RegionEmitter:
             f"triton.cdiv({self.axes[index].size}, BLOCK_{self.axes[index].size})" for index in self._kept_vectors()
         ]
         return " * ".join(factors) or "1"
-
-    def _dtype_text(self) -> str:
-        wanted = self.region.root.meta["val"].dtype
-        for node, name in self.pointers.items():
-            if node.meta["val"].dtype is wanted:
-                return f"{name}.dtype"
-        return str(wanted)
 
     def _launch(self, lines: Lines, name: str, arguments: Sequence[str], blocks: Sequence[str], grid: str) -> None:
         limits = self.plan.limits
@@ -483,7 +389,7 @@ class _RegionEmitter:
         name = f"{self.plan.name}_part_kernel"
         sizes = [axis.size for axis in self.axes]
         finish, finish_name, finish_blocks, finish_pointers = self._finish_kernel(accumulators)
-        head = self._signature(name, [*tensors, *(f"{p}_ptr" for p in partials)], [*sizes, "PART"], blocks)
+        head = self.signature(name, [*tensors, *(f"{p}_ptr" for p in partials)], [*sizes, "PART"], blocks)
         doc = f"Partial results of {self._docstring()[:-1]}, for the slices [part * PART, (part + 1) * PART)."
         first = f'{head}\n    """{doc}"""\n{body}'
         wrapper = self._split_wrapper(
@@ -520,13 +426,13 @@ class _RegionEmitter:
         for index, operand in enumerate(self.region.operands):
             if operand.level == 0:
                 self._load_flat(body, index)
-        self._emit_nodes(body, 0)
+        self.emit_nodes(body, 0)
         body.add(f"tl.store(out_ptr + e, {self.values[self.region.root]}, mask=inside)")
         pointers = [name for name in self.pointers.values() if _mentions(body, f"{name}_ptr")]
         sizes = [axis.size for axis in self.axes]
         name = f"{self.plan.name}_finish_kernel"
         tensors = [*(f"{a.name}_ptr" for a in accumulators), *(f"{p}_ptr" for p in pointers), "out_ptr"]
-        head = self._signature(name, tensors, [*sizes, "PARTS"], ["BLOCK"])
+        head = self.signature(name, tensors, [*sizes, "PARTS"], ["BLOCK"])
         return (
             f'{head}\n    """Combines the parts in order and finishes: deterministic."""\n{body}',
             name,
@@ -593,11 +499,6 @@ def _combine(kind: str, accumulator: str, value: str) -> str:
     if kind in ("sum", "mean"):
         return f"{accumulator} + {value}"
     return f"{kind}imum({accumulator}, {value})"
-
-
-def _short(node: torch_fx.Node) -> str:
-    """A node's name for people: its operation."""
-    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name
 
 
 def _mentions(body: Lines, name: str) -> bool:

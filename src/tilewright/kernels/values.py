@@ -1,0 +1,128 @@
+"""Values inside a kernel: names of pointers and scalars, and the text of a region's nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import Graph
+from tilewright.graph.nodes import is_one
+from tilewright.kernels.helpers import HELPERS
+from tilewright.kernels.pointwise import is_pointwise, literal, pointwise_text
+from tilewright.kernels.region import Region, is_relabelling
+from tilewright.kernels.text import Lines, Names
+
+_RESERVED = {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi", *HELPERS}
+
+
+def short_name(node: torch_fx.Node) -> str:
+    """A node's name for people: its operation."""
+    return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name
+
+
+class ValueEmitter:
+    """What emitters of every kernel shape share.
+
+    Attributes:
+        region: what is computed.
+        pointers: operand node -> name of its tensor in the wrapper; the kernel's pointer is `<name>_ptr`.
+        scalars: linked floats: parameter name -> value in the graph.
+        values: node -> name of its value in the kernel.
+        loads: operand index -> name of what was loaded.
+    """
+
+    def __init__(self, region: Region, graph: Graph, taken: Iterable[str], skip: Iterable[torch_fx.Node] = ()) -> None:
+        self.region = region
+        self.graph = graph
+        self.names = Names({*taken, *_RESERVED})
+        self.values: dict[torch_fx.Node, str] = {}
+        self.loads: dict[int, str] = {}
+        self.scalars: dict[str, float] = {}
+        self.scalar_names: dict[float, str] = {}
+        self.pointers = self._pointer_names(frozenset(skip))
+
+    # -- names ---------------------------------------------------------------------------------------------
+
+    def _pointer_names(self, skip: frozenset[torch_fx.Node]) -> dict[torch_fx.Node, str]:
+        """Operand node -> name of the tensor in the wrapper; its pointer in the kernel is `<name>_ptr`."""
+        state = self.graph.state_names()
+        result: dict[torch_fx.Node, str] = {}
+        for operand in self.region.operands:
+            if operand.node not in result and operand.node not in skip:
+                path = state.get(operand.node.name)
+                result[operand.node] = self.names.unique(path.replace(".", "_") if path else operand.node.name)
+        return result
+
+    def _scalar_text(self, value: float | int | bool) -> str:
+        link = self.graph.linked.get(value) if type(value) is float else None
+        if link is None:
+            return literal(value)
+        if value not in self.scalar_names:
+            name = self.names.unique(link.path.replace(".", "_"))
+            self.scalar_names[value] = name
+            self.scalars[name] = value
+        return self.scalar_names[value]
+
+    def _text_of(self, item: Any) -> str:
+        return self.values[item] if isinstance(item, torch_fx.Node) else self._scalar_text(item)
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def emit_nodes(self, lines: Lines, level: int) -> None:
+        """The nodes of one level, in order; reductions into this level have their values already."""
+        for node in self.region.nodes:
+            if self.region.levels[node] != level or node in self.values:
+                continue
+            self.bind_operands(node)
+            if is_relabelling(node):
+                self.values[node] = self._text_of(node.args[0])
+            elif is_pointwise(node):
+                text = pointwise_text(node, self._text_of)
+                if text in self.values.values():
+                    self.values[node] = text
+                    continue
+                name = self.names.unique(short_name(node))
+                lines.add(f"{name} = {text}")
+                self.values[node] = name
+
+    def bind_operands(self, node: torch_fx.Node) -> None:
+        """Make the loaded operands of a node its values."""
+        for index, operand in enumerate(self.region.operands):
+            if operand.level == self.region.levels[node] and operand.node in node.all_input_nodes:
+                self._bind_one(node, index)
+
+    def _bind_one(self, node: torch_fx.Node, index: int) -> None:
+        """An operand may be loaded under several maps; a node takes the one that fits its own axes."""
+        operand = self.region.operands[index]
+        same = [i for i, o in enumerate(self.region.operands) if o.node is operand.node and o.level == operand.level]
+        if len(same) == 1 or operand.map == self._expected_map(node, operand.node):
+            self.values[operand.node] = self.loads[index]
+
+    def _expected_map(self, node: torch_fx.Node, source: torch_fx.Node) -> tuple[int | None, ...]:
+        map_ = self.region.maps[node]
+        sizes = source.meta["val"].shape
+        aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
+        return tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
+
+    def dtype_text(self) -> str:
+        """The output's dtype, as an expression in the wrapper."""
+        wanted = self.region.root.meta["val"].dtype
+        for node, name in self.pointers.items():
+            if node.meta["val"].dtype is wanted:
+                return f"{name}.dtype"
+        return str(wanted)
+
+    def signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
+        """The kernel's head, up to the colon."""
+        parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
+        lines, line = [], "    "
+        for parameter in parameters:
+            piece = f"{parameter}, "
+            if len(line) + len(piece) > 110:
+                lines.append(line.rstrip())
+                line = "    "
+            line += piece
+        lines.append(line.rstrip().rstrip(",") + ",")
+        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
