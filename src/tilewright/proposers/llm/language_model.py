@@ -28,7 +28,8 @@ _PATIENCE = 3
 class _Sample:
     """One conversation: what was said, and what it waits for.
 
-    `pending` is the digest of the candidate that the gate is asked about; empty while the model is asked.
+    `pending` is the digest of the candidate that the gate is asked about, empty while the model is asked; `judged`
+    holds those before it.
     """
 
     number: int
@@ -36,6 +37,7 @@ class _Sample:
     parent: str = ""
     round: int = 0
     pending: str = ""
+    judged: set[str] = field(default_factory=set)
     done: bool = False
 
 
@@ -144,12 +146,14 @@ class LanguageModel:
             if sample.done or not sample.pending:
                 continue
             trial = trials.get(sample.pending)
-            # Two samples with one candidate go on as one.
-            if trial is None or not prompt.is_rejection(trial) or sample.pending in answered:
+            # Two samples with one candidate go on as one; a model that repeats rejected code has no better.
+            repeats = sample.pending in answered or sample.pending in sample.judged
+            if trial is None or not prompt.is_rejection(trial) or repeats:
                 sample.done = True
             else:
                 answered.add(sample.pending)
                 self._send_back(sample, prompt.rejected_candidate(trial))
+            sample.judged.add(sample.pending)
             sample.pending = ""
 
     def _send_back(self, sample: _Sample, words: str) -> None:
