@@ -53,6 +53,11 @@ def rejected(message: str = "wrong by 1.03") -> Verdict:
     return Verdict((finding,), (row,), (), {"kernel": 1}, "interpreter", "float64 reference", 1.5)
 
 
+def limited() -> Verdict:
+    finding = Finding("correctness.value", Severity.LIMIT, "wrong beyond 65504", "inputs times 1e6")
+    return replace(accepted(), findings=(finding,))
+
+
 @dataclass
 class Bench:
     """Times and verdicts by source text, and a count of every call.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import GPU, Bench, accepted, candidate, rejected, task
+from tests.search.fakes import GPU, Bench, accepted, candidate, limited, rejected, task
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.search.progress import Step
@@ -87,6 +87,22 @@ def test_accepted_given_code_is_the_time_to_beat(tmp_path: Path) -> None:
     study = run(bench, tmp_path, task(given="given"))
     assert study.best is None
     assert "the given code at 4 ms" in study.trials[0].reason
+
+
+def test_given_code_that_is_right_within_limits_only_is_no_bar_for_what_is_right(tmp_path: Path) -> None:
+    bench = Bench({"given": 4.0, "a": 5.0}, {"given": limited()}, synthesized=[candidate("a")])
+    study = run(bench, tmp_path, task(given="given"))
+    assert study.best is not None
+    assert study.baseline is study.reference
+    assert any("right only within limits: wrong beyond 65504" in note for note in study.notes)
+
+
+def test_variants_of_limited_code_have_to_beat_it(tmp_path: Path) -> None:
+    bench = Bench({"given": 4.0, "a": 11.0, "b": 5.0, "c": 3.0}, {"given": limited()}, synthesized=[candidate("a")])
+    bench.retuned = {"given": [candidate("b")]}
+    assert run(bench, tmp_path, task(given="given")).best is None
+    bench.retuned = {"given": [candidate("c")]}
+    assert run(bench, tmp_path / "again", task(given="given")).best is not None
 
 
 def test_each_stage_retunes_the_best_so_far(tmp_path: Path) -> None:

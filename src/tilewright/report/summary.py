@@ -54,7 +54,8 @@ def _trial_row(study: Study, name: str, trial: Trial) -> Row:
     elif name == "given code" and study.oracle == "given code":
         remark = "is the specification"
     else:
-        remark = "verified" if trial.verdict.accepted else "rejected"
+        accepted = "right within limits" if trial.verdict.limits else "verified"
+        remark = accepted if trial.verdict.accepted else "rejected"
     return Row(name, trial.timing, study.fraction_of_speed_of_light(trial.timing), error, allowed, remark)
 
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tilewright.errors import ExitCode, TilewrightError
 from tilewright.proposers.llm.turn import Conversation, ExchangeLog, Turn
 from tilewright.search.effort import Effort, find_effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.exchanges import open_log
 from tilewright.search.progress import Pace, Progress
-from tilewright.search.store import StoreError, StudyStore, default_store_path
+from tilewright.search.reasons import gate_said, rejection
+from tilewright.search.store import StudyStore, open_store
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
 from tilewright.search.versions import versions
@@ -25,9 +25,6 @@ from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.measurement import Measured, Timing
 from tilewright.values.study import Outcome, Study, Trial
-from tilewright.values.verdict import Verdict
-
-_STORE_NAME = "study.sqlite"
 
 
 def optimize_task(
@@ -66,39 +63,9 @@ def optimize_task(
     pace = Pace(progress, parts=2 + len(task.rules))
     pace.enter(0, "reading the task")
     understanding = tools.understand(task)
-    with _store(study, out) as (store, said), open_log(store if conversation else None, replay) as log:
+    with open_store(study, out) as (store, said), open_log(store if conversation else None, replay) as log:
         said += notes
         return _Search(task, tools, level, understanding, store, pace, said, conversation, log).run(command)
-
-
-@contextlib.contextmanager
-def _store(study: Path | None, out: Path | None) -> Iterator[tuple[StudyStore | None, list[str]]]:
-    """The study store, and what to note of it. One that was asked for by name must open; the default may fail.
-
-    Where the run ends with bad input, nothing that was made for the store stays.
-    """
-    path = study or (out / _STORE_NAME if out is not None else default_store_path())
-    made = [folder for folder in path.parents if not folder.exists()]
-    is_new = not path.exists()
-    try:
-        store = StudyStore(path)
-    except StoreError as error:
-        if study is not None:
-            raise
-        yield None, [f"nothing is remembered of this run: {error.what}"]
-        return
-    try:
-        yield store, []
-    except TilewrightError as error:
-        store.close()
-        if is_new and error.exit_code is ExitCode.BAD_INPUT:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-                for folder in made:
-                    folder.rmdir()
-        raise
-    finally:
-        store.close()
 
 
 class _Search:
@@ -152,6 +119,7 @@ class _Search:
             idle = 0 if gained else idle + int(proposed)
         if self.measures and self.best is not None:
             self._measure_once_more()
+        self._compare_with_limited_code()
         return self._study(command)
 
     # What is there before the search.
@@ -196,7 +164,7 @@ class _Search:
             stage="",
             candidate=candidate,
             outcome=Outcome.REJECTED if judged.rejected else Outcome.GIVEN,
-            reason=_rejection(judged.known.verdict) if judged.rejected else "accepted by the gate",
+            reason=gate_said(judged.known.verdict),
             verdict=judged.known.verdict,
             timing=None if self.measures else judged.known.prediction,
             prediction=judged.known.prediction,
@@ -278,16 +246,12 @@ class _Search:
         return rules.may_change_grid or self._code_to_tune() is None
 
     def _code_to_tune(self) -> Trial | None:
-        """The best right code so far; the given code where nothing was better."""
+        """The best code so far; the given code where nothing was better and the gate accepts it, limits or not."""
         if self.best is not None:
             return self.best
-        return self.given if self._given_counts() else None
-
-    def _given_counts(self) -> bool:
-        """The given code is right: the gate accepts it, or it is the specification itself."""
-        if self.given is None:
-            return False
-        return self.given.outcome is Outcome.GIVEN or self.task.given_code_is_specification
+        if self.given is None or not (self.given.outcome is Outcome.GIVEN or self.task.given_code_is_specification):
+            return None
+        return self.given
 
     def _retuned(self, rules: StageRules, start: Trial) -> list[Candidate]:
         """Variants of a trial's code; what they inherit from it is said of them too."""
@@ -335,7 +299,7 @@ class _Search:
                 self.pace.at(index, 2 * count, f"compiling {candidate.description}")
                 judged = next(compiled)
                 if judged.rejected:
-                    self._record(rules, judged, Outcome.REJECTED, _rejection(judged.known.verdict), since=start)
+                    self._record(rules, judged, Outcome.REJECTED, rejection(judged.known.verdict), since=start)
                 else:
                     ranked.append(judged)
         return sorted(ranked, key=lambda judged: judged.predicted_ms)
@@ -346,7 +310,7 @@ class _Search:
         verified = 0
         for index, judged in enumerate(ranked):
             start = time.monotonic()
-            shortfall = self._shortfall(judged.known.prediction, rules)
+            shortfall = self._shortfall(judged.candidate, judged.known.prediction, rules)
             if shortfall:
                 self._record(rules, judged, Outcome.REVERTED, f"{shortfall}; not put through the gate", since=start)
                 continue
@@ -358,7 +322,7 @@ class _Search:
             verified += 1
             passed = self.evaluator.gate(judged, self.pace.say)
             if passed.rejected:
-                self._record(rules, passed, Outcome.REJECTED, _rejection(passed.known.verdict), since=start)
+                self._record(rules, passed, Outcome.REJECTED, rejection(passed.known.verdict), since=start)
             else:
                 self._keep(rules, passed, passed.known.prediction, since=start)
 
@@ -376,12 +340,12 @@ class _Search:
             self.pace.at(len(ranked) + index, 2 * len(ranked), f"the gate on {judged.candidate.description}")
             passed = self.evaluator.gate(judged, self.pace.say)
             if passed.rejected:
-                self._record(rules, passed, Outcome.REJECTED, _rejection(passed.known.verdict), since=start)
+                self._record(rules, passed, Outcome.REJECTED, rejection(passed.known.verdict), since=start)
             else:
                 accepted.append(passed)
         timed = self._times_of(accepted)
         for judged in sorted(timed, key=_measured_ms):
-            shortfall = self._shortfall(judged.known.measured, rules)
+            shortfall = self._shortfall(judged.candidate, judged.known.measured, rules)
             if shortfall:
                 self._record(rules, judged, Outcome.REVERTED, shortfall, since=start)
             else:
@@ -436,30 +400,48 @@ class _Search:
             self._retime(self.best, times[self.best.candidate.digest])
         best = self.best
         self.best = None
-        if shortfall := self._shortfall(best.timing, self.task.rules[-1]):
+        if shortfall := self._shortfall(best.candidate, best.timing, self.task.rules[-1]):
             reverted = replace(best, outcome=Outcome.REVERTED, reason=f"measured once more at the end: {shortfall}")
             self.trials = [reverted if other is best else other for other in self.trials]
         else:
             self.best = best
 
+    def _compare_with_limited_code(self) -> None:
+        """Say so where the given code is faster than the result and right only within limits."""
+        given, best = self.given, self.best
+        if given is None or given.verdict is None or not given.verdict.limits or given.timing is None:
+            return
+        if best is not None and best.timing is not None and given.timing.time_ms < best.timing.time_ms:
+            self.notes.append(
+                f"the given code is {given.timing.label} at {given.timing.time_ms:.4g} ms, faster than the result, but "
+                f"right only within limits: {given.verdict.limits[0].message}"
+            )
+
     # What was kept.
 
-    def _incumbent(self) -> tuple[Timing, str] | None:
-        """The time to beat, and whose it is."""
+    def _incumbent(self, candidate: Candidate) -> tuple[Timing, str] | None:
+        """The time that a candidate has to beat, and whose it is.
+
+        Given code that is right only within limits is no bar for a candidate that is right without them, only for
+        its own variants.
+        """
         if self.best is not None and self.best.timing is not None:
             return self.best.timing, f"trial {self.best.number}"
         rows: list[tuple[Timing, str]] = []
         if self.reference is not None:
             rows.append((self.reference, "the reference"))
-        if self._given_counts() and self.given is not None and self.given.timing is not None:
-            rows.append((self.given.timing, "the given code"))
+        given = self.given
+        if given is not None and given.timing is not None:
+            is_variant = candidate.parent == given.candidate.digest
+            if given.is_right or self.task.given_code_is_specification or is_variant:
+                rows.append((given.timing, "the given code"))
         return min(rows, key=lambda row: row[0].time_ms, default=None)
 
-    def _shortfall(self, timing: Timing | None, rules: StageRules) -> str:
+    def _shortfall(self, candidate: Candidate, timing: Timing | None, rules: StageRules) -> str:
         """Why this time is no gain; empty where it is one."""
         if timing is None:
             return "it could not be timed"
-        incumbent = self._incumbent()
+        incumbent = self._incumbent(candidate)
         if incumbent is None:
             return ""
         to_beat, whose = incumbent
@@ -472,7 +454,7 @@ class _Search:
         )
 
     def _keep(self, rules: StageRules, judged: Judged, timing: Timing | None, *, since: float) -> None:
-        incumbent = self._incumbent()
+        incumbent = self._incumbent(judged.candidate)
         reason = f"{timing.label} at {timing.time_ms:.4g} ms" if timing is not None else "accepted"
         if timing is not None and incumbent is not None:
             reason += f", {incumbent[0].time_ms / timing.time_ms:.3g}x as fast as {incumbent[1]}"
@@ -527,12 +509,3 @@ class _Search:
 
 def _measured_ms(judged: Judged) -> float:
     return judged.known.measured.median_ms if judged.known.measured is not None else float("inf")
-
-
-def _rejection(verdict: Verdict | None) -> str:
-    """The first finding that rejects, and how many more there are."""
-    if verdict is None or not verdict.reasons:
-        return "rejected"
-    first, *others = verdict.reasons
-    more = f" (and {len(others)} more)" if others else ""
-    return f"{first.check}: {first.message}{more}"

@@ -14,12 +14,12 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.errors import TilewrightError, path_location
+from tilewright.errors import ExitCode, TilewrightError, path_location
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured, Modelled
@@ -41,6 +41,9 @@ CREATE TABLE IF NOT EXISTS trial (
     finished_at REAL NOT NULL
 ) WITHOUT ROWID
 """
+
+#: The store's name in the folder of results.
+STORE_NAME = "study.sqlite"
 
 #: Another process may hold the write lock this long before we give up, seconds.
 _BUSY_TIMEOUT_S = 30.0
@@ -150,6 +153,36 @@ class StudyStore:
         )
 
 
+@contextlib.contextmanager
+def open_store(study: Path | None, out: Path | None) -> Iterator[tuple[StudyStore | None, list[str]]]:
+    """The study store, and what to note of it. One that was asked for by name must open; the default may fail.
+
+    Where the run ends with bad input, nothing that was made for the store stays.
+    """
+    path = study or (out / STORE_NAME if out is not None else default_store_path())
+    made = [folder for folder in path.parents if not folder.exists()]
+    is_new = not path.exists()
+    try:
+        store = StudyStore(path)
+    except StoreError as error:
+        if study is not None:
+            raise
+        yield None, [f"nothing is remembered of this run: {error.what}"]
+        return
+    try:
+        yield store, []
+    except TilewrightError as error:
+        store.close()
+        if is_new and error.exit_code is ExitCode.BAD_INPUT:
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+                for folder in made:
+                    folder.rmdir()
+        raise
+    finally:
+        store.close()
+
+
 @functools.cache
 def _adapter() -> TypeAdapter[Evaluation]:
     from pydantic import TypeAdapter
@@ -209,7 +242,7 @@ def _reference_identity(task: Task) -> dict[str, Any] | None:
 
 def default_store_path() -> Path:
     """The study file in the user's cache folder."""
-    return user_cache_dir() / "study.sqlite"
+    return user_cache_dir() / STORE_NAME
 
 
 def user_cache_dir() -> Path:

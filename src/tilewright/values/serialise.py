@@ -12,7 +12,7 @@ from typing import Any
 from typing_extensions import TypeAliasType
 
 #: A named alias, which readers of types (pydantic) can follow into itself.
-JsonValue = TypeAliasType("JsonValue", "None | bool | int | float | str | list[JsonValue] | dict[str, JsonValue]")
+JsonValue = TypeAliasType("JsonValue", "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None")
 
 
 def as_json(value: Any) -> JsonValue:

@@ -53,6 +53,11 @@ class Trial:
     seconds: float = 0.0
     resumed: bool = False
 
+    @property
+    def is_right(self) -> bool:
+        """The gate accepts it, and names no limit of its validity."""
+        return self.verdict is not None and self.verdict.accepted and not self.verdict.limits
+
 
 @dataclass(frozen=True)
 class Study:
@@ -117,11 +122,10 @@ class Study:
 
     @property
     def given_counts(self) -> bool:
-        """The given code is a baseline: the gate accepts it, or it is the specification itself."""
+        """The given code is a baseline: the gate accepts it without limits, or it is the specification itself."""
         if self.given is None:
             return False
-        accepted = self.given.verdict is not None and self.given.verdict.accepted
-        return accepted or self.oracle == "given code"
+        return self.given.is_right or self.oracle == "given code"
 
     @property
     def speed_up(self) -> float | None:

@@ -118,3 +118,8 @@ class Verdict:
     def reasons(self) -> tuple[Finding, ...]:
         """The findings that reject."""
         return tuple(finding for finding in self.findings if finding.severity is Severity.ERROR)
+
+    @property
+    def limits(self) -> tuple[Finding, ...]:
+        """The findings that accept within a named range only."""
+        return tuple(finding for finding in self.findings if finding.severity is Severity.LIMIT)
