@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tilewright.kernels.conv_plan import ConvTiles
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.plan import TileLimits
 from tilewright.kernels.planner import PlanOptions
@@ -253,4 +254,89 @@ case(
     [[(3, 6)]],
     SMALL,
     lambda: [nn.Linear(6, 16), nn.LayerNorm(16), nn.Linear(16, 3)],
+)
+
+# -- convolution anchors: float16 operands, float32 accumulators ----------------------------------------------
+ANCHOR = PlanOptions(
+    limits=TileLimits(256, 64, 4, 2, 16),
+    sm_count=4,
+    convolution_anchors=True,
+    convolution_tiles=ConvTiles(16, 16, 4, 2),
+)
+_CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    "t2 k4 s2": (lambda: nn.ConvTranspose2d(3, 5, 4, 2), (2, 3, 5, 7), (1, 3, 17, 2)),
+    "t2 k3 s2 p1 op1": (lambda: nn.ConvTranspose2d(3, 18, 3, 2, 1, 1), (2, 3, 5, 7), (1, 3, 3, 18)),
+    "t2 k5 s3 p2": (lambda: nn.ConvTranspose2d(3, 5, 5, 3, 2), (2, 3, 5, 4), (1, 3, 6, 3)),
+    "t2 k2 s4": (lambda: nn.ConvTranspose2d(3, 5, 2, 4), (2, 3, 5, 4), (1, 3, 6, 3)),
+    "t2 k5 s4 op3": (lambda: nn.ConvTranspose2d(3, 5, 5, 4, 1, 3), (2, 3, 5, 4), (1, 3, 2, 3)),
+    "t2 k3 s2 d2": (lambda: nn.ConvTranspose2d(3, 5, 3, 2, 1, 1, dilation=2), (2, 3, 5, 7), (1, 3, 6, 3)),
+    "t2 k3 s1 p1": (lambda: nn.ConvTranspose2d(3, 5, 3, 1, 1), (2, 3, 5, 7), (1, 3, 6, 3)),
+    "t2 groups": (lambda: nn.ConvTranspose2d(6, 10, 3, 2, 1, 1, groups=2), (2, 6, 5, 7), (1, 6, 6, 3)),
+    "t2 wide": (lambda: nn.ConvTranspose2d(40, 70, 3, 2, 1, 1), (1, 40, 3, 5), (2, 40, 4, 9)),
+    "t2 k3 s2 (2, 1)": (lambda: nn.ConvTranspose2d(3, 5, (3, 2), (2, 1), (1, 0)), (2, 3, 5, 7), (1, 3, 6, 3)),
+    "t2 no bias p3": (lambda: nn.ConvTranspose2d(3, 5, 3, 2, 2, 1, bias=False), (2, 3, 5, 7), (1, 3, 6, 3)),
+    "t1 k4 s2 p1": (lambda: nn.ConvTranspose1d(3, 5, 4, 2, 1), (2, 3, 37), (1, 3, 5)),
+    "t3 k3 s2 p1 op1": (lambda: nn.ConvTranspose3d(3, 5, 3, 2, 1, 1), (1, 3, 3, 4, 5), (2, 3, 2, 3, 2)),
+    "c2 k3": (lambda: nn.Conv2d(3, 5, 3), (2, 3, 8, 9), (1, 3, 5, 18)),
+    "c2 k3 s2 p1": (lambda: nn.Conv2d(3, 5, 3, 2, 1), (2, 3, 8, 9), (1, 3, 5, 18)),
+    "c2 k5 s3 p2 d2": (lambda: nn.Conv2d(3, 5, 5, 3, 2, 2), (2, 3, 14, 13), (1, 3, 9, 18)),
+    "c2 k1": (lambda: nn.Conv2d(20, 5, 1), (2, 20, 8, 9), (1, 20, 5, 18)),
+    "c2 groups": (lambda: nn.Conv2d(6, 4, 3, padding=1, groups=2), (2, 6, 8, 9), (1, 6, 5, 18)),
+    "c1 k5 d2": (lambda: nn.Conv1d(3, 5, 5, dilation=2), (2, 3, 40), (1, 3, 11)),
+    "c3 k3 s2 p1": (lambda: nn.Conv3d(3, 5, 3, 2, 1), (1, 3, 4, 5, 6), (2, 3, 3, 3, 9)),
+}
+for anchor_name, (make_anchor, anchor_shape, other_shape) in _CONVOLUTIONS.items():
+    case(
+        f"anchor {anchor_name} pointwise",
+        lambda m, x: F.leaky_relu(m.children_list[0](x) + m.add, 0.2) * 1.5,
+        [anchor_shape],
+        [[other_shape]],
+        ANCHOR,
+        lambda make=make_anchor: [make()],
+        add=0.5,
+    )
+for anchor_name in (
+    "t2 k4 s2",
+    "t2 k3 s2 p1 op1",
+    "t2 k5 s3 p2",
+    "t2 groups",
+    "t2 wide",
+    "c2 k3 s2 p1",
+    "t1 k4 s2 p1",
+    "c3 k3 s2 p1",
+):
+    make_anchor, anchor_shape, other_shape = _CONVOLUTIONS[anchor_name]
+    for reduction in ("amin", "sum", "mean"):
+        case(
+            f"anchor {anchor_name} {reduction} over channels",
+            lambda m, x, r=reduction: torch.tanh(getattr(torch, r)(m.children_list[0](x), dim=1, keepdim=True)) * 2.0,
+            [anchor_shape],
+            [[other_shape]],
+            ANCHOR,
+            lambda make=make_anchor: [make()],
+        )
+case(
+    "anchor min-sum-gelu-bias",
+    lambda m, x: F.gelu(m.children_list[0](x).min(dim=1, keepdim=True)[0].sum(dim=2, keepdim=True)) + m.bias,
+    [(2, 3, 5, 7)],
+    [[(1, 3, 33, 2)]],
+    ANCHOR,
+    _transposed(kernel_size=3, stride=2, padding=1, output_padding=1),
+    bias=0.3,
+)
+case(
+    "anchor with residual and channel scale",
+    lambda m, x, y, s: torch.relu(m.children_list[0](x)) * s + y,
+    [(2, 3, 5, 7), (2, 5, 10, 14), (5, 1, 1)],
+    [[(1, 3, 4, 4), (1, 5, 8, 8), (5, 1, 1)]],
+    ANCHOR,
+    _transposed(kernel_size=3, stride=2, padding=1, output_padding=1),
+)
+case(
+    "anchor twice",
+    lambda m, x: torch.sigmoid(m.children_list[1](torch.relu(m.children_list[0](x)))),
+    [(2, 3, 5, 7)],
+    [[(1, 3, 4, 4)]],
+    ANCHOR,
+    lambda: [nn.Conv2d(3, 20, 3, padding=1), nn.ConvTranspose2d(20, 4, 2, 2)],
 )

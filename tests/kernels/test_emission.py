@@ -17,6 +17,9 @@ HERE = Path(__file__).parent
 #: float32 rounding of chains of a few operations, and of log2 and exp2 in powers.
 ALLOWED = 1e-5
 
+#: Anchors round operands to 11 bits: half a unit is 2**-11, and errors of a few taps add up.
+ALLOWED_WITH_ANCHOR = 3e-3
+
 
 @pytest.fixture(scope="module")
 def results() -> dict[str, dict[str, Any]]:
@@ -34,4 +37,5 @@ def test_emitted_module_is_right(name: str, results: dict[str, dict[str, Any]]) 
     result = results[name]
     assert "problem" not in result, result.get("trace")
     assert result["kernels"] > 0, "nothing was fused"
-    assert max(result["errors"]) < ALLOWED, result["source"]
+    allowed = ALLOWED_WITH_ANCHOR if name.startswith("anchor") else ALLOWED
+    assert max(result["errors"]) < allowed, result["source"]

@@ -15,12 +15,13 @@ import torch.fx as torch_fx
 
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph
+from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import native_text
 from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.planner import FusedStep, ModulePlan
+from tilewright.kernels.planner import ConvStep, FusedStep, ModulePlan, NativeStep
 from tilewright.kernels.text import Lines, Names, shape_text
 
 
@@ -49,6 +50,18 @@ class ForwardText:
     scratch: tuple[str, ...]
 
 
+_PACKED = '''
+def packed(module, pack, parameter):
+    """pack(parameter), done again only when it is another tensor or was changed in place."""
+    cache = module.__dict__.setdefault("_packed", {})
+    state = (parameter.data_ptr(), parameter._version, parameter.device)
+    held = cache.get(pack.__name__)
+    if held is None or held[0] is not parameter or held[1] != state:
+        held = cache[pack.__name__] = (parameter, state, pack(parameter.detach()))
+    return held[2]
+'''.strip("\n")
+
+
 def attribute_path(path: str, root: str = "self") -> str:
     """`net.0.weight` as an expression: `self.net[0].weight`."""
     text = root
@@ -66,6 +79,11 @@ def write_forward(plan: ModulePlan, inputs: Sequence[str], scalar_root: str = "s
         scalar_root: where float attributes of the root module are read.
     """
     return _ForwardWriter(plan, inputs, scalar_root).write()
+
+
+def emit_step(step: FusedStep | ConvStep, graph: Graph) -> EmittedKernel:
+    """Source of one step's kernel(s) and wrapper."""
+    return emit_conv(step.plan, graph) if isinstance(step, ConvStep) else emit_region(step.plan, graph)
 
 
 class _ForwardWriter:
@@ -114,31 +132,41 @@ class _ForwardWriter:
 
     def write(self) -> ForwardText:
         for step in self.plan.steps:
-            if isinstance(step, FusedStep):
+            if not isinstance(step, NativeStep):
                 self._fused(step)
             else:
                 self._native(step.node)
         self._return()
         body = str(self.lines)
-        kernels = [kernel.kernels for kernel in self.emitted]
+        shared = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_kernels)
+        kernels = [*shared, *(kernel.kernels for kernel in self.emitted)]
+        wrappers = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_wrappers)
+        if any(kernel.packs for kernel in self.emitted):
+            wrappers = {_PACKED: None, **wrappers}
         helpers = helper_source(set().union(*(kernel.helpers for kernel in self.emitted)))
         return ForwardText(
             "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
-            "\n\n\n".join(kernel.wrapper for kernel in self.emitted),
+            "\n\n\n".join([*wrappers, *(kernel.wrapper for kernel in self.emitted)]),
             tuple(self._conditions()),
             body,
-            "F." in body,
+            "F." in body or any("F." in kernel.wrapper for kernel in self.emitted),
             tuple(self.scratch),
         )
 
-    def _fused(self, step: FusedStep) -> None:
-        kernel = emit_region(step.plan, self.graph)
+    def _fused(self, step: FusedStep | ConvStep) -> None:
+        kernel = emit_step(step, self.graph)
         self.emitted.append(kernel)
         self.scratch += kernel.scratch
-        arguments = [self._operand(self.graph.node(name)) for name in kernel.operands]
+        texts = [self._operand(self.graph.node(name)) for name in kernel.operands]
+        packs = dict(kernel.packs)
+        arguments = [
+            f"packed(self, {packs[name]}, {text})" if name in packs else text
+            for name, text in zip(kernel.operands, texts, strict=True)
+        ]
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
+        arguments += [keyword.format(*texts) for keyword in kernel.keywords]
         self._assign(step.node, f"{kernel.wrapper_name}({', '.join(arguments)})")
-        if step.plan.output_format is MemoryFormat.CHANNELS_LAST:
+        if isinstance(step, FusedStep) and step.plan.output_format is MemoryFormat.CHANNELS_LAST:
             shape = " * ".join(step.plan.axes.part_names)
             self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
         self.contiguous.add(step.node)
@@ -180,11 +208,11 @@ class _ForwardWriter:
                 if not self.graph.dynamic:
                     conditions.append(f"{text}.shape == {shape_text(map(str, self.graph.shape_of(node)))}")
         for step in self.plan.steps:
-            if isinstance(step, FusedStep):
+            if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
         return list(dict.fromkeys(conditions))
 
-    def _shape_conditions(self, step: FusedStep) -> list[str]:
+    def _shape_conditions(self, step: FusedStep | ConvStep) -> list[str]:
         """Sizes that a kernel reads from one tensor and uses on another must agree."""
         region = step.plan.region
         conditions = []

@@ -68,6 +68,10 @@ class EmittedKernel:
         scalars: linked floats that it takes after them: parameter name -> value in the graph.
         helpers: helpers that the kernels call.
         scratch: declared scratch tensors, for the report.
+        shared_kernels, shared_wrappers: sources that several steps may use; each is emitted once.
+        packs: (node name of a parameter, function) pairs: operands that are passed packed, and packed again only
+            when the parameter changes.
+        keywords: further arguments of the wrapper, as text with `{0}` for the first operand and so on.
     """
 
     kernels: str
@@ -77,3 +81,7 @@ class EmittedKernel:
     scalars: Mapping[str, float]
     helpers: frozenset[str]
     scratch: tuple[str, ...] = field(default=())
+    shared_kernels: tuple[str, ...] = ()
+    shared_wrappers: tuple[str, ...] = ()
+    packs: tuple[tuple[str, str], ...] = ()
+    keywords: tuple[str, ...] = ()

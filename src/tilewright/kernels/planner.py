@@ -14,8 +14,15 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph, is_tensor_node
-from tilewright.graph.nodes import source_of
+from tilewright.graph.nodes import argument, source_of
 from tilewright.graph.rewrite import Editor, copy_graph
+from tilewright.kernels.conv_plan import (
+    ConvPlan,
+    ConvTiles,
+    channel_reduction,
+    convolution_shape,
+    innermost_channel_reduction,
+)
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
@@ -36,14 +43,25 @@ class PlanOptions:
         convolution_format: memory format in which native convolutions run.
         limits: tile limits of fused kernels.
         sm_count: of the target; reductions with fewer programs than fill it are split.
+        convolution_anchors: convolutions become kernels of ours, with what follows them, in float16 operands and
+            float32 accumulators (the tf32 class).
+        convolution_tiles: their tiles.
     """
 
     convolution_format: MemoryFormat = MemoryFormat.CHANNELS_LAST
     limits: TileLimits = field(default_factory=TileLimits)
     sm_count: int = 128
+    convolution_anchors: bool = False
+    convolution_tiles: ConvTiles = field(default_factory=ConvTiles)
 
     def describe(self) -> str:
         """One line for people."""
+        if self.convolution_anchors:
+            tiles = self.convolution_tiles
+            return (
+                f"convolutions as anchors, tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
+                f"{tiles.num_warps} warps"
+            )
         return (
             f"native convolutions {self.convolution_format.value}, tiles of {self.limits.tile}, "
             f"{self.limits.num_warps} warps"
@@ -69,7 +87,19 @@ class FusedStep:
         return self.plan.region.root
 
 
-Step = NativeStep | FusedStep
+@dataclass(frozen=True)
+class ConvStep:
+    """A convolution and what follows it, in one kernel."""
+
+    plan: ConvPlan
+
+    @property
+    def node(self) -> torch_fx.Node:
+        """The node whose value it computes."""
+        return self.plan.region.root
+
+
+Step = NativeStep | FusedStep | ConvStep
 
 
 @dataclass(frozen=True)
@@ -89,12 +119,9 @@ class ModulePlan:
     native: tuple[str, ...]
 
     @property
-    def fused(self) -> tuple[FusedPlan, ...]:
-        """The fused kernels' plans."""
-        return tuple(step.plan for step in self.steps if isinstance(step, FusedStep))
-
-
-PlanRule = Callable[["_Planning", torch_fx.Node], Region | None]
+    def fused(self) -> tuple[FusedPlan | ConvPlan, ...]:
+        """The plans of all steps that are kernels of ours."""
+        return tuple(step.plan for step in self.steps if not isinstance(step, NativeStep))
 
 
 @dataclass
@@ -102,45 +129,55 @@ class _Planning:
     graph: Graph
     options: PlanOptions
     formats: dict[torch_fx.Node, MemoryFormat]
-    names: Names
+    names: Names = field(default_factory=Names)
+    stops: set[torch_fx.Node] = field(default_factory=set)
+
+
+Found = Region | ConvPlan
+PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 
 def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
-    formats = _convolution_formats(graph, options)
-    if formats:
-        graph = copy_graph(graph)
-        formats = _convert_inputs(graph, options)
-    planning = _Planning(graph, options, formats, Names())
-    regions: dict[torch_fx.Node, Region] = {}
+    first = _plan(graph, options, {})
+    formats = _convolution_formats(first, options)
+    if not formats:
+        return first
+    copied = copy_graph(graph)
+    by_name = {node.name: node for node in copied.fx.nodes}
+    return _plan(copied, options, _convert_inputs(copied, {by_name[node.name]: form for node, form in formats.items()}))
+
+
+def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, MemoryFormat]) -> ModulePlan:
+    planning = _Planning(graph, options, formats)
+    found: dict[torch_fx.Node, Found] = {}
     inside: set[torch_fx.Node] = set()
     for node in reversed(list(graph.fx.nodes)):
         if node.op != "call_function" or node in inside or not node.users:
             continue
-        region = next((found for rule in PLAN_RULES if (found := rule(planning, node)) is not None), None)
-        if region is not None:
-            regions[node] = region
-            inside |= set(region.nodes)
+        match = next((match for rule in PLAN_RULES if (match := rule(planning, node)) is not None), None)
+        if match is not None:
+            found[node] = match
+            inside |= set(match.nodes if isinstance(match, Region) else (*match.region.nodes, match.anchor))
     steps: list[Step] = []
     for node in graph.fx.nodes:
-        if node in regions:
-            steps.append(FusedStep(_fused_plan(planning, regions[node])))
+        match = found.get(node)
+        if isinstance(match, ConvPlan):
+            steps.append(ConvStep(match))
+        elif match is not None:
+            steps.append(FusedStep(_fused_plan(planning, match)))
         elif node.op == "call_function" and node not in inside and node.users:
             steps.append(NativeStep(node))
-    native = tuple(
-        dict.fromkeys(
-            operation_name(step.node) for step in steps if isinstance(step, NativeStep) and _computes(step.node)
-        )
-    )
+    computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
+    native = tuple(dict.fromkeys(operation_name(node) for node in computing))
     return ModulePlan(graph, tuple(steps), planning.formats, native)
 
 
-def _convert_inputs(graph: Graph, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
+def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) -> dict[torch_fx.Node, MemoryFormat]:
     """Give every channels-last convolution an input that a fused kernel writes in that format.
 
     A pointwise result that only the convolution uses is written so at once; anything else is copied.
     """
-    formats = _convolution_formats(graph, options)
     for node, form in list(formats.items()):
         source = source_of(node)
         if form is not MemoryFormat.CHANNELS_LAST or source in formats:
@@ -157,22 +194,69 @@ def _computes(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and not is_relabelling(node) and "aten.view" not in str(node.target)
 
 
-def _convolution_formats(graph: Graph, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
+def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
+    """The memory format of the results of convolutions that stay native."""
     return {
-        node: options.convolution_format
-        for node in graph.fx.nodes
-        if node.op == "call_function" and node.target in CONVOLUTIONS and node.meta["val"].dim() >= 4
+        step.node: options.convolution_format
+        for step in plan.steps
+        if isinstance(step, NativeStep) and step.node.target in CONVOLUTIONS and step.node.meta["val"].dim() >= 4
     }
 
 
 # -- rules: match fully, or decline ------------------------------------------------------------------------
 
 
+def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
+    """A convolution whose result only the region uses, with that region as its epilogue.
+
+    A region that goes on after a reduction over the channels is cut there: what it stores is smaller by the
+    number of channels, and the rest is a kernel of its own.
+    """
+    if not planning.options.convolution_anchors or not is_fusible(node) or not _is_device_tensor(node):
+        return None
+    region = grow_region(node, frozenset(planning.stops))
+    if region is None:
+        return None
+    for operand in region.operands:
+        anchor = operand.node
+        shape = convolution_shape(anchor)
+        if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor):
+            continue
+        reduces = channel_reduction(region, anchor)
+        if reduces is not None:
+            name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(region)}")
+            return ConvPlan(name, anchor, shape, region, reduces, planning.options.convolution_tiles)
+        cut = innermost_channel_reduction(region, anchor)
+        if cut is not None:
+            planning.stops.add(cut)
+            return grow_region(node, frozenset(planning.stops))
+    return None
+
+
+def _is_plain(anchor: torch_fx.Node) -> bool:
+    """Batched float32 operands, weights that are parameters."""
+    source, weight = anchor.args[0], anchor.args[1]
+    return (
+        isinstance(source, torch_fx.Node)
+        and isinstance(weight, torch_fx.Node)
+        and weight.op == "placeholder"
+        and source.meta["val"].dtype is torch.float32
+        and weight.meta["val"].dtype is torch.float32
+        and source.meta["val"].dim() == weight.meta["val"].dim()
+        and not isinstance(argument(anchor, 4), str)
+    )
+
+
+def _chain_name(region: Region) -> str:
+    operations = [operation_name(node).strip("_") for node in region.nodes if not is_relabelling(node)]
+    return "_".join(dict.fromkeys(operations[-5:]))
+
+
 def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None:
     """A chain of pointwise operations and nested reductions that ends in `node`."""
     if not is_fusible(node) or not _is_device_tensor(node):
         return None
-    region = grow_region(node)
+    region = grow_region(node, frozenset(planning.stops))
     if region is None or not _has_data(planning.graph, region):
         return None
     return region
@@ -188,7 +272,7 @@ def _has_data(graph: Graph, region: Region) -> bool:
     return any(operand.node.name not in state for operand in region.operands)
 
 
-PLAN_RULES: tuple[PlanRule, ...] = (plan_fused_region,)
+PLAN_RULES: tuple[PlanRule, ...] = (plan_convolution, plan_fused_region)
 
 
 # -- tiles -------------------------------------------------------------------------------------------------
@@ -200,8 +284,7 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     formats = tuple(planning.formats.get(operand.node, MemoryFormat.CONTIGUOUS) for operand in region.operands)
     output_format = planning.formats.get(region.root, MemoryFormat.CONTIGUOUS)
     axes = plan_axes(region, sizes, formats, output_format)
-    operations = [operation_name(node).strip("_") for node in region.nodes if not is_relabelling(node)]
-    name = planning.names.unique("fused_" + "_".join(dict.fromkeys(operations[-5:])))
+    name = planning.names.unique(f"fused_{_chain_name(region)}")
     orders = sorted(axes.operand_orders, key=len, reverse=True)
     main = orders[0] if orders else ()
     limits = planning.options.limits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,14 +13,15 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.canonical import canonicalize
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
+from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
-from tilewright.kernels.plan import TileLimits
+from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.shell import ReferenceClass, read_reference, write_file, write_live_file
 from tilewright.task.module_source import build_module, init_args, make_inputs
 from tilewright.task.task import ModuleSource, Task
-from tilewright.values import Candidate, Origin, Schedule
+from tilewright.values import Candidate, Origin, PrecisionClass, Schedule
 
 Progress = Callable[[str], None]
 
@@ -27,14 +29,24 @@ Progress = Callable[[str], None]
 _WARPS_TO_FILL = 48
 
 
-def plan_variants(sm_count: int) -> tuple[PlanOptions, ...]:
+#: (positions, channels, warps, stages) of convolution anchors.
+_CONV_TILES = ((64, 64, 4, 2), (128, 64, 4, 2), (64, 128, 4, 2), (128, 128, 8, 2), (128, 32, 4, 2), (64, 32, 4, 2))
+
+
+def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions, ...]:
     """The plans that are tried for a module, the most promising first."""
     last, plain = MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS
-    return tuple(
+    native = [
         PlanOptions(form, TileLimits(tile, row, warps, 2, sm_count * _WARPS_TO_FILL // warps), sm_count)
         for form in (last, plain)
         for tile, row, warps in ((2048, 1024, 4), (4096, 1024, 4), (1024, 512, 4), (4096, 2048, 8))
-    )
+    ]
+    if precision is not PrecisionClass.TF32:
+        return tuple(native)
+    anchors = [
+        replace(native[0], convolution_anchors=True, convolution_tiles=ConvTiles(*tiles)) for tiles in _CONV_TILES
+    ]
+    return (*anchors, *native)
 
 
 def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candidate, ...]:
@@ -54,7 +66,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
     )
     candidates: dict[str, Candidate] = {}
-    variants = plan_variants(task.gpu.sm_count)
+    variants = plan_variants(task.gpu.sm_count, task.precision)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
     for options in variants:
         say(f"writing a plan: {options.describe()}")
@@ -106,10 +118,7 @@ def _eval_children(module: nn.Module) -> list[str]:
 
 
 def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
-    schedules = tuple(
-        Schedule(kernel.name, (("TILE", kernel.limits.tile), ("ROW", kernel.limits.row)), kernel.limits.num_warps)
-        for kernel in plan.fused
-    )
+    schedules = tuple(_schedule(kernel) for kernel in plan.fused)
     return Candidate(
         text,
         Origin.SYNTHESIZE,
@@ -119,6 +128,15 @@ def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: P
         scratch=scratch,
         needs_reference=live,
     )
+
+
+def _schedule(kernel: FusedPlan | ConvPlan) -> Schedule:
+    if isinstance(kernel, ConvPlan):
+        tiles = kernel.tiles
+        sizes = (("BLOCK_P", tiles.block_p), ("BLOCK_C", tiles.block_c))
+        return Schedule(kernel.name, sizes, tiles.num_warps, tiles.num_stages)
+    limits = kernel.limits
+    return Schedule(kernel.name, (("TILE", limits.tile), ("ROW", limits.row)), limits.num_warps, limits.num_stages)
 
 
 # -- generality: which constructor arguments the text depends on --------------------------------------------

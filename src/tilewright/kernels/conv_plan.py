@@ -1,0 +1,144 @@
+"""Plans of convolution anchors: a convolution of either kind, and what follows it, in one kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.nodes import argument, listed_dims, target_of
+from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
+from tilewright.kernels.region import REDUCTIONS, Region
+
+aten = torch.ops.aten
+
+_FORWARD = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}
+_TRANSPOSED = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3}
+
+#: Phases of the innermost dim that are stored together, so that their columns lie contiguous.
+_JOINABLE = (1, 2, 4)
+
+_MAX_PHASES = 16
+_MAX_TAPS = 128
+
+
+@dataclass(frozen=True)
+class ConvTiles:
+    """Tile sizes of a convolution anchor.
+
+    Attributes:
+        block_p: q positions (of one phase) in a tile.
+        block_c: output channels in a tile.
+        num_warps, num_stages: of the launch.
+    """
+
+    block_p: int = 64
+    block_c: int = 64
+    num_warps: int = 4
+    num_stages: int = 2
+
+
+@dataclass(frozen=True)
+class ConvPlan:
+    """A convolution, its epilogue and at most one reduction over the channels, in one kernel.
+
+    Attributes:
+        name: of kernel and wrapper, without suffix.
+        anchor: the convolution's node.
+        shape: its hyperparameters in phase form.
+        region: what follows; the anchor is one of its operands.
+        reduces_channels: the region's root is a reduction over the channels.
+        tiles: tile sizes.
+    """
+
+    name: str
+    anchor: torch_fx.Node
+    shape: ConvolutionShape
+    region: Region
+    reduces_channels: bool
+    tiles: ConvTiles
+
+    @property
+    def joins_columns(self) -> bool:
+        """Phases of the innermost dim are interleaved in registers and stored together."""
+        return not self.reduces_channels and self.shape.columns.output_step in _JOINABLE
+
+    @property
+    def packs_columns(self) -> bool:
+        """All phases of the innermost dim read the same shifts: one product computes them all."""
+        phases = self.shape.columns.phases
+        same = len({tuple(tap.delta for tap in taps) for taps in phases}) == 1 and len(phases[0]) > 0
+        return self.joins_columns and self.shape.columns.output_step > 1 and same
+
+
+def convolution_shape(node: torch_fx.Node) -> ConvolutionShape | None:
+    """The hyperparameters of a convolution in phase form; None for anything else, or beyond what is emitted."""
+    target = target_of(node)
+    if target in _FORWARD:
+        shape = _forward_shape(node, _FORWARD[target])
+    elif target in _TRANSPOSED:
+        shape = _transposed_shape(node, _TRANSPOSED[target])
+    else:
+        return None
+    phases = shape.row_phases * shape.columns.output_step
+    return shape if phases <= _MAX_PHASES and shape.tap_count <= _MAX_TAPS else None
+
+
+def _each(value: object, rank: int) -> tuple[int, ...]:
+    listed = [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
+    return tuple(listed * rank if len(listed) == 1 else listed)
+
+
+def _kernel_sizes(node: torch_fx.Node) -> tuple[int, ...]:
+    weight = node.args[1]
+    assert isinstance(weight, torch_fx.Node)
+    return tuple(int(size) for size in weight.meta["val"].shape[2:])
+
+
+def _forward_shape(node: torch_fx.Node, rank: int) -> ConvolutionShape:
+    stride, dilation = _each(argument(node, 3, 1), rank), _each(argument(node, 5, 1), rank)
+    padding = argument(node, 4, 0)
+    sizes = _kernel_sizes(node)
+    pads = _each(padding, rank)
+    dims = tuple(convolution_dim(k, s, p, d) for k, s, p, d in zip(sizes, stride, pads, dilation, strict=True))
+    return ConvolutionShape(dims, argument(node, 6, 1), False)
+
+
+def _transposed_shape(node: torch_fx.Node, rank: int) -> ConvolutionShape:
+    stride, padding = _each(argument(node, 3, 1), rank), _each(argument(node, 4, 0), rank)
+    extra, dilation = _each(argument(node, 5, 0), rank), _each(argument(node, 7, 1), rank)
+    dims = tuple(
+        transposed_dim(k, s, p, e, d)
+        for k, s, p, e, d in zip(_kernel_sizes(node), stride, padding, extra, dilation, strict=True)
+    )
+    return ConvolutionShape(dims, argument(node, 6, 1), True)
+
+
+def channel_reduction(region: Region, anchor: torch_fx.Node) -> bool | None:
+    """What a convolution anchor can do with a region that follows it.
+
+    Returns:
+        False for a pointwise epilogue, True for one that ends in a reduction over the channels alone, None for
+        anything else.
+    """
+    operands = [operand for operand in region.operands if operand.node is anchor]
+    if len(operands) != 1 or any(size is None for size in operands[0].map):
+        return None
+    if region.depth == 0:
+        return False if region.maps[region.root] == operands[0].map else None
+    root = region.root
+    if region.depth == 1 and root.target in REDUCTIONS and region.axes_of_level(1) == (operands[0].map[1],):
+        return True if listed_dims(root) == (1,) and operands[0].level == 1 else None
+    return None
+
+
+def innermost_channel_reduction(region: Region, anchor: torch_fx.Node) -> torch_fx.Node | None:
+    """The reduction over the anchor's channels at which a deeper region is cut; None where there is none."""
+    operands = [operand for operand in region.operands if operand.node is anchor]
+    if len(operands) != 1 or any(axis is None for axis in operands[0].map) or operands[0].level != region.depth:
+        return None
+    reductions = region.reductions(region.depth)
+    if region.axes_of_level(region.depth) != (operands[0].map[1],) or len(reductions) != 1:
+        return None
+    return reductions[0] if reductions[0] is not region.root else None
