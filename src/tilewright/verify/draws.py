@@ -89,11 +89,14 @@ def draw_inputs(template: Sequence[Any], own: Sequence[torch.Tensor], how: str, 
     return drawn
 
 
-def redraw_weights(module: torch.nn.Module, scale: float, seed: int) -> dict[str, torch.Tensor]:
+def redraw_weights(
+    module: torch.nn.Module, scale: float, seed: int, *, moderate: bool = False
+) -> dict[str, torch.Tensor]:
     """A state like the module's own, spread so that no tensor stays constant.
 
     Tensors of two or more dimensions are normal with `scale` times their own spread; vectors are normal around
-    their mean; buffers that are nowhere negative (variances) stay positive; integers stay.
+    their mean (`moderate`: their mean cut to [-1, 1]); buffers that are nowhere negative (variances) stay
+    positive; integers stay.
     """
     positive = {name for name, buffer in module.named_buffers() if buffer.numel() and bool((buffer >= 0).all())}
     generator = torch.Generator().manual_seed(seed)
@@ -110,6 +113,7 @@ def redraw_weights(module: torch.nn.Module, scale: float, seed: int) -> dict[str
         elif own.dim() > 1 and spread > 0:
             values = noise * spread * scale
         else:
+            mean = min(max(mean, -1.0), 1.0) if moderate else mean
             values = mean + noise * max(spread, 0.3 * abs(mean), 0.1) * min(scale, 1.0)
         drawn[name] = values.to(own.dtype)
     return drawn

@@ -104,7 +104,9 @@ class _Gate:
         findings += found
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
-        return Verdict(weighed, tuple(errors), recorded.resources, launches, how, str(plan.data["kind"]))
+        end = oracle.part("oracle")
+        kind = str(end.data["kind"]) if end is not None else "incomplete oracle"
+        return Verdict(weighed, tuple(errors), recorded.resources, launches, how, kind)
 
     def _weighed(self, found: Finding) -> Finding:
         """Rules on the form of an answer bind answers, not the code that was given or somebody's file."""

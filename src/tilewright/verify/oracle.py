@@ -1,6 +1,6 @@
 """In a sandboxed process: plans the probes, and says for each what is right and how exact the reference is itself.
 
-Entry `run`. Parts: `plan`; then for each set of weights `weights K`; for each probe `probe I`.
+Entry `run`. Parts: `plan`; then for each set of weights `weights K`; for each probe `probe I`; `oracle` at the end.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -75,6 +76,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 "weights": key,
             }
             emit(f"probe {index}", data, packed)
+        # Only now is it known whether each operation had a float64 form.
+        emit("oracle", {"kind": oracle.kind}, None)
 
 
 def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
@@ -83,7 +86,6 @@ def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
         "changed": plan.changed,
         "probes": [asdict(probe) for probe in plan.probes],
         "skipped": plan.skipped,
-        "kind": oracle.kind,
         "response": oracle.own_response,
     }
 
@@ -134,7 +136,9 @@ class Oracle:
         return self._own
 
     def inputs(self, probe: Probe) -> list[Any]:
-        """The inputs of a probe, on the CPU."""
+        """The inputs of a probe, on the CPU: where nothing is changed, what the task itself makes."""
+        if probe.draw == "own" and not probe.sizes and probe.constructor == 0:
+            return self.subject.inputs(probe.seed)
         template = planning.resized(self._own, dict(probe.sizes))
         return draws.draw_inputs(template, self._samples, probe.draw, probe.seed)
 
@@ -155,8 +159,10 @@ class Oracle:
         best, state = 0.0, draws.redraw_weights(module, 1.0, seed=17)
         if self.given_code:
             return state  # each try would be interpreted
-        for scale in _SCALES:
-            candidate = draws.redraw_weights(module, scale, seed=17)
+        for moderate, scale in itertools.product((False, True), _SCALES):
+            if moderate and best > _ENOUGH_OWN:
+                break  # only biases that drown everything need another mean
+            candidate = draws.redraw_weights(module, scale, seed=17, moderate=moderate)
             strength = self.response(plan, probe, candidate).strength
             if strength > best * _BETTER:
                 best, state = strength, candidate

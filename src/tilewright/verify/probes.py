@@ -28,8 +28,16 @@ def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     _value_probes(plan, trace, groups, base, home)
     _constructor_probes(plan, oracle, trace, base, constants, effort)
     _size_probes(plan, trace, groups, base, home, constants, effort)
+    _measure_response(plan, oracle)
     plan.probes = [_with_quantities(plan, trace, probe) for probe in plan.probes]
     return plan
+
+
+def _measure_response(plan: Plan, oracle: Oracle) -> None:
+    """How the output answers to the task's own inputs and weights, at the largest sizes that are run."""
+    own = next((probe for probe in plan.probes if probe.weights == "own" and probe.draw == "own"), None)
+    if own is not None and not oracle.given_code:
+        oracle.own_response = oracle.response(plan, own, oracle.weights(plan, own)).share
 
 
 def _with_quantities(plan: Plan, trace: planning.Tracer, probe: Probe) -> Probe:
@@ -52,9 +60,6 @@ def _own_probes(
         plan.skipped.append("the task's own sizes (too large to interpret)")
         return
     place = tuple(sorted(sizes.items()))
-    probe = Probe(name, Family.OWN, sizes=place)
-    if not oracle.given_code:
-        oracle.own_response = oracle.response(plan, probe, oracle.weights(plan, probe)).share
     for seed in range(effort.seeds if oracle.device == "cuda" else 1):
         plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
     plan.probes.append(
