@@ -19,8 +19,8 @@ DEMO_OUT := runs/demo
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
-	$(BIN)/tilewright optimize examples/documents/min_sum_gelu_bias.txt \
-		--reference examples/min_sum_gelu_bias.py --gpu 4090 --out $(DEMO_OUT)
+	$(BIN)/tilewright optimize examples/documents/multiply_global_mean.txt \
+		--reference examples/multiply_global_mean.py --gpu 4090 --out $(DEMO_OUT)
 
 test: lint
 	$(BIN)/python -m pytest -n $(JOBS) $(if $(DOCUMENTS),--documents $(DOCUMENTS))

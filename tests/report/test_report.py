@@ -93,6 +93,14 @@ def test_the_terminal_shows_table_trials_findings_and_notes() -> None:
         assert shown in text
 
 
+def test_what_gained_nothing_is_one_line() -> None:
+    idle = [trial(number, Outcome.REVERTED, 3.0 + number, f"no gain {number}") for number in (3, 4, 5)]
+    text = text_of(study_view(replace(study(), trials=(*study().trials, *idle))))
+    assert "3 more gained nothing" in text
+    assert "no gain 3" in text
+    assert "no gain 4" not in text
+
+
 def test_measured_and_modelled_are_told_apart() -> None:
     measured = Measured(4.0, 3.9, 4.1, 50, "NVIDIA H200", "CUDA events, cold L2")
     text = text_of(study_view(replace(study(), reference=measured)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -23,8 +24,11 @@ from tilewright.report.summary import (
 )
 from tilewright.search.understand import Inspection
 from tilewright.values.precision import PrecisionClass
-from tilewright.values.study import Outcome, Study
+from tilewright.values.study import Outcome, Study, Trial
 from tilewright.values.verdict import Finding, Severity, Verdict
+
+#: Characters of a finding's message in the terminal.
+_MESSAGE_LENGTH = 360
 
 _OUTCOME_STYLE = {
     Outcome.GIVEN: "cyan",
@@ -44,9 +48,7 @@ def _table(title: str, *columns: str, right: Sequence[str] = ()) -> Table:
 
 def study_view(study: Study) -> Group:
     """A run of `optimize`: the summary table, trials, findings on the given code, notes, the verdict."""
-    parts: list[RenderableType] = [summary_table(study)]
-    if study.trials:
-        parts.append(trials_table(study))
+    parts: list[RenderableType] = [summary_table(study), *_trials(study)]
     if study.given is not None and study.given.verdict is not None and study.given.verdict.findings:
         parts.append(findings_table("what the gate says of the given code", study.given.verdict.findings))
     parts.extend(Text(line) for line in _about_best(study))
@@ -79,10 +81,23 @@ def summary_table(study: Study) -> Table:
     return table
 
 
-def trials_table(study: Study) -> Table:
-    """The trials in order: what was tried, what became of it, and why."""
+def _trials(study: Study) -> Iterator[RenderableType]:
+    """What was kept or rejected, in a table; what gained nothing, in a line."""
+    idle = [trial for trial in study.trials if trial.outcome is Outcome.REVERTED]
+    shown = [trial for trial in study.trials if trial.outcome is not Outcome.REVERTED]
+    if shown:
+        yield trials_table(shown)
+    if idle:
+        nearest = min(idle, key=lambda trial: trial.timing.time_ms if trial.timing is not None else math.inf)
+        yield Text(
+            f"{len(idle)} more gained nothing; the fastest of them, {nearest.candidate.description}: {nearest.reason}"
+        )
+
+
+def trials_table(trials: Sequence[Trial]) -> Table:
+    """Trials in order: what was tried, what became of it, and why."""
     table = _table("trials", "no", "stage", "what", "time", "outcome", "why", right=("no", "time"))
-    for trial in study.trials:
+    for trial in trials:
         outcome = f"[{_OUTCOME_STYLE[trial.outcome]}]{trial.outcome}[/]" + (" (stored)" if trial.resumed else "")
         what = f"{trial.candidate.origin}: {trial.candidate.description}"
         table.add_row(
@@ -109,6 +124,11 @@ def findings_table(title: str, findings: Sequence[Finding]) -> Table:
         style = _SEVERITY_STYLE[finding.severity]
         table.add_row(f"[{style}]{finding.severity}[/]", finding.check, escape(finding.where), escape(finding.message))
     return table
+
+
+def _shortened(message: str) -> str:
+    """A message that fits a terminal; the reports have it whole."""
+    return message if len(message) <= _MESSAGE_LENGTH else message[: _MESSAGE_LENGTH - 4] + " ..."
 
 
 def errors_table(verdict: Verdict) -> Table:
