@@ -22,7 +22,7 @@ FLOORS = (
     ("proposers",),
     ("search",),
     ("report",),
-    ("api", "cli", "__main__"),
+    ("api", "mcp", "cli", "__main__"),
 )
 
 

@@ -9,6 +9,7 @@ import typer
 
 from tilewright import __version__
 from tilewright.cli.look import gpus, inspect, prompt
+from tilewright.cli.mcp_command import mcp
 from tilewright.cli.optimize import optimize
 from tilewright.cli.output import complain, show_json
 from tilewright.cli.verify import explain, verify
@@ -27,7 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (optimize, verify, inspect, prompt, gpus, explain):
+for command in (optimize, verify, inspect, prompt, gpus, explain, mcp):
     app.command()(command)
 
 

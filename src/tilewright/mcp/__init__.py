@@ -1,0 +1,1 @@
+"""Floor 6, beside the command: the bench as tools for agents, over the Model Context Protocol."""

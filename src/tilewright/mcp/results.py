@@ -1,0 +1,154 @@
+"""What the tools answer: the parts of the reports that an agent acts on, with their types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from tilewright.values.serialise import JsonValue
+
+
+class Found(BaseModel):
+    """One finding of the gate."""
+
+    check: str = Field(description="Stable name of the check.")
+    severity: str = Field(description="error (rejects), limit (accepts, with a range of validity) or note.")
+    message: str = Field(description="What is wrong, in numbers.")
+    where: str = Field(description="A line, a kernel or a probe.")
+
+
+class ProbeError(BaseModel):
+    """The error of one probe against float64, norm-wise relative."""
+
+    probe: str
+    candidate_error: float | str
+    allowed_error: float | str
+    passed: bool
+
+
+class Kernel(BaseModel):
+    """What the compiler says of one kernel on the target."""
+
+    kernel: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    warps: int
+
+
+class VerifyResult(BaseModel):
+    """The gate's verdict."""
+
+    accepted: bool
+    reasons: list[Found] = Field(description="Why it was rejected; empty where it was accepted.")
+    other_findings: list[Found] = Field(description="Limits and notes.")
+    errors: list[ProbeError]
+    kernels: list[Kernel]
+    how: str = Field(description="Where the kernels ran: interpreter or gpu.")
+
+
+class InspectResult(BaseModel):
+    """What was understood of a task."""
+
+    name: str
+    gpu: str = Field(description="Key of the target in the GPU table.")
+    precision: str
+    stages: list[str]
+    kernels: list[str] = Field(description="Triton kernels of the given code.")
+    operations: list[str] = Field(description="ATen operations of the reference, in order.")
+    input_shapes: list[list[int]]
+    output_shapes: list[list[int]]
+    metrics: dict[str, dict[str, float]] = Field(description="The document's profile: kernel, metric, value.")
+    speed_of_light_ms: float | None = Field(description="No implementation can be faster on the target, milliseconds.")
+    speed_of_light_limit: str | None = Field(description="What sets it: memory, matrix or scalar operations.")
+    can_run: bool = Field(description="False for a document alone: give reference, or init and inputs, to run it.")
+
+
+class PromptResult(BaseModel):
+    """The document of a task for one stage."""
+
+    stage: str
+    document: str
+
+
+class SummaryRow(BaseModel):
+    """One row of the final table: the reference, the given code, ours."""
+
+    name: str
+    time_ms: float | None
+    timing_kind: str | None = Field(description="measured (on a GPU) or modelled.")
+    speed_of_light_fraction: float | None
+    error: float | str | None
+    remark: str
+
+
+class TrialLine(BaseModel):
+    """One candidate that was tried."""
+
+    number: int
+    stage: str
+    what: str
+    outcome: str = Field(description="kept, reverted (no gain) or rejected (wrong).")
+    reason: str
+
+
+class OptimizeResult(BaseModel):
+    """How a run ended."""
+
+    verified: bool = Field(description="True where a faster module passed the gate and was written.")
+    verdict: str = Field(description="The result in one sentence.")
+    speed_up: float | None = Field(description="Over the fastest right thing that there was before.")
+    summary: list[SummaryRow]
+    trials: list[TrialLine]
+    notes: list[str]
+    files: list[str] = Field(description="Written: model_new.py (if verified), report.json, report.html.")
+
+
+class LookedUpResult(BaseModel):
+    """The answer of a function of the library."""
+
+    result: JsonValue
+
+
+def verify_result(report: dict[str, Any]) -> VerifyResult:
+    """From `report.data.verdict_report`."""
+    verdict = report["verdict"]
+    found = [Found.model_validate(finding) for finding in verdict["findings"]]
+    return VerifyResult(
+        accepted=report["accepted"],
+        reasons=[finding for finding in found if finding.severity == "error"],
+        other_findings=[finding for finding in found if finding.severity != "error"],
+        errors=[ProbeError.model_validate(row) for row in verdict["errors"]],
+        kernels=[Kernel.model_validate(row) for row in verdict["resources"]],
+        how=verdict["how"],
+    )
+
+
+def inspect_result(report: dict[str, Any]) -> InspectResult:
+    """From `report.data.inspection_report`."""
+    floor = report["speed_of_light"].get(report["precision"])
+    return InspectResult.model_validate(
+        {
+            **report,
+            "gpu": report["gpu"]["key"],
+            "speed_of_light_ms": floor["time_ms"] if floor else None,
+            "speed_of_light_limit": floor["limit"] if floor else None,
+            "can_run": report["has_reference"],
+        }
+    )
+
+
+def optimize_result(report: dict[str, Any]) -> OptimizeResult:
+    """From `report.data.study_report`."""
+    trials = [
+        TrialLine(
+            number=trial["number"],
+            stage=trial["stage"],
+            what=f"{trial['candidate']['origin']}: {trial['candidate']['description']}",
+            outcome=trial["outcome"],
+            reason=trial["reason"],
+        )
+        for trial in report["study"]["trials"]
+    ]
+    return OptimizeResult.model_validate({**report, "trials": trials, "notes": report["study"]["notes"]})
