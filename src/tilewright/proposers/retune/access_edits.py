@@ -186,7 +186,7 @@ def _bound(subject: Subject, node: cst.Comparison, tile: FreeTile) -> str | None
     if not isinstance(target.operator, cst.LessThan):
         return None
     flow, right = subject.flow, target.comparator
-    terms = flow.terms(node.left)
+    terms = [_at_once(flow, term) for term in flow.terms(node.left)]
     ranges = [t for t in terms if flow.is_call(t, "arange") and tile.name in names_in(t)]
     others = [t for t in terms if not any(t is r for r in ranges)]
     if len(ranges) != 1:
@@ -198,6 +198,12 @@ def _bound(subject: Subject, node: cst.Comparison, tile: FreeTile) -> str | None
         if isinstance(size, cst.Name) and _is_size(subject, size.value):
             return size.value if _counts_out(subject, right.right, size, tile) else None
     return None
+
+
+def _at_once(flow: Flow, term: cst.BaseExpression) -> cst.BaseExpression:
+    """What a name stands for, where that is a range."""
+    value = flow.single(term.value) if isinstance(term, cst.Name) else None
+    return value if value is not None and flow.is_call(value, "arange") else term
 
 
 def _is_size(subject: Subject, name: str) -> bool:

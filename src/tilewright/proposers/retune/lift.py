@@ -329,7 +329,7 @@ class Lift:
             return self._untouched(node)
         rank = len(parts)
         if not kind.lifted:
-            return node.with_changes(value=value), Kind(rank)
+            return node.with_changes(value=value), Kind(rank) if kind.rank == parts.count(":") else _UNKNOWN
         if kind.rank != parts.count(":"):
             raise LiftRefused("a subscript that does not name every axis")
         return _subscripted(value, [*(part for part in parts if part is not None), ":"]), Kind(rank, True)

@@ -30,13 +30,14 @@ def group_programs(subject: Subject, context: Context) -> Iterator[Proposal]:
 def turn_programs(subject: Subject, context: Context) -> Iterator[Proposal]:
     """Axis 0 of the grid fastest -> axis 1 fastest."""
     del context
-    axes = _named_axes(subject)
-    if has_dot(subject.flow) or _is_ordered(subject) or set(axes) != {0, 1} or not _has_two_axes(subject):
+    calls = {subject.flow.program_axis(call): call for call in subject.flow.calls("program_id")}
+    is_once = len(calls) == len(subject.flow.calls("program_id")) and set(calls) == {0, 1}
+    if has_dot(subject.flow) or _is_ordered(subject) or not is_once or not _has_two_axes(subject):
         return
     language = subject.view.language
     place = f"({language}.program_id(1) * {language}.num_programs(0) + {language}.program_id(0))"
-    texts = {0: f"{place} // {language}.num_programs(1)", 1: f"{place} % {language}.num_programs(1)"}
-    changes = {_value(axes[axis]): expression(text) for axis, text in texts.items()}
+    texts = {0: f"({place} // {language}.num_programs(1))", 1: f"({place} % {language}.num_programs(1))"}
+    changes = {calls[axis]: expression(text) for axis, text in texts.items()}
     source = replace_nodes(subject.view.module, changes).code
     yield Proposal(source, "programs along axis 1 of the grid follow one another", 1.03)
 
@@ -127,8 +128,8 @@ def _swizzled(subject: Subject, row: Definition, column: Definition, place: str,
     if block is not subject.flow.parents[lines[1]] or not isinstance(block, cst.IndentedBlock):
         return None
     later, earlier = (lines[1], lines[0]) if _comes_after(block, lines[1], lines[0]) else (lines[0], lines[1])
-    text = f"{_name(row)}, {_name(column)} = {subject.view.language}.swizzle2d(0, {place}, {sizes}, {group})\n"
-    (new,) = statements(f"# Groups of {group} rows of tiles: neighbours share operands in L2.\n{text}")
+    call = f"{subject.view.language}.swizzle2d(\n    0, {place},\n    {sizes}, {group},\n)"
+    (new,) = statements(f"{_name(row)}, {_name(column)} = {call}\n")
     kept = [*earlier.leading_lines, *later.leading_lines]
     line = cst.ensure_type(new, cst.SimpleStatementLine)
     comment = cst.EmptyLine(comment=cst.Comment(f"# Groups of {group} rows of tiles: neighbours share operands in L2."))

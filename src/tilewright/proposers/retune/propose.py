@@ -25,7 +25,7 @@ _PATIENCE = 0.9
 #: A structural edit that promises at least so much is built upon; the others are tried alone, and all at the end.
 _STRONG = 1.1
 #: Structural variants that the tuning edits start from.
-_MAX_BASES = 4
+_MAX_BASES = 3
 
 
 def retune(

@@ -266,6 +266,8 @@ def conform(source: str, rules: StageRules) -> str:
     Values outside the rules' sets move to the nearest inside; a list too long is cut, the conservative baseline kept
     (or put in with the first configuration's tiles). What cannot be read is left: the stage check will say so.
     """
+    if not (rules.num_warps or rules.num_stages or rules.max_autotune_configs or rules.conservative_baseline):
+        return source
     view = view_of(source)
     changes: dict[cst.CSTNode, cst.CSTNode] = {}
     for kernel in view.kernels:
@@ -289,8 +291,6 @@ def _conforming_launches(kernel: Kernel, rules: StageRules) -> Iterable[tuple[cs
 
 
 def _conforming_list(autotune: Autotune, rules: StageRules) -> cst.List | None:
-    if not (rules.num_warps or rules.num_stages or rules.max_autotune_configs or rules.conservative_baseline):
-        return None
     calls: list[cst.Call] = []
     for config in autotune.configs:
         call = _conforming_config(config, rules)

@@ -38,6 +38,7 @@ class Facets:
     configs: tuple[str, ...]
     tiles: tuple[str, ...]
     grid: tuple[str, ...]
+    parameters: tuple[str, ...]
     constexpr: tuple[str, ...]
     places: tuple[str, ...]
     body: str
@@ -57,7 +58,7 @@ def changes_between(before: str, after: str) -> frozenset[Change]:
         found.add(Change.ADDRESS)
     for name in old.keys() & new.keys():
         found |= _kernel_changes(old[name], new[name])
-    if _host_code(before) != _host_code(after):
+    if _host_code(before, before) != _host_code(after, before):
         found.add(Change.HOST)
     return frozenset(found)
 
@@ -78,11 +79,12 @@ def _kernel_changes(old: Facets, new: Facets) -> set[Change]:
         found.add(Change.WARPS)
     if both and old.stages != new.stages:
         found.add(Change.STAGES)
-    if both and old.tiles != new.tiles:
+    shared = set(old.parameters) & set(new.parameters)
+    if _of(new.tiles, shared) - _of(old.tiles, shared):
         found.add(Change.TILE)
     if old.grid != new.grid:
         found.add(Change.GRID)
-    if old.constexpr != new.constexpr:
+    if set(old.constexpr) & shared != set(new.constexpr) & shared:
         found.add(Change.CONSTEXPR)
     if old.places != new.places:
         found.add(Change.ORDER)
@@ -91,6 +93,11 @@ def _kernel_changes(old: Facets, new: Facets) -> set[Change]:
     elif old.body != new.body:
         found.add(Change.HINT)
     return found
+
+
+def _of(tiles: tuple[str, ...], names: set[str]) -> set[str]:
+    """The sizes of the tiles of these names: a block size that an edit put in is no other size of a given one."""
+    return {text for text in tiles if text.split("=")[0] in names}
 
 
 def facets(view: View, kernel: Kernel) -> Facets:
@@ -102,17 +109,18 @@ def facets(view: View, kernel: Kernel) -> Facets:
     if configs:
         warps = tuple(str(config.num_warps) for config in configs)
         stages = tuple(str(config.num_stages) for config in configs)
-        tiles = tuple(f"{n}={squeezed(v)}" for config in configs for n, v in config.tiles.items())
     else:
         warps = tuple(str(site.number("num_warps", DEFAULT_NUM_WARPS)) for site in sites)
         stages = tuple(str(site.number("num_stages", DEFAULT_NUM_STAGES)) for site in sites)
-        tiles = tuple(text for site in sites for text in _tile_texts(view, kernel, site))
+    listed = [f"{name}={squeezed(value)}" for config in configs for name, value in config.tiles.items()]
+    tiles = (*listed, *(text for site in sites for text in _tile_texts(view, kernel, site)))
     return Facets(
         warps=warps,
         stages=stages,
         configs=tuple(squeezed(config.call) for config in configs),
         tiles=tiles,
-        grid=tuple(_grid_text(HostScope(view, site)) for site in sites),
+        grid=tuple(_grid_text(view, kernel, site) for site in sites),
+        parameters=tuple(parameter.name for parameter in kernel.parameters),
         constexpr=tuple(sorted(kernel.constexprs)),
         places=tuple(_places(tree)),
         body=plain,
@@ -130,9 +138,15 @@ def _tile_texts(view: View, kernel: Kernel, site: LaunchSite) -> Iterator[str]:
             yield f"{name}={literal.value}"
 
 
-def _grid_text(scope: HostScope) -> str:
+def _grid_text(view: View, kernel: Kernel, site: LaunchSite) -> str:
+    """The grid as written; a tile's size in it, written out as a number, reads as its name."""
+    scope = HostScope(view, site)
     axes = scope.axes()
-    return ",".join(squeezed(axis) for axis in axes) if axes is not None else squeezed(scope.site.grid)
+    text = ",".join(squeezed(axis) for axis in axes) if axes is not None else squeezed(site.grid)
+    for tile in _tile_texts(view, kernel, site):
+        name, size = tile.split("=")
+        text = text.replace(f",{size})", f",{name})")
+    return text
 
 
 def _kernel_tree(kernel: Kernel) -> ast.Module:
@@ -172,8 +186,12 @@ class _WithoutHints(ast.NodeTransformer):
 
 
 @lru_cache(maxsize=64)
-def _host_code(source: str) -> str:
-    """The rest of the module: kernels, launch options, tile sizes and grids taken out."""
+def _host_code(source: str, given: str) -> str:
+    """The rest of a module: kernels, launch options, tile sizes and grids taken out.
+
+    So are arguments of launches that the kernels of `given` do not have: what a kernel is told anew is its own matter.
+    """
+    known = {name: set(found.parameters) for name, found in facets_of(given).items()}
     view = view_of(source)
     nested: dict[cst.CSTNode, cst.CSTNode] = {}
     for kernel in view.kernels:
@@ -191,6 +209,7 @@ def _host_code(source: str) -> str:
     calls: dict[cst.CSTNode, cst.CSTNode] = {}
     for kernel in again.kernels:
         names: dict[str, str | None] = dict.fromkeys((*kernel.constexprs, "num_warps", "num_stages"))
+        names |= dict.fromkeys(p.name for p in kernel.parameters if p.name not in known.get(kernel.name, set()))
         for site in kernel.launches:
             calls[site.call] = with_keywords(site.call, names)
     tree = ast.parse(replace_nodes(again.module, calls).code)

@@ -31,7 +31,7 @@ from tilewright.proposers.retune.view import view_of
 _MAX_TILE = 32768
 _MIN_TILE = 32
 #: How many tilings are proposed for one kernel, best first.
-_MAX_PROPOSALS = 12
+_MAX_PROPOSALS = 10
 
 
 # -- where a tile's size is written ---------------------------------------------------------------------------

@@ -29,28 +29,56 @@ def statements(text: str) -> list[cst.BaseStatement]:
     return [statement for statement in cst.parse_module(text).body if isinstance(statement, cst.BaseStatement)]
 
 
-class _ReplaceNodes(cst.CSTTransformer):
-    """Replaces nodes by identity."""
-
-    def __init__(self, replacements: Mapping[Any, Replacement]) -> None:
-        super().__init__()
-        self._replacements = replacements
-
-    def on_leave(self, original_node: cst.CSTNode, updated_node: cst.CSTNode) -> Any:
-        return self._replacements.get(original_node, updated_node)
-
-
 def replace_nodes(module: cst.Module, replacements: Mapping[Any, Replacement]) -> cst.Module:
     """`module` with each key (a node of it, by identity) replaced; keys must not lie inside one another."""
-    return cst.ensure_type(module.visit(_ReplaceNodes(replacements)), cst.Module)
+    return cst.ensure_type(replace_inside(module, replacements), cst.Module)
 
 
 def replace_inside(node: cst.CSTNode, replacements: Mapping[Any, Replacement]) -> cst.CSTNode:
-    """The same for any node; the result is a node of the same kind."""
-    result = node.visit(_ReplaceNodes(replacements))
+    """The same for any node; the result is a node of the same kind.
+
+    Only the ancestors of what is replaced are built anew (LibCST's own transformers visit all of the tree).
+    """
+    touched = {id(key) for key in replacements}
+    _find_touched(node, touched)
+    result = _rebuilt(node, replacements, touched)
     if not isinstance(result, cst.CSTNode):
-        raise TypeError("the node itself must not be replaced")
+        raise TypeError("the node itself must not be replaced by a sequence")
     return result
+
+
+def _find_touched(node: cst.CSTNode, touched: set[int]) -> bool:
+    """Add to `touched` every node that has a touched one below it."""
+    if id(node) in touched:
+        return True
+    below = [_find_touched(child, touched) for child in children_of(node)]
+    if any(below):
+        touched.add(id(node))
+        return True
+    return False
+
+
+def _rebuilt(node: cst.CSTNode, replacements: Mapping[Any, Replacement], touched: set[int]) -> Replacement:
+    if node in replacements:
+        return replacements[node]
+    changes: dict[str, Any] = {}
+    for name in _field_names(type(node)):
+        value = getattr(node, name)
+        if isinstance(value, cst.CSTNode) and id(value) in touched:
+            changes[name] = _rebuilt(value, replacements, touched)
+        elif isinstance(value, list | tuple) and any(id(item) in touched for item in value):
+            changes[name] = [new for item in value for new in _rebuilt_item(item, replacements, touched)]
+    return node.with_changes(**changes) if changes else node
+
+
+def _rebuilt_item(item: Any, replacements: Mapping[Any, Replacement], touched: set[int]) -> list[Any]:
+    """One item of a sequence: it may have become several, or none."""
+    if id(item) not in touched:
+        return [item]
+    new = _rebuilt(item, replacements, touched)
+    if isinstance(new, cst.FlattenSentinel):
+        return list(new.nodes)
+    return [new] if isinstance(new, cst.CSTNode) else []
 
 
 @cache
@@ -59,7 +87,8 @@ def _field_names(kind: type[cst.CSTNode]) -> tuple[str, ...]:
     return tuple(
         field.name
         for field in fields(kind)
-        if not any(word in field.name for word in ("whitespace", "lines", "semicolon", "comma", "header", "footer"))
+        if field.name == "trailing_whitespace"
+        or not any(word in field.name for word in ("whitespace", "lines", "semicolon", "comma", "header", "footer"))
     )
 
 
@@ -68,6 +97,8 @@ def children_of(node: cst.CSTNode) -> Iterator[cst.CSTNode]:
 
     LibCST's own `children` runs a whole rewriting pass for each node.
     """
+    if isinstance(node, cst.TrailingWhitespace):
+        return
     for name in _field_names(type(node)):
         value = getattr(node, name)
         if isinstance(value, cst.CSTNode):
