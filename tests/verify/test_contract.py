@@ -127,6 +127,7 @@ def test_findings_name_the_line() -> None:
         ("@triton.jit", '@triton.heuristics({"BLOCK": lambda args: 256})\n@triton.jit'),
         ("@triton.jit", "LIMIT = tl.constexpr(4)\n\n\nclass Holder:\n    pass\n\n\n@triton.jit"),
         ("    tl.store(", "    tl.store(out_ptr + n + offsets, x, mask=mask)\n    tl.store("),
+        ("    tl.store(", "    tl.store(out_ptr + offsets, x, mask=mask)\n    offsets += n\n    tl.store("),
         ("import torch\n", "import torch\nimport math\n"),
         ("2.0 * x", "tl.math.erf(x) + tl.exp(x)"),
         ("tl.load(x_ptr + offsets, mask=mask, other=0.0)", "tl.load(x_ptr + tl.program_id(0))"),

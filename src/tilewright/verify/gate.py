@@ -34,7 +34,7 @@ from tilewright.verify.syntax import LANGUAGE, Source
 
 Progress = Callable[[str], None]
 
-#: Seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
+#: Processor seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
 _BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 
@@ -213,7 +213,7 @@ class _Gate:
             "budget_s": budget,
         }
         environment = {} if _on_gpu() else {"TRITON_INTERPRET": "1"}
-        deadline = 2 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
+        deadline = 5 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
         return run_job(
             job, tensors, deadline_s=deadline, limits=_limits(), environment=environment,
             files={FILE: self.candidate.source},

@@ -154,7 +154,11 @@ def one_store(function: Function) -> Iterator[Wrong]:
         rest = ast.unparse(access.call.args[0]) if access.call.args and access.pointer.endswith("desc") else ""
         key = f"{access.pointer}|{rest}"
         earlier = seen.get(key)
-        if earlier is not None and not _exclusive(function.node, earlier, access.call):
+        if (
+            earlier is not None
+            and not _exclusive(function.node, earlier, access.call)
+            and not _moved(function.node, earlier, access.call)
+        ):
             yield f"{function.name} stores through `{access.pointer}` twice", access.call.lineno
         seen[key] = access.call
 
@@ -171,8 +175,22 @@ def strict_store(function: Function) -> Iterator[Wrong]:
             yield f"{function.name} uses an atomic where the strict rules permit one tl.store", access.call.lineno
 
 
+def _moved(root: ast.AST, first: ast.Call, second: ast.Call) -> bool:
+    """True where a name of the address is assigned between the two: another place, by the same words."""
+    names = {n.id for argument in second.args[:1] for n in ast.walk(argument) if isinstance(n, ast.Name)}
+    if isinstance(second.func, ast.Attribute):
+        names |= {n.id for n in ast.walk(second.func.value) if isinstance(n, ast.Name)}
+    return any(
+        isinstance(node, ast.Name)
+        and isinstance(node.ctx, ast.Store)
+        and node.id in names
+        and first.lineno < node.lineno < second.lineno
+        for node in ast.walk(root)
+    )
+
+
 def _exclusive(root: ast.AST, first: ast.AST, second: ast.AST) -> bool:
-    """True where the two stand in different branches of one `if`, or are separated by a loop's new addresses."""
+    """True where the two stand in different branches of one `if`."""
     for node in ast.walk(root):
         if isinstance(node, ast.If):
             body = {id(n) for part in node.body for n in ast.walk(part)}

@@ -38,7 +38,7 @@ class Watch:
         grids: kernel -> the grids that it was launched with.
         configurations: length of the longest autotune list met.
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
-        deadline: of the run, on the clock of `time.monotonic`; 0 for none.
+        deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
     """
 
@@ -72,7 +72,7 @@ class Watch:
 
     def before_program(self, kernel: str, index: int, programs: int) -> None:
         """Give up early where a launch will not end in time."""
-        now = time.monotonic()
+        now = time.process_time()
         if index == 0:
             self._first = now
         elif self.deadline and index & 7 == 0 and index >= 8:
