@@ -1,0 +1,242 @@
+"""`python -m benchmarks.soak mutants`: mutants of right kernels through the gate, and every survivor by name.
+
+Subjects are our own emitted kernels of the five workloads and of other modules, and the hand-written ones of the
+tests' corpus. A mutant is killed by a check that its original passes. Survivors are run beside their original on
+random inputs: where they differ, the gate has a hole; where they do not, they are equivalent as far as can be seen.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from benchmarks.soak_record import Record
+from tests.verify.corpus.cases import RIGHT, reference_path
+from tilewright.proposers.synthesize import synthesize
+from tilewright.task.input_spec import parse_init
+from tilewright.task.load import load_task
+from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate, Origin
+from tilewright.values.verdict import Finding, Verdict
+from tilewright.verify.checks import BY_NAME
+from tilewright.verify.gate import verify
+from tilewright.verify.mutate.mutants import Mutant, sample_mutants
+from tilewright.verify.mutate.twins import Twins, compare_sources
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+#: Sizes that random inputs take; letters of a subject's inputs stand for them.
+_SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 40)
+_DRAWS = 24
+_GPU = "rtx-4090"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A module whose kernel is mutated, small enough for the interpreter.
+
+    Attributes:
+        name: for people.
+        reference: its file.
+        init: constructor arguments, as `--init` takes them.
+        inputs: as `--inputs` takes them, with letters for sizes that may change.
+        sizes: of the letters, in the task.
+        given: name of the hand-written candidate; our own emitted kernel where there is none.
+    """
+
+    name: str
+    reference: Path
+    init: str
+    inputs: str
+    sizes: tuple[tuple[str, int], ...]
+    given: str = ""
+
+    def at(self, sizes: dict[str, int]) -> str:
+        """The inputs' text at given sizes."""
+        return self.inputs.format(**sizes)
+
+
+def _example(name: str, init: str, inputs: str, **sizes: int) -> Subject:
+    return Subject(name, EXAMPLES / f"{name}.py", init, inputs, tuple(sizes.items()))
+
+
+_OTHERS = {
+    "softmax_rows": ("[0.5]", "randn({M}, {N})", {"M": 4, "N": 37}),
+    "layer_norm": ("[37]", "randn({M}, 37)", {"M": 4}),
+    "linear_relu": ("[37, 21]", "randn({M}, 37)", {"M": 9}),
+    "channel_mean": ("[5]", "randn({M}, 5, {H}, {W})", {"M": 2, "H": 6, "W": 7}),
+    "bias_gelu": ("[20]", "randn({M}, 20)", {"M": 6}),
+    "softplus_scale": ("[1.5]", "randn({M}, {N})", {"M": 6, "N": 20}),
+    "clamp_scale": ("[5, -1.0, 1.5]", "randn({M}, 5, {H}, {W})", {"M": 2, "H": 5, "W": 6}),
+    "min_channels": ("[2.0]", "rand({M}, {C}, {W})", {"M": 2, "C": 11, "W": 21}),
+    "weighted_sum": ("[75]", "randn({M}, 75)", {"M": 5}),
+    "transpose_scale": ("[3.0]", "randn({B}, {M}, {N})", {"B": 2, "M": 18, "N": 21}),
+    "attention": ("[16]", "randn({B}, {T}, 16), randn({B}, {S}, 16), randn({B}, {S}, 16)", {"B": 2, "T": 18, "S": 21}),
+    "conv1x1": ("[19, 9]", "randn({B}, 19, {H}, {W})", {"B": 2, "H": 5, "W": 6}),
+    "residual_mish": ("[0.25]", "randn({M}, {N}), randn({M}, {N})", {"M": 6, "N": 20}),
+    "running_sum": ("[0.5]", "randn({M}, {N})", {"M": 4, "N": 37}),
+    "moments": ("[0]", "randn({M}, {N})", {"M": 4, "N": 75}),
+    "batch_norm_leaky": ("[6, 0.1]", "randn({B}, 6, {H}, {W})", {"B": 2, "H": 5, "W": 6}),
+}
+
+
+def subjects() -> tuple[Subject, ...]:
+    """The five workloads and other modules by our own kernels, then hand-written kernels."""
+    image = {"N": 2, "H": 6, "W": 5}
+    ours = [
+        _example("min_sum_gelu_bias", "[6, 9, 3, 2, 1, 1, (1, 1, 1)]", "rand({N}, 6, {H}, {W})", **image),
+        _example("mish_add_hardtanh_scale", "[6, 9, 3, 2, 1, 1, 0.5, 2]", "rand({N}, 6, {H}, {W})", **image),
+        _example("add_min_gelu_mul", "[6, 9, 4, 2, 0.5, 2.0]", "rand({N}, 6, {H}, {W})", **image),
+        _example("linear_batchnorm_gelu_relu", "[37, 21]", "rand({M}, 37)", M=9),
+        _example("multiply_global_mean", "[6, 9, 3, 2, 1, 1, 0.5]", "rand({N}, 6, {H}, {W})", **image),
+        _example("gated_residual", "[5, 0.1]", "randn({N}, 5, {H}, {W}), randn({N}, 5, {H}, {W})", **image),
+        _example("conv_groupnorm_hardswish_max", "[6, 8, 3, 4]", "rand({N}, 6, {H}, {W})", **image),
+        _example("mlp_layernorm_gelu", "[20, 36]", "randn({N}, {M}, 20)", N=2, M=5),
+    ]
+    names = ("softmax_rows", "layer_norm", "channel_mean", "bias_gelu", "min_channels", "weighted_sum", "moments")
+    ours += [_other(name, "") for name in names]
+    written = [_other(case.reference, case.name) for case in RIGHT if case.reference in _OTHERS]
+    return (*ours, *written)
+
+
+def _other(name: str, given: str) -> Subject:
+    init, inputs, sizes = _OTHERS[name]
+    label = f"{given} ({name})" if given else name
+    return Subject(label, reference_path(name), init, inputs, tuple(sizes.items()), given)
+
+
+@cache
+def task_of(subject: Subject) -> Task:
+    """The subject's task, at its own small sizes."""
+    inputs = subject.at(dict(subject.sizes))
+    return load_task(subject.reference, init=subject.init, inputs=inputs, gpu=_GPU)
+
+
+@cache
+def original_of(subject: Subject) -> Candidate:
+    """The right kernel that is mutated."""
+    if subject.given:
+        source = next(case.source for case in RIGHT if case.name == subject.given)
+        return Candidate(source, Origin.SYNTHESIZE, subject.name)
+    return synthesize(task_of(subject))[0]
+
+
+@dataclass(frozen=True)
+class Fate:
+    """What became of a mutant.
+
+    Attributes:
+        kind: `killed`, `equivalent` (accepted, and nothing differs), `unseen` (accepted, and it could not be
+            compared) or `survived` (accepted, and it differs: a hole).
+        reason: the check that killed it, or what differs.
+        effort: of the gate that decided.
+    """
+
+    subject: str
+    mutant: Mutant
+    kind: str
+    reason: str
+    effort: str
+    seconds: float
+
+
+def substantial(verdict: Verdict) -> tuple[Finding, ...]:
+    """What rejects, but for rules on the form of an answer (a mutant's form is its original's)."""
+    return tuple(found for found in verdict.reasons if not (found.check in BY_NAME and BY_NAME[found.check].form))
+
+
+def judge(subject: Subject, mutant: Mutant, efforts: Sequence[str] = ("none", "quick")) -> Fate:
+    """Put a mutant through the gate, with more effort while it is accepted; compare what is left."""
+    from dataclasses import replace
+
+    started = time.monotonic()
+    original = original_of(subject)
+    effort = ""
+    for effort in efforts:
+        candidate = replace(original, source=mutant.source, description=str(mutant))
+        reasons = substantial(verify(task_of(subject), candidate, effort=effort))
+        if reasons:
+            text = f"{reasons[0].check}: {reasons[0].message[:200]}"
+            return Fate(subject.name, mutant, "killed", text, effort, time.monotonic() - started)
+    twins = compare(subject, mutant)
+    kind = "equivalent" if twins.same else "survived"
+    if twins.same and twins.compared == 0:
+        kind = "unseen"
+    reason = twins.difference or f"no difference on {twins.compared} draws of inputs"
+    return Fate(subject.name, mutant, kind, reason, effort, time.monotonic() - started)
+
+
+def compare(subject: Subject, mutant: Mutant) -> Twins:
+    """A mutant beside its original on random inputs."""
+    generator = random.Random(f"{subject.name} {mutant}")
+    letters = [name for name, _ in subject.sizes]
+    draws = [subject.at({name: generator.choice(_SIZES) for name in letters}) for _ in range(_DRAWS)]
+    draws.append(subject.at(dict(subject.sizes)))
+    return compare_sources(
+        original_of(subject).source, mutant.source, parse_init(subject.init), draws, task_of(subject).gpu
+    )
+
+
+def run(count: int, seed: int, jobs: int, pattern: str) -> Record:
+    """Judge `count` mutants, as many of each subject whose name contains `pattern`."""
+    started = time.monotonic()
+    chosen = [subject for subject in subjects() if pattern in subject.name]
+    alarms = []
+    with ThreadPoolExecutor(jobs) as pool:
+        right = list(pool.map(_is_right, chosen))
+        for subject, problem in zip(chosen, right, strict=True):
+            if problem:
+                alarms.append(f"{subject.name}: the original is rejected: {problem}")
+        work = list(_work([s for s, problem in zip(chosen, right, strict=True) if not problem], count, seed))
+        fates = list(pool.map(lambda item: _told(judge(*item)), work))
+    return _record(fates, alarms, time.monotonic() - started)
+
+
+def _is_right(subject: Subject) -> str:
+    reasons = substantial(verify(task_of(subject), original_of(subject), effort="quick"))
+    return f"{reasons[0].check}: {reasons[0].message}" if reasons else ""
+
+
+def _work(chosen: Sequence[Subject], count: int, seed: int) -> Iterator[tuple[Subject, Mutant]]:
+    share = -(-count // max(len(chosen), 1))
+    work = [
+        (subject, mutant) for subject in chosen for mutant in sample_mutants(original_of(subject).source, share, seed)
+    ]
+    random.Random(seed).shuffle(work)
+    yield from work[:count]
+
+
+def _told(fate: Fate) -> Fate:
+    print(f"{fate.kind:11}{fate.seconds:4.0f} s  {fate.subject}: {fate.mutant}: {fate.reason[:160]}", flush=True)
+    return fate
+
+
+def _record(fates: Sequence[Fate], alarms: Sequence[str], seconds: float) -> Record:
+    kinds = Counter(fate.kind for fate in fates)
+    different = kinds["killed"] + kinds["survived"]
+    share = kinds["killed"] / different if different else 0.0
+    survivors = [f"{f.subject}: {f.mutant}: {f.reason[:300]}" for f in fates if f.kind in {"survived", "unseen"}]
+    return Record(
+        kind="mutants",
+        counts={
+            "mutants": len(fates),
+            **dict(sorted(kinds.items())),
+            "killed of those that change the function": round(share, 4),
+            "killed by": dict(Counter(f.reason.partition(":")[0] for f in fates if f.kind == "killed").most_common()),
+            "by operator": dict(sorted(Counter(f.mutant.operator for f in fates).items())),
+        },
+        failures=(*alarms, *survivors),
+        details=tuple(
+            {"subject": f.subject, "mutant": str(f.mutant), "fate": f.kind, "reason": f.reason, "effort": f.effort}
+            for f in fates
+            if f.kind != "killed"
+        ),
+        seconds=seconds,
+        goal_met=not alarms and share >= 0.99,
+    )
