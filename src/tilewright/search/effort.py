@@ -42,7 +42,7 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
         effort.name: effort
         for effort in (
             Effort("none", 1, 1, "none", 1.0, 1, 0.95, retune=False, budget_s=120.0),
-            Effort("quick", 6, 2, "quick", 1.5, 1, 0.95, retune=True, budget_s=120.0),
+            Effort("quick", 16, 2, "quick", 1.5, 1, 0.95, retune=True, budget_s=120.0),
             Effort("full", 32, 6, "full", 3.0, 4, 0.98, retune=True, budget_s=1800.0),
         )
     }
