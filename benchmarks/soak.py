@@ -1,4 +1,4 @@
-"""The long runs: `python -m benchmarks.soak corpus|mutants|fuzz|kills`. Figures go to `benchmarks/results`.
+"""The long runs: `python -m benchmarks.soak corpus|mutants|fuzz|kills|replies`. Figures go to `benchmarks/results`.
 
 `make test` runs a fixed sample of each; these are the full counts.
 """
@@ -39,7 +39,19 @@ def _kills(options: argparse.Namespace) -> Record:
     return soak_kills.run(options.count or 50, options.seed)
 
 
-_RUNS: Mapping[str, Run] = {"corpus": _corpus, "mutants": _mutants, "fuzz": _fuzz, "kills": _kills}
+def _replies(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_replies
+
+    return soak_replies.run(options.count or 10_000, options.seed)
+
+
+_RUNS: Mapping[str, Run] = {
+    "corpus": _corpus,
+    "mutants": _mutants,
+    "fuzz": _fuzz,
+    "kills": _kills,
+    "replies": _replies,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

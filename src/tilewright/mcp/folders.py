@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +26,8 @@ class Folders:
             PathRefusedError: it lies outside the folders.
         """
         try:
-            found = (self.roots[0] / os.path.expanduser(path)).resolve()
-        except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL, a home that nobody has
+            found = (self.roots[0] / path).resolve()
+        except (OSError, ValueError, RuntimeError):  # a loop of links, a NUL
             raise PathRefusedError(f"{path!r} is no path") from None
         if not any(found.is_relative_to(root) for root in self.roots):
             allowed = ", ".join(str(root) for root in self.roots)

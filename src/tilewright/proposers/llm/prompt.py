@@ -86,9 +86,8 @@ def document_for(turn: Turn) -> str:
     after = "metrics" if metrics else "code"
     parts = []
     for section in document.sections:
-        if section.kind == "output_rules":
-            parts.append(_forbidden_note(turn.task.output_rules))
-        parts.append(section.text)
+        note = _forbidden_note(turn.task.output_rules) if section.kind == "api_constraints" else ""
+        parts.append(f"{section.text.rstrip()}\n{note}\n" if note else section.text)
         if section.kind == after:
             parts.append("".join(f"{part}\n" for part in written))
     return "".join(parts)
@@ -102,7 +101,7 @@ def _rules_as_installed(rules: OutputRules) -> OutputRules:
 def _forbidden_note(rules: OutputRules) -> str:
     """What the task forbids although the installed Triton has it: the gate rejects that too."""
     names = [name for name in rules.forbidden_functions if name not in missing_functions()]
-    return f"- This task forbids {', '.join(names)}, although Triton has them\n\n" if names else ""
+    return f"- This task forbids {', '.join(names)}, although Triton has them\n" if names else ""
 
 
 def _metrics(turn: Turn) -> tuple[Mapping[str, Mapping[str, float]], str]:
@@ -113,10 +112,14 @@ def _metrics(turn: Turn) -> tuple[Mapping[str, Mapping[str, float]], str]:
     own = current is None or current.candidate.source == task.given_code
     if own and task.metrics:
         return task.metrics, "measured by Nsight Compute, as the task came with them"
-    if current is None or current.verdict is None:
+    if current is None:
         return {}, ""
-    found = {row.kernel: _compiled(row) for row in current.verdict.resources}
-    return found, f"from the compiler, for sm_{task.gpu.capability}"
+    if current.verdict is not None and current.verdict.resources:
+        found = {row.kernel: _compiled(row) for row in current.verdict.resources}
+        return found, f"from the compiler, for sm_{task.gpu.capability}"
+    if current.timing is None:
+        return {}, ""
+    return {"forward pass": {"time_ms": current.timing.time_ms}}, current.timing.label
 
 
 def _compiled(row: KernelResources) -> Mapping[str, float]:

@@ -37,6 +37,7 @@ _CONNECT_S = 15.0
 #: Of a fault's description.
 _DETAIL_CHARACTERS = 300
 
+_NO_KEY = "there is no key for the language model"
 _NO_KEY_HINT = "set OPENAI_API_KEY, and OPENAI_BASE_URL for a server of your own, or leave out --llm"
 
 
@@ -102,10 +103,12 @@ class Server:
             http = sdk.DefaultHttpxClient(event_hooks=hooks, follow_redirects=False)
             client: OpenAI = sdk.OpenAI(max_retries=0, http_client=http)
         except sdk.OpenAIError:
-            raise LlmError("there is no key for the language model", hint=_NO_KEY_HINT) from None
+            raise LlmError(_NO_KEY, hint=_NO_KEY_HINT) from None
         except Exception as error:  # a base URL or proxy that the HTTP library cannot take
             what = self.redactor.clean(f"{type(error).__name__}: {error}")[:_DETAIL_CHARACTERS]
             raise LlmError(f"the language model's server cannot be addressed: {what}") from None
+        if not client.api_key.strip():  # set and empty: the SDK takes it for a key
+            raise LlmError(_NO_KEY, hint=_NO_KEY_HINT)
         return client
 
     def close(self) -> None:
