@@ -91,31 +91,67 @@ def compare(
     return combine([_one(o, g, n) for o, g, n in zip(oracle, got, natives, strict=True)] or [Errors(0.0, 0.0)])
 
 
+#: Elements that are compared at once: large outputs are gone through in pieces.
+_PIECE = 1 << 24
+
+
+@dataclass
+class _Sums:
+    """What the pieces of one output add up to."""
+
+    error: float = 0.0
+    size: float = 0.0
+    compared: int = 0
+    largest: float = 0.0
+    worst_at: int = 0
+    mismatched: int = 0
+    first_mismatch: int = 0
+
+
 def _one(oracle: torch.Tensor, got: torch.Tensor, native: torch.Tensor | None) -> Errors:
     if oracle.numel() == 0:
         return Errors(0.0, 0.0)
     if not oracle.is_floating_point():
         wrong = int((oracle != got.to(oracle.dtype)).sum())
         return Errors(wrong / oracle.numel(), float(wrong > 0), 0, f"{wrong} of {oracle.numel()} differ")
-    got = got.to(torch.float64)
+    flat = oracle.reshape(-1), got.reshape(-1), None if native is None else native.reshape(-1)
+    sums = _Sums()
+    for start in range(0, oracle.numel(), _PIECE):
+        piece = [None if values is None else values[start : start + _PIECE].to(torch.float64) for values in flat]
+        assert piece[0] is not None
+        assert piece[1] is not None
+        _add_piece(sums, start, piece[0], piece[1], piece[2])
+    root_mean_square = math.sqrt(sums.size / max(sums.compared, 1))
+    place = sums.first_mismatch if sums.mismatched else sums.worst_at
+    return Errors(
+        _ratio(math.sqrt(sums.error), math.sqrt(sums.size)),
+        _ratio(sums.largest, root_mean_square),
+        sums.mismatched,
+        _describe(place, oracle, got),
+    )
+
+
+def _add_piece(sums: _Sums, start: int, oracle: torch.Tensor, got: torch.Tensor, native: torch.Tensor | None) -> None:
     expected_finite, finite = torch.isfinite(oracle), torch.isfinite(got)
     compared = expected_finite & finite
     mismatched = expected_finite & ~finite
     if native is not None:
-        native = native.to(torch.float64)
-        compared = compared & torch.isfinite(native)
-        mismatched = (mismatched & torch.isfinite(native)) | _other_kind(oracle, native, got)
+        native_finite = torch.isfinite(native)
+        compared = compared & native_finite
+        mismatched = (mismatched & native_finite) | _other_kind(oracle, native, got)
     else:
         mismatched = mismatched | (~expected_finite & ~_same_kind(oracle, got))
-    count = int(mismatched.sum())
-    expected = torch.where(compared, oracle, 0.0)
     difference = torch.where(compared, got - oracle, 0.0)
-    size = float(expected.norm())
-    error = float(difference.norm())
-    largest = float(difference.abs().max())
-    root_mean_square = size / math.sqrt(max(int(compared.sum()), 1))
-    place = mismatched if count else difference.abs() == largest
-    return Errors(_ratio(error, size), _ratio(largest, root_mean_square), count, _describe(place, oracle, got))
+    sums.size += float(torch.where(compared, oracle, 0.0).square().sum())
+    sums.error += float(difference.square().sum())
+    sums.compared += int(compared.sum())
+    largest, at = difference.abs().max(dim=0)
+    if float(largest) > sums.largest:
+        sums.largest, sums.worst_at = float(largest), start + int(at)
+    count = int(mismatched.sum())
+    if count and not sums.mismatched:
+        sums.first_mismatch = start + int(mismatched.nonzero()[0])
+    sums.mismatched += count
 
 
 def _ratio(error: float, size: float) -> float:
@@ -134,17 +170,20 @@ def _other_kind(oracle: torch.Tensor, native: torch.Tensor, got: torch.Tensor) -
     return agreed & ~_same_kind(oracle, got)
 
 
-def _describe(place: torch.Tensor, oracle: torch.Tensor, got: torch.Tensor) -> str:
-    found = place.nonzero()
-    if found.numel() == 0 and place.dim() > 0:
-        return ""
-    index = tuple(int(i) for i in found[0]) if place.dim() else ()
-    return f"at {list(index)}: {float(got[index]):.6g}, right is {float(oracle[index]):.6g}"
+def _describe(place: int, oracle: torch.Tensor, got: torch.Tensor) -> str:
+    index: list[int] = []
+    rest = place
+    for size in reversed(oracle.shape):
+        index.insert(0, rest % size)
+        rest //= size
+    at = tuple(index)
+    return f"at {index}: {float(got[at]):.6g}, right is {float(oracle[at]):.6g}"
 
 
 def wrong_ranges(oracle: torch.Tensor, got: torch.Tensor, tolerance: float) -> str:
     """Which ranges of each dimension hold wrong elements: `dim 2: 32 to 255`, dimensions wholly wrong left out."""
-    wrong = ~((got.to(torch.float64) - oracle).abs() <= tolerance) & ~_same_kind(oracle, got.to(torch.float64))
+    pieces = zip(*(torch.split(values.reshape(-1), _PIECE) for values in (oracle, got)), strict=True)
+    wrong = torch.cat([_wrong(o.double(), g.double(), tolerance) for o, g in pieces]).reshape(oracle.shape)
     if not bool(wrong.any()):
         return ""
     parts = []
@@ -155,5 +194,9 @@ def wrong_ranges(oracle: torch.Tensor, got: torch.Tensor, tolerance: float) -> s
         if len(indices) < rows.numel():
             text = f"{indices[0]} to {indices[-1]}" if len(indices) > 1 else str(indices[0])
             parts.append(f"dim {dim}: {text}")
-    share = float(wrong.double().mean())
+    share = int(wrong.sum()) / wrong.numel()
     return ", ".join([f"{share:.0%} of the output", *parts])
+
+
+def _wrong(oracle: torch.Tensor, got: torch.Tensor, tolerance: float) -> torch.Tensor:
+    return ~((got - oracle).abs() <= tolerance) & ~_same_kind(oracle, got)

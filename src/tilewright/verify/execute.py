@@ -36,6 +36,10 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         stop = time.process_time() + float(job["budget_s"])
         for probe in job["probes"]:
             index = int(probe["index"])
+            if probe["large"]:
+                # Each output is gigabytes: once, with the configuration that the autotuner chooses itself.
+                bench.run(index, probe, None, 0.0)
+                continue
             choice = 0
             while choice < min(watch.configurations, MAX_CONFIGURATIONS):
                 left = stop - time.process_time()
@@ -47,6 +51,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     break
                 bench.run(index, probe, choice, time.process_time() + share)
                 choice += 1
+            if bench.broken:
+                return  # nothing that this process reports from here on is the candidate's doing
 
 
 @dataclass
@@ -57,9 +63,10 @@ class _Bench:
     watch: runtime.Watch
     source: Any
     module: Any = None
+    broken: bool = False
     _built: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 
-    def run(self, index: int, probe: Mapping[str, Any], choice: int, deadline: float) -> None:
+    def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> None:
         """One probe under one configuration; whatever the candidate raises is sent back as data."""
         on_gpu = self.job["device"] == "cuda"
         started = time.process_time()
@@ -84,6 +91,7 @@ class _Bench:
             report["skipped"] = str(error)
         except Exception as error:
             report["error"] = describe(error)
+            self.broken = "CUDA error" in str(error)
         report |= {
             "launches": dict(self.watch.launches),
             "grids": {name: grids[:8] for name, grids in self.watch.grids.items()},
@@ -93,7 +101,7 @@ class _Bench:
             "seconds": time.process_time() - started,
         }
         with really():
-            self.emit(f"run {index} {choice}", report, packed)
+            self.emit(f"run {index} {choice or 0}", report, packed)
 
     def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
         """The candidate for constructor arguments, and the module that holds its parameters."""

@@ -25,7 +25,7 @@ from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
-from tilewright.verify.oracle import SENSITIVE
+from tilewright.verify.oracle import LARGE, SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
@@ -157,7 +157,7 @@ class _Gate:
     ) -> tuple[list[ErrorRow], Mapping[str, int], list[Finding]]:
         result = self._execute(plan, oracle, expected)
         precision = self.task.precision.value
-        reduced = _reduces(recorded, source) if _on_gpu() else False
+        reduced = _reduces(recorded, source)
         pool = {name: judge.pooled(expected, name) for name in {"ieee", precision}}
         outcomes = []
         for part in result.parts:
@@ -199,6 +199,7 @@ class _Gate:
                     "weights_key": answer.weights_key,
                     "inputs": _prefixed(answer.inputs, prefix),
                     "own": own,
+                    "large": answer.elements > LARGE,
                     "precision": self.task.precision.value if own else "ieee",
                 }
             )
@@ -286,10 +287,11 @@ def _run_index(name: str, count: int) -> int | None:
 
 
 def _reduces(recorded: Recorded, source: Source) -> bool:
-    """True where kernels multiply, or take operands, in less than float32."""
+    """True where operands are 16 bits wide, or (on a GPU, where nobody watches tl.dot) products may be reduced."""
+    native = any(step.get("narrows") for step in recorded.steps)
+    narrow = any(a.type in {"*fp16", "*bf16"} for launch in recorded.recording.launches for a in launch.arguments)
     dots = any(any(function.calls(f"{LANGUAGE}.dot")) for function in source.functions)
-    narrow = any("16" in argument.type for launch in recorded.recording.launches for argument in launch.arguments)
-    return dots or narrow
+    return native or narrow or (dots and _on_gpu())
 
 
 def _input_findings(

@@ -29,7 +29,9 @@ class Expected:
         probe: the probe.
         weights_key: name of its weights.
         inputs: as a packed tree.
-        exact, native: outputs in float64, and in the reference's own precision.
+        exact: outputs in float64 (float32 where they are very large).
+        native: outputs in the reference's own precision; empty where they are very large and all finite.
+        types: of the reference's outputs.
         errors: the reference's own errors by precision class.
     """
 
@@ -38,6 +40,7 @@ class Expected:
     inputs: Any
     exact: tuple[torch.Tensor, ...]
     native: tuple[torch.Tensor, ...]
+    types: tuple[torch.dtype, ...]
     errors: Mapping[str, Errors]
 
     @property
@@ -81,8 +84,9 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
             found.append(None)
             continue
         exact, native = (tuple(leaves(wire.unpack(part.data[name], part.tensors))) for name in ("oracle", "native"))
+        types = tuple(getattr(torch, str(name)) for name in part.data["types"])
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
-        found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, errors))
+        found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, types, errors))
     return found
 
 
@@ -133,10 +137,10 @@ def _compare(
     blank: Outcome, got: list[torch.Tensor], devices: list[str], expected: Expected, pool: Mapping[str, Errors],
     precision: str,
 ) -> Outcome:  # fmt: skip
-    shapes = [tuple(output.shape) for output in got], [tuple(output.shape) for output in expected.native]
+    shapes = [tuple(output.shape) for output in got], [tuple(output.shape) for output in expected.exact]
     if shapes[0] != shapes[1]:
         return replace(blank, problem="correctness.shape", message=f"output shapes {shapes[0]}, right is {shapes[1]}")
-    types = [output.dtype for output in got], [output.dtype for output in expected.native]
+    types = [output.dtype for output in got], list(expected.types)
     if types[0] != types[1]:
         return replace(blank, problem="correctness.shape", message=f"output types {types[0]}, right is {types[1]}")
     if len(set(devices)) > 1:
@@ -145,16 +149,17 @@ def _compare(
     if expected.elements < _FEW:
         few = pool.get(precision, Errors(0.0, 0.0))
         reference = replace(reference, norm=max(reference.norm, few.norm), worst=max(reference.worst, few.worst))
-    allowed = Allowed.by(reference, expected.native[0].dtype)
-    errors = compare(expected.exact, got, expected.native)
+    allowed = Allowed.by(reference, expected.types[0])
+    errors = compare(expected.exact, got, expected.native or None)
     blank = replace(blank, errors=errors, allowed=allowed, reference=reference)
     if errors.not_finite:
         text = f"{errors.not_finite} outputs are not finite where they should be, or the reverse; {errors.where}"
         return replace(blank, problem="correctness.not_finite", message=text)
     if allowed.pass_(errors):
         return blank
-    size = float(expected.exact[0].norm()) / max(expected.exact[0].numel(), 1) ** 0.5
-    wrong = wrong_ranges(expected.exact[0], got[0], allowed.worst * size)
+    exact = expected.exact[0]
+    size = float(torch.where(torch.isfinite(exact), exact, 0).norm()) / max(exact.numel(), 1) ** 0.5
+    wrong = wrong_ranges(exact, got[0], allowed.worst * size)
     text = (
         f"relative error {errors.norm:.2g} where {allowed.norm:.2g} is allowed (the reference's own is "
         f"{reference.norm:.2g}); wrong: {wrong or 'spread over the output'}; {errors.where}"
@@ -179,7 +184,7 @@ def error_rows(expected: Sequence[Expected | None], outcomes: Sequence[Outcome])
         reference = worst.reference
         rows.append(
             ErrorRow(
-                answer.probe.name, answer.probe.seed, tuple(tuple(o.shape) for o in answer.native),
+                answer.probe.name, answer.probe.seed, tuple(tuple(o.shape) for o in answer.exact),
                 reference.norm, worst.errors.norm, worst.allowed.norm,
                 reference.worst, worst.errors.worst, worst.allowed.worst,
                 not any(o.problem for o in outcomes if o.index == index and o.problem != "skipped"),

@@ -60,7 +60,7 @@ def _own_probes(
         plan.skipped.append("the task's own sizes (too large to interpret)")
         return
     place = tuple(sorted(sizes.items()))
-    for seed in range(effort.seeds if oracle.device == "cuda" else 1):
+    for seed in range(effort.seeds if oracle.device == "cuda" and whole.largest < 1 << 26 else 1):
         plan.probes.append(Probe(name, Family.OWN, sizes=place, seed=seed))
     plan.probes.append(
         Probe(f"{name}, weights redrawn", Family.OWN, sizes=place, weights="responsive at full size", seed=3)

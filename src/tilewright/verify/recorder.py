@@ -180,11 +180,18 @@ class _Native(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 "written_bytes": 0 if view else _bytes(outputs),
                 "matrix_operations": _matrix_operations(func, args, options, result),
                 "layout": _layout(first),
+                "narrows": _narrows(inputs, outputs),
                 "reads": [self._recorder.storage(tensor) for tensor in inputs],
                 "writes": [self._recorder.storage(tensor) for tensor in outputs],
             }
         )
         return result
+
+
+def _narrows(inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> bool:
+    """True where float32 values become 16-bit ones."""
+    wide = any(tensor.dtype is torch.float32 for tensor in inputs)
+    return wide and any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in outputs)
 
 
 def _same_storage(a: torch.Tensor, b: torch.Tensor) -> bool:

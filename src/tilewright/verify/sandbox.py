@@ -252,8 +252,8 @@ def _read_parts(scratch: Path, limits: Limits) -> tuple[tuple[Part, ...], str]:
             tensors = wire.load_tensors(beside, limits.result_bytes) if beside.exists() else {}
         except wire.GarbageError as error:
             return tuple(parts), str(error)
-        # A private copy: the mapped file disappears with the scratch directory.
-        parts.append(Part(head["name"], head["data"], {name: tensor.clone() for name, tensor in tensors.items()}))
+        # The tensors stay mapped when the file is unlinked, and nobody is left who could write to it.
+        parts.append(Part(head["name"], head["data"], tensors))
     return tuple(parts), ""
 
 
