@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import libcst as cst
 
-from tilewright.proposers.retune.trees import ancestors, dotted_name, integer_value, names_in, squeezed, walk
+from tilewright.proposers.retune.trees import ancestors, dotted_name, names_in, walk
 from tilewright.proposers.retune.view import LaunchSite, View
 
 
@@ -85,10 +85,6 @@ class HostScope:
             return literals[0] if len(literals) == 1 else None
         return None
 
-    def grid_text(self) -> str:
-        """The grid, with the names in it that the host computes before the launch spelled out."""
-        return " ".join(squeezed(node) for node in self._spelled(self.site.grid, 0))
-
     def _spelled(self, node: cst.CSTNode, depth: int) -> Iterator[cst.CSTNode]:
         yield node
         if depth > 6:
@@ -151,13 +147,6 @@ class HostScope:
         if isinstance(grid, cst.Tuple | cst.List):
             return [element.value for element in grid.elements]
         return None
-
-    def integer(self, node: cst.BaseExpression) -> int | None:
-        """A literal, looked up through names."""
-        if isinstance(node, cst.Name):
-            value = self.certain(node.value)
-            return self.integer(value) if value is not None else None
-        return integer_value(node)
 
 
 def _returned(function: cst.FunctionDef) -> cst.BaseExpression | None:

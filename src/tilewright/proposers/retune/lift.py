@@ -13,10 +13,19 @@ from dataclasses import dataclass, field
 import libcst as cst
 
 from tilewright.proposers.retune.flow import Flow
+from tilewright.proposers.retune.lift_nodes import (
+    alternatives,
+    argument,
+    axis_value,
+    in_parentheses,
+    only_returns,
+    operand,
+    slice_text,
+    subscripted,
+)
 from tilewright.proposers.retune.trees import (
     dotted_name,
     expression,
-    integer_value,
     replace_inside,
     squeezed,
     statements,
@@ -30,8 +39,6 @@ _ELEMENTWISE = frozenset(
 _REDUCTIONS = frozenset({"sum", "max", "min", "argmax", "argmin", "xor_sum"})
 _HINTS = frozenset({"multiple_of", "max_contiguous", "max_constancy"})
 _SCALARS = frozenset({"program_id", "num_programs", "cdiv", "constexpr"})
-#: Expressions that may be an operand or take a subscript without parentheses.
-_ATOMS = (cst.Name, cst.Call, cst.Subscript, cst.Attribute, cst.Integer, cst.Float)
 
 
 class LiftRefused(Exception):
@@ -169,7 +176,7 @@ class Lift:
         if calls[0] is node.value:
             value: cst.BaseExpression = new
         else:
-            inside = replace_inside(node.value, {calls[0]: _in_parentheses(new)})
+            inside = replace_inside(node.value, {calls[0]: in_parentheses(new)})
             if not isinstance(inside, cst.BaseExpression):
                 raise LiftRefused("the index is no expression")
             value = inside
@@ -245,8 +252,8 @@ class Lift:
 
     def _test(self, node: cst.If) -> tuple[cst.BaseExpression | None, Kind]:
         """The condition; of a guard `if p >= count or ...: return` the part that the mask now does is dropped."""
-        if node.orelse is None and _only_returns(node.body):
-            parts = _alternatives(node.test)
+        if node.orelse is None and only_returns(node.body):
+            parts = alternatives(node.test)
             kept = [part for part in parts if not self._is_bound(part)]
             if len(kept) < len(parts):
                 if not kept:
@@ -320,11 +327,11 @@ class Lift:
         """A value without the new axis, ready to meet one that has it: `v` -> `v[:, None]`."""
         if kind.rank is None:
             raise LiftRefused("a value of unknown shape meets a lifted one")
-        return value if kind.rank == 0 else _subscripted(value, [":"] * kind.rank + ["None"])
+        return value if kind.rank == 0 else subscripted(value, [":"] * kind.rank + ["None"])
 
     def _subscript(self, node: cst.Subscript) -> _Value:
         value, kind = self._expression(node.value)
-        parts = [_slice_text(element) for element in node.slice]
+        parts = [slice_text(element) for element in node.slice]
         if any(part is None for part in parts):
             return self._untouched(node)
         rank = len(parts)
@@ -332,7 +339,7 @@ class Lift:
             return node.with_changes(value=value), Kind(rank) if kind.rank == parts.count(":") else _UNKNOWN
         if kind.rank != parts.count(":"):
             raise LiftRefused("a subscript that does not name every axis")
-        return _subscripted(value, [*(part for part in parts if part is not None), ":"]), Kind(rank, True)
+        return subscripted(value, [*(part for part in parts if part is not None), ":"]), Kind(rank, True)
 
     def _call(self, node: cst.Call) -> _Value:
         name = self.flow.called(node)
@@ -360,7 +367,7 @@ class Lift:
             return node.with_changes(args=args), kind
         if isinstance(node.func, cst.Attribute) and node.func.attr.value == "to" and not name:
             value, kind = self._expression(node.func.value)
-            return node.with_changes(func=node.func.with_changes(value=_operand(value))), kind
+            return node.with_changes(func=node.func.with_changes(value=operand(value))), kind
         return self._untouched(node)
 
     def _is_elementwise(self, node: cst.Call, name: str) -> bool:
@@ -377,7 +384,7 @@ class Lift:
         if not kind.lifted:
             rank = None if kind.rank is None or others else (kind.rank - 1 if axis_arg is not None else 0)
             return node, Kind(rank)
-        axis = _axis_value(axis_arg, kind.rank)
+        axis = axis_value(axis_arg, kind.rank)
         if axis is None or kind.rank is None or others:
             raise LiftRefused("a reduction whose axis is not known")
         first = node.args[0].with_changes(value=value)
@@ -397,7 +404,7 @@ class Lift:
                 if self._expression(arg.value)[1].lifted:
                     raise LiftRefused("a lifted mask on an address that is not")
             return node, kind
-        other = _argument(node, "other", 2)
+        other = argument(node, "other", 2)
         args = [node.args[0].with_changes(value=pointer)]
         for arg in node.args[1:]:
             args.append(self._fitted(arg, kind) if arg is other else arg)
@@ -407,7 +414,7 @@ class Lift:
         pointer, kind = self._expression(node.args[0].value)
         if not kind.lifted:
             raise LiftRefused("a store whose address does not depend on the index")
-        value = _argument(node, "value", 1)
+        value = argument(node, "value", 1)
         if value is None:
             raise LiftRefused("a store of nothing")
         args = [node.args[0].with_changes(value=pointer)]
@@ -423,18 +430,18 @@ class Lift:
         if not kind.lifted:
             return arg.with_changes(value=self._grown(value, kind))
         if kind.rank < pointer.rank:
-            value = _subscripted(value, ["None"] * (pointer.rank - kind.rank) + [":"] * (kind.rank + 1))
+            value = subscripted(value, ["None"] * (pointer.rank - kind.rank) + [":"] * (kind.rank + 1))
         return arg.with_changes(value=value)
 
     def _masked(self, node: cst.Call, args: Sequence[cst.Arg], pointer: Kind, position: int) -> cst.Call:
         """The access with its mask narrowed to the indices that exist."""
         if pointer.rank is None:
             raise LiftRefused("an address of unknown shape")
-        given = _argument(node, "mask", position)
+        given = argument(node, "mask", position)
         own: cst.BaseExpression = cst.Name(self.mask)
         if given is None:
             if pointer.rank:
-                own = _subscripted(own, ["None"] * pointer.rank + [":"])
+                own = subscripted(own, ["None"] * pointer.rank + [":"])
             call = cst.ensure_type(expression("f(x, mask=m)"), cst.Call)
             last = args[-1].with_changes(comma=call.args[0].comma)
             added = call.args[1].with_changes(value=own, comma=args[-1].comma)
@@ -443,9 +450,9 @@ class Lift:
         if kind.rank is None:
             raise LiftRefused("a mask of unknown shape")
         if kind.rank < pointer.rank:
-            own = _subscripted(own, ["None"] * pointer.rank + [":"])
+            own = subscripted(own, ["None"] * pointer.rank + [":"])
         left = mask if kind.lifted else self._grown(mask, kind)
-        both = cst.BinaryOperation(_operand(left), cst.BitAnd(), own)
+        both = cst.BinaryOperation(operand(left), cst.BitAnd(), own)
         new = [arg.with_changes(value=both) if arg is given else arg for arg in args]
         return node.with_changes(args=new)
 
@@ -462,68 +469,3 @@ def _joined(kinds: Sequence[Kind]) -> Kind:
             raise LiftRefused("a value of unknown shape meets a lifted one")
         return _UNKNOWN
     return Kind(max(known), lifted)
-
-
-def _operand(node: cst.BaseExpression) -> cst.BaseExpression:
-    """In parentheses, where it is no atom."""
-    if isinstance(node, _ATOMS) or getattr(node, "lpar", None):
-        return node
-    if isinstance(node, cst.BinaryOperation) and isinstance(node.operator, cst.BitAnd):
-        return node
-    return _in_parentheses(node)
-
-
-def _in_parentheses(node: cst.BaseExpression) -> cst.BaseExpression:
-    return node.with_changes(lpar=[cst.LeftParen()], rpar=[cst.RightParen()])
-
-
-def _subscripted(value: cst.BaseExpression, parts: Sequence[str]) -> cst.Subscript:
-    """`value[parts]`; of a value that is itself only expanded, the two subscripts are joined."""
-    shell = cst.ensure_type(expression(f"v[{', '.join(parts)}]"), cst.Subscript)
-    if isinstance(value, cst.Subscript):
-        inner = [_slice_text(element) for element in value.slice]
-        if None not in inner and len(inner) == parts.count(":") and parts[: len(inner)] == [":"] * len(inner):
-            joined = [*(part for part in inner if part is not None), *parts[len(inner) :]]
-            shell = cst.ensure_type(expression(f"v[{', '.join(joined)}]"), cst.Subscript)
-            return shell.with_changes(value=value.value)
-    atom = value if isinstance(value, _ATOMS) or getattr(value, "lpar", None) else _in_parentheses(value)
-    return shell.with_changes(value=atom)
-
-
-def _slice_text(element: cst.SubscriptElement) -> str | None:
-    """`:` or `None`; nothing for any other subscript."""
-    part = element.slice
-    if isinstance(part, cst.Slice):
-        return ":" if part.lower is None and part.upper is None and part.step is None else None
-    if isinstance(part, cst.Index) and isinstance(part.value, cst.Name) and part.value.value == "None":
-        return "None"
-    return None
-
-
-def _argument(node: cst.Call, name: str, position: int) -> cst.Arg | None:
-    for index, arg in enumerate(node.args):
-        if (arg.keyword is not None and arg.keyword.value == name) or (arg.keyword is None and index == position):
-            return arg
-    return None
-
-
-def _axis_value(arg: cst.Arg | None, rank: int | None) -> int | None:
-    """The axis of a reduction, counted from the front; without one, a rank of 1 leaves no choice."""
-    if arg is None:
-        return 0 if rank == 1 else None
-    value = arg.value
-    if isinstance(value, cst.UnaryOperation) and isinstance(value.operator, cst.Minus):
-        inner = integer_value(value.expression)
-        return None if inner is None or rank is None else rank - inner
-    return integer_value(value)
-
-
-def _only_returns(body: cst.BaseSuite) -> bool:
-    parts = [part for part in walk(body) if isinstance(part, cst.BaseSmallStatement)]
-    return len(parts) == 1 and isinstance(parts[0], cst.Return) and parts[0].value is None
-
-
-def _alternatives(node: cst.BaseExpression) -> list[cst.BaseExpression]:
-    if isinstance(node, cst.BooleanOperation) and isinstance(node.operator, cst.Or):
-        return _alternatives(node.left) + _alternatives(node.right)
-    return [node.with_changes(lpar=[], rpar=[]) if isinstance(node, cst.Comparison) else node]

@@ -12,7 +12,7 @@ import libcst as cst
 from tilewright.proposers.retune.edit import Change, permitted_changes
 from tilewright.proposers.retune.flow import flow_of
 from tilewright.proposers.retune.host import HostScope
-from tilewright.proposers.retune.trees import code_of, replace_nodes, squeezed, with_keywords
+from tilewright.proposers.retune.trees import code_of, replace_inside, replace_nodes, squeezed, walk, with_keywords
 from tilewright.proposers.retune.view import (
     DEFAULT_NUM_STAGES,
     DEFAULT_NUM_WARPS,
@@ -204,15 +204,17 @@ def _host_code(source: str, given: str) -> str:
                     nested[literal] = cst.Integer("0")
             for axis in scope.axes() or [site.grid]:
                 nested[axis] = cst.Integer("0")
-    first = replace_nodes(view.module, nested)
-    again = view_of(first.code)
-    calls: dict[cst.CSTNode, cst.CSTNode] = {}
-    for kernel in again.kernels:
+    changes = dict(nested)
+    for kernel in view.kernels:
         names: dict[str, str | None] = dict.fromkeys((*kernel.constexprs, "num_warps", "num_stages"))
         names |= dict.fromkeys(p.name for p in kernel.parameters if p.name not in known.get(kernel.name, set()))
         for site in kernel.launches:
-            calls[site.call] = with_keywords(site.call, names)
-    tree = ast.parse(replace_nodes(again.module, calls).code)
+            inside = {node: nested[node] for node in walk(site.call) if node in nested}
+            for node in inside:
+                changes.pop(node, None)
+            call = cst.ensure_type(replace_inside(site.call, inside), cst.Call)
+            changes[site.call] = with_keywords(call, names)
+    tree = ast.parse(replace_nodes(view.module, changes).code)
     kernels = {kernel.name for kernel in view.kernels}
     tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in kernels)]
     return ast.unparse(tree)

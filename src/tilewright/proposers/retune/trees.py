@@ -173,11 +173,6 @@ def integer_value(node: cst.CSTNode | None) -> int | None:
     return int(node.value, 0) if isinstance(node, cst.Integer) else None
 
 
-def same_code(left: cst.CSTNode, right: cst.CSTNode) -> bool:
-    """Whether two expressions read the same, whitespace and outer parentheses aside."""
-    return squeezed(left) == squeezed(right)
-
-
 def squeezed(node: cst.CSTNode) -> str:
     """An expression's text without whitespace and outer parentheses, for comparison."""
     if isinstance(node, cst.BaseExpression) and getattr(node, "lpar", None):
