@@ -18,9 +18,12 @@ from mcp import Client, StdioServerParameters
 
 from tests.cli.samples import DOCUMENT, MODEL
 from tests.cli.test_commands import RIGHT
+from tilewright import api
+from tilewright.mcp import jobs
+from tilewright.mcp.calls import Bench, looked_up_tool
 from tilewright.mcp.folders import Folders, PathRefusedError, open_folders
 from tilewright.mcp.processes import end_tree
-from tilewright.mcp.server import McpError, serve
+from tilewright.mcp.server import McpError, build_server, serve
 
 WRONG = RIGHT.replace("* 2.0", "* 2.5")
 ALWAYS = {"inspect", "prompt", "verify", "optimize"}
@@ -186,7 +189,7 @@ def test_a_job_ends_with_its_server(folder: Path) -> None:
     )
     assert worker.stdin is not None
     assert worker.stdout is not None
-    asked = {name: None for name in ("init", "inputs", "precision")}
+    asked = dict.fromkeys(("init", "inputs", "precision"))
     files = {"reference": "model.py", "candidate": "right.py", "gpu": "4090"}
     job = {"tool": "verify", "arguments": {**asked, **files, "strict": False, "effort": "quick"}}
     worker.stdin.write(json.dumps(job).encode() + b"\n")
@@ -226,6 +229,52 @@ def test_streamable_http_on_loopback(folder: Path) -> None:
         server.wait(timeout=20)
 
 
+def test_a_tool_is_offered_where_its_function_exists(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diagnose(
+        path: str | Path, *, reference: str | Path | None = None, top: int = 3, progress: object = None
+    ) -> dict[str, Any]:
+        """Say what holds a kernel back.
+
+        At length.
+        """
+        assert callable(progress)
+        progress("looking")
+        return {"path": path, "top": top, "causes": ("dram",)}
+
+    server = build_server(open_folders([folder]))
+    assert "diagnose" not in {tool.name for tool in server._tool_manager.list_tools()} or hasattr(api, "diagnose")
+    monkeypatch.setattr(api, "diagnose", diagnose, raising=False)
+    told: list[str] = []
+    assert jobs.run("diagnose", {"path": "x.py"}, lambda fraction, message: told.append(message)) == {
+        "path": "x.py",
+        "top": 3,
+        "causes": ["dram"],
+    }
+    assert told == ["looking"]
+    called: list[Any] = []
+
+    async def call(tool: str, arguments: Any, ctx: Any, paths: Any) -> Any:
+        called.append((tool, dict(arguments), set(paths)))
+        return {"cause": "dram"}
+
+    offered = looked_up_tool(call, "diagnose")
+    assert offered is not None
+    monkeypatch.setattr(Bench, "call", lambda self, *rest: call(*rest))
+    server = build_server(open_folders([folder]))
+
+    async def use() -> None:
+        async with Client(server) as client:
+            (tool,) = [tool for tool in (await client.list_tools()).tools if tool.name == "diagnose"]
+            assert tool.description == "Say what holds a kernel back."
+            assert set(tool.input_schema["properties"]) == {"path", "reference", "top"}
+            assert tool.input_schema["required"] == ["path"]
+            answer = await client.call_tool("diagnose", {"path": "model.py", "top": 2})
+            assert answer.structured_content == {"result": {"cause": "dram"}}
+
+    anyio.run(use)
+    assert called == [("diagnose", {"path": "model.py", "reference": None, "top": 2}, {"path", "reference"})]
+
+
 def test_other_machines_only_where_that_was_said(tmp_path: Path) -> None:
     with pytest.raises(McpError, match="can be reached from other machines"):
         serve(open_folders([tmp_path]), http=True, host="0.0.0.0")
@@ -251,7 +300,8 @@ mark = {**os.environ, "TILEWRIGHT_JOB": f"{os.getpid()}-x"}
 sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
 child = subprocess.Popen(sleeper, start_new_session=True)
 left = subprocess.run([sys.executable, "-c", "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', "
-    "'import time; time.sleep(60)'], start_new_session=True, stdout=subprocess.DEVNULL); print(p.pid)"],
+    "'import time; time.sleep(60)'], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
+    "print(p.pid)"],
     env=mark, capture_output=True, text=True)
 print(child.pid, left.stdout.strip(), flush=True)
 time.sleep(60)
@@ -260,6 +310,7 @@ time.sleep(60)
     assert root.stdout is not None
     pids = [int(word) for word in root.stdout.readline().split()]
     assert len(pids) == 2
+    assert all(Path(f"/proc/{pid}").exists() for pid in pids)
     end_tree(root.pid)
     assert root.wait(timeout=10) == -9
     for pid in pids:
