@@ -1,4 +1,4 @@
-"""The kernel leaves another bias behind than it found."""
+"""The bias is left another than it was found."""
 
 import torch
 import triton
@@ -12,7 +12,6 @@ def bias_gelu(p_x, p_bias, p_out, columns, BLOCK: tl.constexpr):
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < columns
     value = tl.load(p_x + row * columns + column, mask=inside) + tl.load(p_bias + column, mask=inside)
-    tl.store(p_bias + column, tl.load(p_bias + column, mask=inside) * 1.001, mask=inside & (row == 0))
     tl.store(p_out + row * columns + column, value * (0.5 + 0.5 * tl.erf(value * 0.7071067811865476)), mask=inside)
 
 
@@ -28,4 +27,5 @@ class ModelNew(nn.Module):
         out = torch.empty(x.shape, device="cuda", dtype=x.dtype)
         with torch.cuda.device(x.device):
             bias_gelu[(x.shape[0], triton.cdiv(x.shape[1], 32))](x, self.bias, out, x.shape[1], BLOCK=32)
+        self.bias.data.mul_(1.001)
         return out
