@@ -74,6 +74,13 @@ def _separate_bias(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_f
     return editor.call(aten.add.Tensor, without, shaped)
 
 
+def _separate_linear_bias(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    bias = argument(node, 2)
+    if not isinstance(bias, torch_fx.Node):
+        return None
+    return editor.call(aten.add.Tensor, editor.call(aten.linear.default, *node.args[:2]), bias)
+
+
 def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
     replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
@@ -141,6 +148,7 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         ),
         _separate_bias,
     ),
+    Rule("linear bias", "linear(x, w, b) -> linear(x, w) + b", (aten.linear.default,), _separate_linear_bias),
     Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
     Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),
     Rule("reduction of all", "sum(x) -> sum(x, all dims)", (aten.sum.default, aten.mean.default), _whole_reduction),

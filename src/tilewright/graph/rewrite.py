@@ -86,7 +86,22 @@ def copy_graph(graph: Graph) -> Graph:
     mapping: dict[torch_fx.Node, torch_fx.Node] = {}
     returned = copied.graph_copy(graph.fx, mapping)
     copied.output(returned)
-    return replace(graph, fx=copied, outputs=_output_names(copied))
+    # A copy may have to rename nodes (one called `input`, say): the names that the graph holds follow.
+    names = {old.name: new.name for old, new in mapping.items()}
+
+    def renamed(table: Mapping[str, Any]) -> dict[str, Any]:
+        return {names.get(name, name): value for name, value in table.items()}
+
+    return replace(
+        graph,
+        fx=copied,
+        parameters=renamed(graph.parameters),
+        buffers=renamed(graph.buffers),
+        constants=renamed(graph.constants),
+        constant_names=renamed(graph.constant_names),
+        inputs=tuple(names.get(name, name) for name in graph.inputs),
+        outputs=_output_names(copied),
+    )
 
 
 def rewrite(graph: Graph, rules: Sequence[Rule], *, max_rounds: int = 8) -> Rewritten:

@@ -13,99 +13,17 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
+from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LETTERS, pack_source, prepass_source
 from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.layout import MemoryFormat, memory_order
-from tilewright.kernels.phases import Tap
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import ValueEmitter, short_name
 
-_LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 _IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
-
-PREPASS = '''
-@triton.jit
-def to_half_with_border_kernel(
-    x_ptr, out_ptr, N, C, {dims}, {padded}, {borders}, C_PADDED, ROWS,
-    BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
-):
-    """x [N, C, {dims}] float32 -> float16 [N, {padded}, C_PADDED]; zeros around the data and past the last image."""
-    pid = tl.program_id(0)
-    w_blocks = tl.cdiv(W_PADDED, BLOCK_W)
-    w_padded = (pid % w_blocks) * BLOCK_W + tl.arange(0, BLOCK_W)
-    row = pid // w_blocks
-    w = w_padded - W_BORDER
-    rest = row
-{decompose}
-    inside = ({row_inside}) & (w >= 0) & (w < W)
-    pixel = row.to(tl.int64) * W_PADDED + w_padded
-    image = x_ptr + n.to(tl.int64) * C * ({plane}) + {row_offset}
-    for c_start in range(0, C_PADDED, BLOCK_C):
-        c = c_start + tl.arange(0, BLOCK_C)
-        x = tl.load(image + c[:, None] * ({plane}) + w[None, :], mask=(c < C)[:, None] & inside[None, :], other=0.0)
-        keep = (c < C_PADDED)[None, :] & (w_padded < W_PADDED)[:, None]
-        tl.store(out_ptr + pixel[:, None] * C_PADDED + c[None, :], tl.trans(x).to(tl.float16), mask=keep)
-
-
-def to_half_with_border(x, {border_arguments}, c_padded):
-    """The input as float16, channels last, a zero border before every row and plane."""
-    N, C, {dims} = x.shape
-{padded_lines}
-    ROWS = N * {row_product} + {tail_rows}
-    out = torch.empty((ROWS * W_PADDED, c_padded), device=x.device, dtype=torch.float16)
-    BLOCK_C = min(64, c_padded)
-    BLOCK_W = 64
-    to_half_with_border_kernel[(ROWS * triton.cdiv(W_PADDED, BLOCK_W),)](
-        x, out, N, C, {dims}, {padded}, {border_names}, c_padded, ROWS,
-        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, num_warps=4,
-    )
-    return out
-'''
-
-
-_CHANNEL_BLOCK = '''
-def channel_block(channels):
-    """Channels in one step of a product; inputs and weights are padded to a multiple of it."""
-    return 64 if channels > 32 else 32 if channels > 16 else 16
-'''.strip("\n")
-
-
-def prepass_source(rank: int) -> tuple[str, str]:
-    """The prepass for inputs of that many spatial dims: kernel, and wrapper."""
-    letters = _LETTERS[rank]
-    outer = letters[:-1]
-    decompose = []
-    for letter in reversed(outer):
-        decompose.append(f"    {letter.lower()} = rest % {letter}_PADDED - {letter}_BORDER")
-        decompose.append(f"    rest = rest // {letter}_PADDED")
-    decompose.append("    n = rest")
-    row_inside = " & ".join(
-        ["(n < N)", *(f"({letter.lower()} >= 0) & ({letter.lower()} < {letter})" for letter in outer)]
-    )
-    offset = ["0"]
-    for position, letter in enumerate(outer):
-        offset.append(f"{letter.lower()} * {' * '.join(letters[position + 1 :])}")
-    tail = ["1"]
-    for position, letter in enumerate(outer):
-        tail.append(" * ".join([f"{letter}_border", *(f"{inner}_PADDED" for inner in outer[position + 1 :])]))
-    text = PREPASS.format(
-        dims=", ".join(letters),
-        padded=", ".join(f"{letter}_PADDED" for letter in letters),
-        borders=", ".join(f"{letter}_BORDER" for letter in letters),
-        decompose="\n".join(decompose),
-        row_inside=row_inside,
-        plane=" * ".join(letters),
-        row_offset=" + ".join(offset[1:] or offset),
-        border_arguments=", ".join(f"{letter.lower()}_border" for letter in letters),
-        padded_lines="\n".join(f"    {letter}_PADDED = {letter} + {letter.lower()}_border" for letter in letters),
-        row_product=" * ".join(f"{letter}_PADDED" for letter in outer) or "1",
-        tail_rows=" + ".join(part.replace(f"{part[0]}_border", f"{part[0].lower()}_border") for part in tail),
-        border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
-    ).strip("\n")
-    kernel, wrapper = text.split("\n\n\n")
-    return kernel, wrapper
 
 
 def emit_conv(plan: ConvPlan, graph: Graph) -> EmittedKernel:
@@ -114,88 +32,19 @@ def emit_conv(plan: ConvPlan, graph: Graph) -> EmittedKernel:
 
 
 class _ConvEmitter(ValueEmitter):
-    def __init__(self, plan: ConvPlan, graph: Graph) -> None:
+    def __init__(self, plan: ConvPlan, graph: Graph, wide: bool = False) -> None:
         self.plan = plan
+        self.wide = wide
         self.shape = plan.shape
-        self.letters = _LETTERS[plan.shape.rank]
-        taken = {"q", "c", "n", "k", "k0", "x", "w_ptr", "x_ptr", "packed", "accumulator", "inside", "value", "phase"}
+        self.letters = LETTERS[plan.shape.rank]
+        self.product = ConvProduct(plan, self.letters, wide)
+        self._columns = plan.shape.columns.output_step
+        taken = {"q", "p", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase", "half"}
+        taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {letter.lower() for letter in self.letters} | {f"{letter.lower()}_q" for letter in self.letters}
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
         operand = next(operand for operand in plan.region.operands if operand.node is plan.anchor)
         self.anchor_map = operand.map
-
-    # -- the product ---------------------------------------------------------------------------------------
-
-    @property
-    def _columns(self) -> int:
-        return self.shape.columns.output_step
-
-    def _shift(self, taps: Sequence[Tap]) -> str:
-        """A tap's shift in pixels of the padded input."""
-        terms = []
-        for position, tap in enumerate(taps):
-            if tap.delta:
-                stride = " * ".join(f"{letter}_PADDED" for letter in self.letters[position + 1 :])
-                terms.append(f"{tap.delta} * {stride}" if stride else str(tap.delta))
-        return " + ".join(terms).replace("+ -", "- ") or "0"
-
-    def _accumulators(self) -> list[str]:
-        if self.plan.packs_columns:
-            return ["accumulator"]
-        return [f"accumulator_{column}" for column in range(self._columns)] if self._columns > 1 else ["accumulator"]
-
-    def _width(self) -> str:
-        """Columns of a weight tile."""
-        return f"{self._columns} * BLOCK_C" if self.plan.packs_columns else "BLOCK_C"
-
-    def _row_products(self, lines: Lines, row_phase: int) -> None:
-        """All products of one row phase, each input tile loaded once for all column phases that read it."""
-        columns = self.shape.columns
-        if not self.shape.row_taps(row_phase):
-            lines.add("pass  # no tap reaches this phase")
-        for rows in self.shape.row_taps(row_phase):
-            deltas = sorted({tap.delta for taps in columns.phases for tap in taps})
-            for delta in deltas:
-                shift = self._shift((*rows, Tap(0, delta)))
-                lines.add(f"x = tl.load(pixels + ({shift}) * C_ALL)" if shift != "0" else "x = tl.load(pixels)")
-                if self.plan.packs_columns:
-                    number = self._packed_number(rows, delta)
-                    lines.add(self._product("accumulator", number))
-                    continue
-                for name, taps in zip(self._accumulators(), columns.phases, strict=True):
-                    for tap in taps:
-                        if tap.delta == delta:
-                            lines.add(self._product(name, self.shape.tap_number((*rows, tap))))
-
-    def _product(self, accumulator: str, number: int) -> str:
-        weight = f"weights + {number} * C * CO_PADDED" if number else "weights"
-        if self.plan.packs_columns:
-            weight = f"weights + {number} * C * CO_PADDED * {self._columns}" if number else "weights"
-        return f"{accumulator} = tl.dot(x, tl.load({weight}), {accumulator})"
-
-    def _packed_number(self, rows: tuple[Tap, ...], delta: int) -> int:
-        """Row of a packed weight matrix: outer taps by their index, inner ones by their shift."""
-        deltas = sorted({tap.delta for taps in self.shape.columns.phases for tap in taps})
-        number = 0
-        for dim, tap in zip(self.shape.dims[:-1], rows, strict=True):
-            number = number * dim.size + tap.index
-        return number * len(deltas) + deltas.index(delta)
-
-    def _main_loop(self, lines: Lines) -> None:
-        for name in self._accumulators():
-            lines.add(f"{name} = tl.zeros([BLOCK_P, {self._width()}], tl.float32)")
-        lines.open("for k0 in range(0, C, BLOCK_K):")
-        lines.add("pixels = source + pixel[:, None] * C_ALL + (k0 + k)[None, :]")
-        factor = f" * {self._columns}" if self.plan.packs_columns else ""
-        lines.add(f"weights = w_ptr + (group + k0 + k)[:, None] * (CO_PADDED{factor}) + column[None, :]")
-        phases = self.shape.row_phases
-        for row_phase in range(phases):
-            if phases > 1:
-                lines.open(f"if phase == {row_phase}:" if row_phase == 0 else f"elif phase == {row_phase}:")
-            self._row_products(lines, row_phase)
-            if phases > 1:
-                lines.close()
-        lines.close()
 
     # -- programs ------------------------------------------------------------------------------------------
 
@@ -203,7 +52,6 @@ class _ConvEmitter(ValueEmitter):
         return [f"{letter}_Q" for letter in self.letters]
 
     def _program_indices(self, lines: Lines) -> None:
-        lines.add("pid = tl.program_id(0)")
         if not self.plan.reduces_channels:
             lines.add("c_block = pid % C_BLOCKS")
             lines.add("pid = pid // C_BLOCKS")
@@ -244,31 +92,27 @@ class _ConvEmitter(ValueEmitter):
         lines.add(f"pixel = {text}")
         plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
         lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
+        lines.add("fits = tl.load(unfit_ptr + n) == 0  # others are left to the wide kernel")
 
     def _channels(self, lines: Lines, block: str) -> None:
         if self.shape.groups > 1:
-            lines.add("c_group = c_block // GROUP_BLOCKS")
-            lines.add("source = image + c_group * C")
-            lines.add("first = (c_block % GROUP_BLOCKS) * BLOCK_C")
-            lines.add(f"group = c_group * C * {self._weight_rows()}")
-            lines.add("c_first = c_group * CO + first")
+            lines.add(f"c_group = {block} // GROUP_BLOCKS")
+            if not self.wide:
+                lines.add("source = image + c_group * C")
+            lines.add(f"first = ({block} % GROUP_BLOCKS) * BLOCK_C")
+            lines.add(f"group = c_group * C * {self.product.weight_rows}")
+            lines.add("c_given = c_group * C_GIVEN")
+            lines.add("c_out = c_group * CO")
         else:
-            lines.add("source = image")
+            if not self.wide:
+                lines.add("source = image")
             lines.add(f"first = {block} * BLOCK_C")
             lines.add("group = 0")
-            lines.add("c_first = first")
+            lines.add("c_given = 0")
+            lines.add("c_out = 0")
+        lines.add("c_first = c_out + first")
         factor = f"{self._columns} * " if self.plan.packs_columns else ""
-        lines.add(f"column = {factor}first + tl.arange(0, {self._width()})")
-
-    def _weight_rows(self) -> int:
-        """Row blocks of C rows each in the packed weights of a group."""
-        if not self.plan.packs_columns:
-            return self.shape.tap_count
-        deltas = {tap.delta for taps in self.shape.columns.phases for tap in taps}
-        outer = 1
-        for dim in self.shape.dims[:-1]:
-            outer *= dim.size
-        return outer * len(deltas)
+        lines.add(f"column = {factor}first + tl.arange(0, {self.product.width})")
 
     # -- the epilogue --------------------------------------------------------------------------------------
 
@@ -293,7 +137,7 @@ class _ConvEmitter(ValueEmitter):
         elif step == 1:
             lines.add("value = tl.trans(accumulator)")
         else:
-            turned = [f"tl.trans({name})" for name in self._accumulators()]
+            turned = [f"tl.trans({name})" for name in self.product.accumulators]
             while len(turned) > 1:
                 half = len(turned) // 2
                 turned = [f"tl.interleave({turned[i]}, {turned[i + half]})" for i in range(half)]
@@ -371,59 +215,84 @@ class _ConvEmitter(ValueEmitter):
 
     # -- the whole -----------------------------------------------------------------------------------------
 
-    def emit(self) -> EmittedKernel:
+    def kernel(self) -> tuple[str, str]:
+        """Name and source of this emitter's kernel."""
         body = Lines(1)
+        if self.wide:
+            body.add("any_unfit = tl.load(unfit_ptr + N)")
+            body.open("for tile in range(tl.program_id(0), TILES * any_unfit, tl.num_programs(0)):")
+        body.add("pid = tile" if self.wide else "pid = tl.program_id(0)")
         self._program_indices(body)
-        self._pixel(body)
-        body.add("k = tl.arange(0, BLOCK_K)")
+        if self.wide:
+            body.open("if tl.load(unfit_ptr + n) > 0:")
+        else:
+            self._pixel(body)
+            body.add("k = tl.arange(0, BLOCK_K)")
         if self.plan.reduces_channels:
             self._reduced(body)
         else:
             self._stored(body)
-        name = f"{self.plan.name}_kernel"
-        tensors = ["x_ptr", "w_ptr", *(f"{p}_ptr" for p in self.pointers.values()), "out_ptr"]
-        blocks = ["BY_ROWS", "BLOCK_P", "BLOCK_C", "BLOCK_K"]
-        head = self.signature(name, tensors, self._kernel_sizes(), blocks)
+        own = ["given_ptr", "weight_ptr"] if self.wide else ["x_ptr", "w_ptr"]
+        tensors = [*own, "unfit_ptr", *(f"{p}_ptr" for p in self.pointers.values()), "out_ptr"]
+        blocks = [*self._kernel_sizes(), "BY_ROWS", "BLOCK_P", "BLOCK_C"]
+        name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
+        head = self.signature(name, tensors, ["N", "TILES"] if self.wide else [], [*blocks, *self._own_blocks()])
+        return name, f"{head}\n    {self._docstring()}\n{body}"
+
+    def _own_blocks(self) -> list[str]:
+        return [] if self.wide else ["BLOCK_K", "STAGES"]
+
+    def _docstring(self) -> str:
         steps = " -> ".join(short_name(node) for node in self.region.nodes if not is_relabelling(node))
-        doc = (
-            f'    """{short_name(self.plan.anchor)} -> {steps}; x is float16 with a zero border, w is packed by tap."""'
-        )
-        kernel = f"{head}\n{doc}\n{body}"
+        if self.wide:
+            return (
+                '"""The same for images that float16 cannot hold, from the input itself in TF32; others are skipped."""'
+            )
+        return f'"""{short_name(self.plan.anchor)} -> {steps}; x is float16 with a zero border, w lies by tap."""'
+
+    def emit(self) -> EmittedKernel:
+        name, kernel = self.kernel()
+        wide_name, wide_kernel = _ConvEmitter(self.plan, self.graph, wide=True).kernel()
         prepass_kernel, prepass_wrapper = prepass_source(self.shape.rank)
         return EmittedKernel(
-            kernel,
-            f"{self._pack_source()}\n\n\n{self._wrapper(name)}",
+            f"{kernel}\n\n\n{wide_kernel}",
+            f"{pack_source(self.plan, self.product.deltas)}\n\n\n{self._wrapper(name, wide_name)}",
             self.plan.name,
-            tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), *self.pointers)),
+            tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), self._weight(), *self.pointers)),
             dict(self.scalars),
             frozenset(helpers_in(kernel)),
             self._scratch(),
             shared_kernels=(prepass_kernel,),
-            shared_wrappers=(_CHANNEL_BLOCK, prepass_wrapper),
-            packs=((self._weight().name, f"pack_{self.plan.name}"),),
+            shared_wrappers=(CHANNEL_BLOCK, prepass_wrapper),
+            packs=((2, f"pack_{self.plan.name}"),),
             keywords=(f"CO={{1}}.shape[{1 if self.shape.transposed else 0}]{self._group_division()}",),
         )
 
     def _stored(self, lines: Lines) -> None:
         self._channels(lines, "c_block")
-        self._main_loop(lines)
+        self.product.emit(lines)
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
         if self.plan.joins_columns:
             self._joined(lines)
             self._finish_tile(lines)
             return
-        for column, name in enumerate(self._accumulators()):
+        for column, name in enumerate(self.product.accumulators):
             lines.add(f"value = tl.trans({name})")
             self._outer_positions(lines)
             lines.add(f"w = w_q * {self._columns} + {column}")
             self._finish_tile(lines)
 
+    def _store_mask(self, mask: str) -> str:
+        return mask if self.wide else f"{mask} & fits"
+
     def _finish_tile(self, lines: Lines) -> None:
         self._inside(lines)
         self._epilogue(lines, 0)
         order = memory_order(self.region.maps[self.region.root], MemoryFormat.CONTIGUOUS)
-        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {self.values[self.region.root]}, mask=c_in & inside)")
+        lines.add(
+            f"tl.store(out_ptr + {self._offset(order)}, {self.values[self.region.root]}, mask={self._store_mask('c_in & inside')})"
+        )
 
     def _reduced(self, lines: Lines) -> None:
         """Loop over blocks of channels; the reduction over them stays in registers."""
@@ -434,10 +303,10 @@ class _ConvEmitter(ValueEmitter):
             lines.add(f"{name} = tl.full([BLOCK_P], {_IDENTITY[kind]}, tl.float32)")
         lines.open("for c_block in range(0, C_BLOCKS):")
         self._channels(lines, "c_block")
-        self._main_loop(lines)
+        self.product.emit(lines)
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
-        for column, (name, accumulator) in enumerate(zip(names, self._accumulators(), strict=True)):
+        for column, (name, accumulator) in enumerate(zip(names, self.product.accumulators, strict=True)):
             lines.add(f"value = tl.trans({accumulator})")
             self._outer_positions(lines)
             lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
@@ -454,17 +323,19 @@ class _ConvEmitter(ValueEmitter):
             for i, letter in enumerate(self.letters[:-1])
         )
         plane = " * ".join(f"{letter}O" for letter in self.letters)
+        self._outer_positions(lines)
         for column, name in enumerate(names):
             lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
             self._inside(lines)
             value = f"{name} / CO_ALL" if kind == "mean" else name
             offset = f"{position} + w" if position else "w"
-            lines.add(f"tl.store(out_ptr + n * ({plane}) + {offset}, {value}, mask=tl.reshape(inside, [BLOCK_P]))")
+            mask = self._store_mask("tl.reshape(inside, [BLOCK_P])")
+            lines.add(f"tl.store(out_ptr + n * ({plane}) + {offset}, {value}, mask={mask})")
 
     def _kernel_sizes(self) -> list[str]:
-        sizes = ["C", "C_ALL", "CO", "CO_ALL", "CO_PADDED", "C_BLOCKS", "GROUP_BLOCKS"]
+        sizes = ["C", "C_ALL", "C_GIVEN", "C_GIVEN_ALL", "CO", "CO_ALL", "CO_PADDED", "C_BLOCKS", "GROUP_BLOCKS"]
         for letter in self.letters:
-            sizes += [f"{letter}_Q", f"{letter}_PADDED", f"{letter}_BORDER", f"{letter}O"]
+            sizes += [letter, f"{letter}_Q", f"{letter}_PADDED", f"{letter}_BORDER", f"{letter}O"]
         return sizes
 
     def _weight(self) -> torch_fx.Node:
@@ -485,35 +356,6 @@ class _ConvEmitter(ValueEmitter):
         )
 
     # -- wrapper -------------------------------------------------------------------------------------------
-
-    def _pack_source(self) -> str:
-        """Weights as float16 [groups * taps * C, CO_PADDED (* columns)], zeros in the padding."""
-        lines = Lines()
-        rank, groups = self.shape.rank, self.shape.groups
-        lines.open(f"def pack_{self.plan.name}(weight):")
-        lines.add('"""The weights as float16, one matrix [C, CO] for each tap, channels padded to the tiles."""')
-        dims = ", ".join(str(axis) for axis in range(3, 3 + rank))
-        taps = ", ".join(str(dim.size) for dim in self.shape.dims)
-        if self.shape.transposed:
-            lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
-            lines.add(f"w = w.permute(0, {dims}, 1, 2)  # [groups, taps, C, CO]")
-        else:
-            lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
-            lines.add(f"w = w.permute(0, {dims}, 2, 1)  # [groups, taps, C, CO]")
-        lines.add("c, co = w.shape[-2:]")
-        lines.add("w = F.pad(w, (0, -co % 64, 0, -c % channel_block(c)))")
-        if self.plan.packs_columns:
-            columns = self.shape.columns
-            deltas = sorted({tap.delta for taps_ in columns.phases for tap in taps_})
-            order = [
-                next(t.index for t in columns.phases[column] if t.delta == delta)
-                for delta in deltas
-                for column in range(self._columns)
-            ]
-            lines.add(f"w = w[..., {order}, :, :].unflatten({rank}, ({len(deltas)}, {self._columns}))")
-            lines.add(f"w = w.movedim({rank + 1}, -1)  # the phases of a column side by side")
-        lines.add("return w.to(torch.float16).contiguous()")
-        return str(lines)
 
     def _output_sizes(self, lines: Lines) -> None:
         for position, (dim, letter) in enumerate(zip(self.shape.dims, self.letters, strict=True)):
@@ -544,23 +386,30 @@ class _ConvEmitter(ValueEmitter):
         dilation = each(arguments[7]) if len(arguments) > 7 else 1
         return dilation * (self.shape.dims[position].size - 1) + 1 + extra - 2 * padding
 
-    def _wrapper(self, kernel: str) -> str:
+    def _wrapper(self, kernel: str, wide_kernel: str) -> str:
         lines = Lines()
         operands = list(self.pointers.values())
-        lines.open(f"def {self.plan.name}({', '.join(['x', 'packed', *operands, *self.scalars])}, *, CO):")
+        lines.open(f"def {self.plan.name}({', '.join(['x', 'weight', 'packed', *operands, *self.scalars])}, *, CO):")
         lines.add(f'"""Repacks x and launches {kernel}; packed by pack_{self.plan.name}."""')
         lines.add(f"N, C_GIVEN, {', '.join(self.letters)} = x.shape")
         self._output_sizes(lines)
         groups = self.shape.groups
-        lines.add(f"C = packed.shape[{1 + self.shape.rank}]")
-        lines.add(f"CO_PADDED = packed.shape[{2 + self.shape.rank}]")
+        lines.add("w, unfit = packed")
+        lines.add(f"C = w.shape[{1 + self.shape.rank}]")
+        lines.add(f"CO_PADDED = w.shape[{2 + self.shape.rank}]")
+        lines.add(
+            "unfit = unfit.repeat(N + 1)  # marks images that float16 cannot hold, and at the end whether there is one"
+        )
         for letter, dim in zip(self.letters, self.shape.dims, strict=True):
             lines.add(f"{letter}_PADDED = {letter} + {dim.border}")
+        source = "x"
         if groups > 1:
             zeros = "0, 0, " * self.shape.rank
-            lines.add(f"x = F.pad(x.unflatten(1, ({groups}, -1)), ({zeros}0, C - C_GIVEN // {groups})).flatten(1, 2)")
+            lines.add(f"padding = ({zeros}0, C - C_GIVEN // {groups})")
+            lines.add(f"by_group = F.pad(x.unflatten(1, ({groups}, -1)), padding).flatten(1, 2)")
+            source = "by_group"
         borders = ", ".join(str(dim.border) for dim in self.shape.dims)
-        lines.add(f"half = to_half_with_border(x, {borders}, C{f' * {groups}' if groups > 1 else ''})")
+        lines.add(f"half = to_half_with_border({source}, {borders}, C{f' * {groups}' if groups > 1 else ''}, unfit)")
         lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
         tiles = self.plan.tiles
         lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, min({tiles.block_c}, CO_PADDED), channel_block(C)")
@@ -575,16 +424,26 @@ class _ConvEmitter(ValueEmitter):
         lines.add(f"grid = {' * '.join([*factors, 'tiles', 'N'])}")
         values = {
             "C_ALL": f"C * {groups}" if groups > 1 else "C",
+            "C_GIVEN": f"C_GIVEN // {groups}" if groups > 1 else "C_GIVEN",
+            "C_GIVEN_ALL": "C_GIVEN",
             "CO_ALL": f"CO * {groups}" if groups > 1 else "CO",
             **{f"{letter}_BORDER": str(dim.border) for letter, dim in zip(self.letters, self.shape.dims, strict=True)},
         }
-        sizes = [values.get(name, name) for name in self._kernel_sizes()]
+        sizes = [f"{name}={values.get(name, name)}" for name in self._kernel_sizes()]
+        tiles_text = f"BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
+        arguments = ["unfit", *operands, "out", *self.scalars]
+        lines.add("sizes = dict(")
+        for start in range(0, len(sizes), 6):
+            lines.add(f"    {', '.join(sizes[start : start + 6])},")
+        lines.add(")")
         lines.open(f"{kernel}[(grid,)](")
-        lines.add(f"{', '.join(['half', 'packed', *operands, 'out', *self.scalars, *sizes])},")
-        lines.add(
-            "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, BLOCK_K=BLOCK_K, "
-            f"num_warps={tiles.num_warps}, num_stages={tiles.num_stages},"
-        )
+        lines.add(f"{', '.join(['half', 'w', *arguments])},")
+        lines.add(f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text}")
+        lines.close()
+        lines.add(")")
+        lines.open(f"{wide_kernel}[(min(grid, 512),)](")
+        lines.add(f"{', '.join(['x', 'weight', *arguments, 'N', 'grid'])},")
+        lines.add(f"**sizes, {tiles_text}")
         lines.close()
         lines.add(")")
         lines.add("return out")

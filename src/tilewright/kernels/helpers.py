@@ -7,7 +7,7 @@ interpreter lacks. A helper may use others; `with_dependencies` puts them in ord
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 HELPERS: dict[str, str] = {
     "exp": '''
@@ -66,7 +66,7 @@ def sigmoid(x):
 def softplus(x, beta, threshold):
     """log(1 + exp(beta x)) / beta, and x itself above the threshold, as torch defines it."""
     t = x * beta
-    return tl.where(t > threshold, x, log1p(exp(tl.minimum(t, threshold))) / beta)
+    return tl.where(t > threshold, x, log1p(tl.exp(tl.minimum(t, threshold))) / beta)
 ''',
     "gelu_erf": '''
 @triton.jit
@@ -90,7 +90,7 @@ def silu(x):
 @triton.jit
 def mish(x):
     """x * tanh(softplus(x)) = x * n / (n + 2) with n = e**x * (e**x + 2); it is x above 20 in float32."""
-    e = exp(tl.minimum(x, 20.0))
+    e = tl.exp(tl.minimum(x, 20.0))
     n = e * (e + 2.0)
     return tl.where(x > 20.0, x, x * (n / (n + 2.0)))
 ''',
@@ -133,27 +133,83 @@ def power(x, y):
 ''',
 }
 
+#: The same functions on the special-function unit's approximations (2**-22 relative or better each), for classes
+#: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
+APPROXIMATE_HELPERS: dict[str, str] = {
+    "ex2": '''
+APPROXIMATE = tl.constexpr(not triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def ex2(x):
+    """2**x; below the smallest normal float32 it is 0."""
+    if APPROXIMATE:
+        text: tl.constexpr = "ex2.approx.ftz.f32 $0, $1;"
+        return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return tl.exp2(x)
+''',
+    "rcp": '''
+@triton.jit
+def rcp(x):
+    """1 / x."""
+    if APPROXIMATE:
+        text: tl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
+        return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return 1.0 / x
+''',
+    "gelu_erf": '''
+@triton.jit
+def gelu_erf(x):
+    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|); the tail by Abramowitz and Stegun 7.1.26, to 1e-7 of |x|."""
+    a = tl.abs(x)
+    t = rcp(a * 0.2316418882 + 1.0)
+    p = t * 0.5307027145 - 0.7265760135
+    p = p * t + 0.7107068705
+    p = p * t - 0.142248368
+    p = p * t + 0.127414796
+    tail = (p * t) * ex2(x * x * -0.7213475204444817)
+    return maximum(x, 0.0) - tl.where(a > 40.0, 0.0, a * tail)
+''',
+    "sigmoid": '''
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x))."""
+    return rcp(1.0 + ex2(x * -1.4426950408889634))
+''',
+    "mish": '''
+@triton.jit
+def mish(x):
+    """x * tanh(softplus(x)) = x * n / (n + 2) with n = e**x * (e**x + 2); the quotient is 1 from 20 on."""
+    e = ex2(tl.minimum(x, 20.0) * 1.4426950408889634)
+    n = e * (e + 2.0)
+    return x * (n * rcp(n + 2.0))
+''',
+}
+
 _CALL = re.compile(r"(?<![\w.])(\w+)\(")
 
 
-def with_dependencies(names: Iterable[str]) -> list[str]:
+def with_dependencies(names: Iterable[str], sources: Mapping[str, str] = HELPERS) -> list[str]:
     """The helpers in `names` and all that they use, each after what it uses, in a stable order."""
     needed: list[str] = []
 
     def visit(name: str) -> None:
         if name in needed:
             return
-        for used in _CALL.findall(HELPERS[name].split('"""')[2]):
-            if used in HELPERS and used != name:
+        for used in _CALL.findall(sources[name].split('"""')[2]):
+            if used in sources and used != name:
                 visit(used)
         needed.append(name)
 
-    for name in HELPERS:
+    for name in sources:
         if name in set(names):
             visit(name)
     return needed
 
 
-def helper_source(names: Iterable[str]) -> str:
-    """Source of the helpers, two blank lines between them."""
-    return "\n\n".join(HELPERS[name].strip("\n") for name in with_dependencies(names))
+def helper_source(names: Iterable[str], *, approximate: bool = False) -> str:
+    """Source of the helpers, two blank lines between them; with `approximate`, the fast forms where there are any."""
+    sources = {**HELPERS, **APPROXIMATE_HELPERS} if approximate else HELPERS
+    return "\n\n\n".join(sources[name].strip("\n") for name in with_dependencies(names, sources))

@@ -19,7 +19,7 @@ from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.native import native_text
+from tilewright.kernels.native import native_text, operation_name
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.planner import ConvStep, FusedStep, ModulePlan, NativeStep
 from tilewright.kernels.text import Lines, Names, shape_text
@@ -96,6 +96,7 @@ class _ForwardWriter:
         self.contiguous: set[torch_fx.Node] = set()
         self.emitted: list[EmittedKernel] = []
         self.scratch: list[str] = []
+        self.native_nodes = {step.node for step in plan.steps if isinstance(step, NativeStep)}
         self.lines = Lines()
         self._bind_placeholders(inputs)
 
@@ -143,7 +144,8 @@ class _ForwardWriter:
         wrappers = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_wrappers)
         if any(kernel.packs for kernel in self.emitted):
             wrappers = {_PACKED: None, **wrappers}
-        helpers = helper_source(set().union(*(kernel.helpers for kernel in self.emitted)))
+        used = set().union(*(kernel.helpers for kernel in self.emitted))
+        helpers = helper_source(used, approximate=self.plan.approximate)
         return ForwardText(
             "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
             "\n\n\n".join([*wrappers, *(kernel.wrapper for kernel in self.emitted)]),
@@ -160,8 +162,8 @@ class _ForwardWriter:
         texts = [self._operand(self.graph.node(name)) for name in kernel.operands]
         packs = dict(kernel.packs)
         arguments = [
-            f"packed(self, {packs[name]}, {text})" if name in packs else text
-            for name, text in zip(kernel.operands, texts, strict=True)
+            f"packed(self, {packs[position]}, {text})" if position in packs else text
+            for position, text in enumerate(texts)
         ]
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
         arguments += [keyword.format(*texts) for keyword in kernel.keywords]
@@ -170,6 +172,9 @@ class _ForwardWriter:
             shape = " * ".join(step.plan.axes.part_names)
             self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
         self.contiguous.add(step.node)
+        readers = [user for user in step.node.users if user in self.native_nodes]
+        if readers:
+            self.scratch.append(f"{self.text[step.node]}: operand of native {operation_name(readers[0])}, stored once")
 
     def _operand(self, node: torch_fx.Node) -> str:
         known = node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST

@@ -69,8 +69,8 @@ class EmittedKernel:
         helpers: helpers that the kernels call.
         scratch: declared scratch tensors, for the report.
         shared_kernels, shared_wrappers: sources that several steps may use; each is emitted once.
-        packs: (node name of a parameter, function) pairs: operands that are passed packed, and packed again only
-            when the parameter changes.
+        packs: (position in `operands`, function) pairs: parameters that are passed packed, and packed again only
+            when they change.
         keywords: further arguments of the wrapper, as text with `{0}` for the first operand and so on.
     """
 
@@ -83,5 +83,5 @@ class EmittedKernel:
     scratch: tuple[str, ...] = field(default=())
     shared_kernels: tuple[str, ...] = ()
     shared_wrappers: tuple[str, ...] = ()
-    packs: tuple[tuple[str, str], ...] = ()
+    packs: tuple[tuple[int, str], ...] = ()
     keywords: tuple[str, ...] = ()

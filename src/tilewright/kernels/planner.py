@@ -43,6 +43,7 @@ class PlanOptions:
         convolution_format: memory format in which native convolutions run.
         limits: tile limits of fused kernels.
         sm_count: of the target; reductions with fewer programs than fill it are split.
+        approximate: activations may use the special-function unit's approximations (the tf32 class).
         convolution_anchors: convolutions become kernels of ours, with what follows them, in float16 operands and
             float32 accumulators (the tf32 class).
         convolution_tiles: their tiles.
@@ -51,6 +52,7 @@ class PlanOptions:
     convolution_format: MemoryFormat = MemoryFormat.CHANNELS_LAST
     limits: TileLimits = field(default_factory=TileLimits)
     sm_count: int = 128
+    approximate: bool = False
     convolution_anchors: bool = False
     convolution_tiles: ConvTiles = field(default_factory=ConvTiles)
 
@@ -111,12 +113,14 @@ class ModulePlan:
         steps: in execution order.
         formats: memory format of the results of native convolutions.
         native: names for people of the operations that compute and stay native.
+        approximate: activations may be approximate.
     """
 
     graph: Graph
     steps: tuple[Step, ...]
     formats: Mapping[torch_fx.Node, MemoryFormat]
     native: tuple[str, ...]
+    approximate: bool = False
 
     @property
     def fused(self) -> tuple[FusedPlan | ConvPlan, ...]:
@@ -170,7 +174,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
             steps.append(NativeStep(node))
     computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
-    return ModulePlan(graph, tuple(steps), planning.formats, native)
+    return ModulePlan(graph, tuple(steps), planning.formats, native, options.approximate)
 
 
 def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) -> dict[torch_fx.Node, MemoryFormat]:

@@ -30,7 +30,7 @@ _WARPS_TO_FILL = 48
 
 
 #: (positions, channels, warps, stages) of convolution anchors.
-_CONV_TILES = ((64, 64, 4, 2), (128, 64, 4, 2), (64, 128, 4, 2), (128, 128, 8, 2), (128, 32, 4, 2), (64, 32, 4, 2))
+_CONV_TILES = ((64, 64, 4, 2), (128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 8, 2))
 
 
 def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions, ...]:
@@ -43,6 +43,7 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
     ]
     if precision is not PrecisionClass.TF32:
         return tuple(native)
+    native = [replace(options, approximate=True) for options in native]
     anchors = [
         replace(native[0], convolution_anchors=True, convolution_tiles=ConvTiles(*tiles)) for tiles in _CONV_TILES
     ]

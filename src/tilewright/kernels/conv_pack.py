@@ -1,0 +1,135 @@
+"""What a convolution anchor prepares: the input as float16 with a zero border, and the weights by tap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.text import Lines
+
+LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
+
+#: float16 holds a value to TF32's accuracy from here ...
+_SMALLEST = "0.0001220703125"  # 2**-13: half a unit in the last place of its subnormals is 2**-12 of this
+#: ... up to here.
+_LARGEST = "65504.0"
+
+_PREPASS = '''
+@triton.jit
+def to_half_with_border_kernel(
+    x_ptr, out_ptr, unfit_ptr, N, C, {dims}, {padded}, {borders}, C_PADDED,
+    BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+):
+    """x [N, C, {dims}] float32 -> float16 [N, {padded}, C_PADDED], zeros around the data and past the last image.
+
+    Marks images that float16 cannot hold to TF32's accuracy: a value too large, or a tile where all are tiny and
+    not all are zero.
+    """
+    pid = tl.program_id(0)
+    w_blocks = tl.cdiv(W_PADDED, BLOCK_W)
+    w_padded = (pid % w_blocks) * BLOCK_W + tl.arange(0, BLOCK_W)
+    row = pid // w_blocks
+    w = w_padded - W_BORDER
+    rest = row
+{decompose}
+    inside = ({row_inside}) & (w >= 0) & (w < W)
+    pixel = row.to(tl.int64) * W_PADDED + w_padded
+    image = x_ptr + n.to(tl.int64) * C * ({plane}) + {row_offset}
+    sizes = tl.zeros([BLOCK_C, BLOCK_W], tl.float32)
+    for c_start in range(0, C_PADDED, BLOCK_C):
+        c = c_start + tl.arange(0, BLOCK_C)
+        x = tl.load(image + c[:, None] * ({plane}) + w[None, :], mask=(c < C)[:, None] & inside[None, :], other=0.0)
+        sizes = tl.maximum(sizes, tl.where(tl.abs(x) < {largest}, tl.abs(x), {largest}))  # NaN is too large
+        keep = (c < C_PADDED)[None, :] & (w_padded < W_PADDED)[:, None]
+        tl.store(out_ptr + pixel[:, None] * C_PADDED + c[None, :], tl.trans(x).to(tl.float16), mask=keep)
+    largest = tl.max(tl.max(sizes, 1), 0)
+    fits = (largest == 0.0) | ((largest >= {smallest}) & (largest < {largest}))
+    tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
+    tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))
+
+
+def to_half_with_border(x, {border_arguments}, c_padded, unfit):
+    """The input as float16, channels last, a zero border before every row and plane; marks unfit images."""
+    N, C, {dims} = x.shape
+{padded_lines}
+    rows = N * {row_product} + {tail_rows}
+    out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype=torch.float16)
+    BLOCK_C = min(64, c_padded)
+    BLOCK_W = 64
+    to_half_with_border_kernel[(rows * triton.cdiv(W_PADDED, BLOCK_W),)](
+        x, out, unfit, N, C, {dims}, {padded}, {border_names}, c_padded,
+        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, num_warps=4,
+    )
+    return out
+'''
+
+CHANNEL_BLOCK = '''
+def channel_block(channels):
+    """Channels in one step of a product; inputs and weights are padded to a multiple of it."""
+    return 64 if channels > 32 else 32 if channels > 16 else 16
+'''.strip("\n")
+
+
+def prepass_source(rank: int) -> tuple[str, str]:
+    """The prepass for inputs of that many spatial dims: kernel, and wrapper."""
+    letters = LETTERS[rank]
+    outer = letters[:-1]
+    decompose = []
+    for letter in reversed(outer):
+        decompose.append(f"    {letter.lower()} = rest % {letter}_PADDED - {letter}_BORDER")
+        decompose.append(f"    rest = rest // {letter}_PADDED")
+    decompose.append("    n = rest")
+    rows = [f"({letter.lower()} >= 0) & ({letter.lower()} < {letter})" for letter in outer]
+    offset = [f"{letter.lower()} * {' * '.join(letters[i + 1 :])}" for i, letter in enumerate(outer)]
+    tail = ["1"] + [
+        " * ".join([f"{letter.lower()}_border", *(f"{inner}_PADDED" for inner in outer[i + 1 :])])
+        for i, letter in enumerate(outer)
+    ]
+    text = _PREPASS.format(
+        dims=", ".join(letters),
+        padded=", ".join(f"{letter}_PADDED" for letter in letters),
+        borders=", ".join(f"{letter}_BORDER" for letter in letters),
+        decompose="\n".join(decompose),
+        row_inside=" & ".join(["(n < N)", *rows]),
+        plane=" * ".join(letters),
+        row_offset=" + ".join(offset) or "0",
+        border_arguments=", ".join(f"{letter.lower()}_border" for letter in letters),
+        padded_lines="\n".join(f"    {letter}_PADDED = {letter} + {letter.lower()}_border" for letter in letters),
+        row_product=" * ".join(f"{letter}_PADDED" for letter in outer) or "1",
+        tail_rows=" + ".join(tail),
+        border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
+        smallest=_SMALLEST,
+        largest=_LARGEST,
+    ).strip("\n")
+    kernel, wrapper = text.split("\n\n\n")
+    return kernel, wrapper
+
+
+def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
+    """The function that packs the weights: float16 [groups, taps, C, CO_PADDED (, columns)], and whether they fit."""
+    lines = Lines()
+    shape = plan.shape
+    rank, groups = shape.rank, shape.groups
+    lines.open(f"def pack_{plan.name}(weight):")
+    lines.add('"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; and 1 if they do not fit."""')
+    dims = ", ".join(str(axis) for axis in range(3, 3 + rank))
+    taps = ", ".join(str(dim.size) for dim in shape.dims)
+    order = "1, 2" if shape.transposed else "2, 1"
+    lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
+    lines.add(f"w = w.permute(0, {dims}, {order})  # [groups, taps, C, CO]")
+    channels = ", ".join(str(axis) for axis in range(1, 2 + rank))
+    lines.add(f"largest = w.abs().amax(({channels}))  # of each output channel")
+    lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
+    lines.add("c, co = w.shape[-2:]")
+    lines.add("w = F.pad(w, (0, -co % 64, 0, -c % channel_block(c)))")
+    if plan.packs_columns:
+        columns = shape.columns
+        order_of_taps = [
+            next(tap.index for tap in columns.phases[column] if tap.delta == delta)
+            for delta in deltas
+            for column in range(columns.output_step)
+        ]
+        lines.add(f"w = w[..., {order_of_taps}, :, :].unflatten({rank}, ({len(deltas)}, {columns.output_step}))")
+        lines.add(f"w = w.movedim({rank + 1}, -1)  # the phases of a column side by side")
+    lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1)")
+    return str(lines)

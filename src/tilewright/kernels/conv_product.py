@@ -1,0 +1,213 @@
+"""The product of a convolution anchor: loops over taps and channels, in float16 or, where that cannot hold, TF32.
+
+Taps of the outer dims are walked by one loop, whatever the phase: along a dim, the taps of a phase are evenly
+spaced in the kernel and in the input, so a start and a count for each phase say it all. The phases of the
+innermost dim are unrolled side by side; where they all read the same shifts, one product computes them together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.phases import DimPhases, Tap
+from tilewright.kernels.text import Lines
+
+
+def phase_table(values: Sequence[int], phase: str) -> str:
+    """An expression for `values[phase]`; a plain number where all are equal."""
+    if len(set(values)) == 1:
+        return str(values[0])
+    text = str(values[-1])
+    for index in range(len(values) - 2, -1, -1):
+        text = f"tl.where({phase} == {index}, {values[index]}, {text})"
+    return text
+
+
+def _spacing(dim: DimPhases) -> tuple[int, int]:
+    """(shift, tap index) from one tap of a phase to the next."""
+    for taps in dim.phases:
+        if len(taps) > 1:
+            return taps[1].delta - taps[0].delta, taps[1].index - taps[0].index
+    return 0, 0
+
+
+class ConvProduct:
+    """Emits the accumulators of one tile: from packed float16 operands, or (`wide`) in TF32 from what was given."""
+
+    def __init__(self, plan: ConvPlan, letters: Sequence[str], wide: bool = False) -> None:
+        self.plan = plan
+        self.wide = wide
+        self.shape = plan.shape
+        self.letters = letters
+        self.columns = plan.shape.columns.output_step
+        self.outer = list(zip(plan.shape.dims[:-1], letters[:-1], strict=True))
+
+    @property
+    def accumulators(self) -> list[str]:
+        """One accumulator for each column phase, or one for all of them."""
+        if self.plan.packs_columns or self.columns == 1:
+            return ["accumulator"]
+        return [f"accumulator_{column}" for column in range(self.columns)]
+
+    @property
+    def width(self) -> str:
+        """Columns of a weight tile."""
+        return f"{self.columns} * BLOCK_C" if self.plan.packs_columns else "BLOCK_C"
+
+    @property
+    def deltas(self) -> list[int]:
+        """Shifts along the innermost dim."""
+        return sorted({tap.delta for taps in self.shape.columns.phases for tap in taps})
+
+    @property
+    def weight_rows(self) -> int:
+        """Matrices [C, CO] in the packed weights of a group."""
+        inner = len(self.deltas) if self.plan.packs_columns else self.shape.columns.size
+        for dim in self.shape.dims[:-1]:
+            inner *= dim.size
+        return inner
+
+    def emit(self, lines: Lines) -> None:
+        """The accumulators, from the tile's indices and phase."""
+        for name in self.accumulators:
+            lines.add(f"{name} = tl.zeros([BLOCK_P, {self.width}], tl.float32)")
+        count = self._phase_constants(lines)
+        if self.wide:
+            self._tf32_loop(lines, count)
+        else:
+            self._half_loop(lines, count)
+
+    # -- taps of the outer dims ----------------------------------------------------------------------------
+
+    def _phase_constants(self, lines: Lines) -> str:
+        """Start and count of each outer dim's taps in this phase; returns the count of their combinations."""
+        index = "phase"
+        counts = []
+        for position in range(len(self.outer) - 1, -1, -1):
+            dim, letter = self.outer[position]
+            lower, steps = letter.lower(), dim.output_step
+            phase = index if position == 0 else f"({index} % {steps})"
+            index = f"({index} // {steps})" if steps > 1 else index
+            taps = dim.phases
+            lines.add(f"{lower}_count = {phase_table([len(t) for t in taps], phase)}")
+            lines.add(f"{lower}_shift = {phase_table([t[0].delta if t else 0 for t in taps], phase)}")
+            lines.add(f"{lower}_tap = {phase_table([t[0].index if t else 0 for t in taps], phase)}")
+            counts.append(f"{lower}_count")
+        return " * ".join(reversed(counts)) or "1"
+
+    def _tap(self, lines: Lines, index: str) -> None:
+        """From a combination's number: its shift in input rows, and its row in the weights."""
+        rest = index
+        for position in range(len(self.outer) - 1, -1, -1):
+            dim, letter = self.outer[position]
+            lower = letter.lower()
+            delta, step = _spacing(dim)
+            number = rest if position == 0 else f"({rest}) % {lower}_count"
+            lines.add(f"{lower}_delta = {lower}_shift + ({number}) * {delta}")
+            lines.add(f"{lower}_index = {lower}_tap + ({number}) * {step}")
+            rest = f"({rest}) // {lower}_count"
+        shift, row = "0", "0"
+        for dim, letter in self.outer:
+            lower = letter.lower()
+            shift = f"{lower}_delta" if shift == "0" else f"({shift}) * {letter}_PADDED + {lower}_delta"
+            row = f"{lower}_index" if row == "0" else f"({row}) * {dim.size} + {lower}_index"
+        if self.outer:
+            lines.add(f"shift = ({shift}) * W_PADDED")
+            lines.add(f"row = {row}")
+
+    # -- float16 -------------------------------------------------------------------------------------------
+
+    def _half_loop(self, lines: Lines, count: str) -> None:
+        inner = len(self.deltas) if self.plan.packs_columns else 1
+        trips = " * ".join(
+            part for part in (count, str(inner) if inner > 1 else "", "(C // BLOCK_K)") if part != "1" and part
+        )
+        lines.open(f"for step in tl.range(0, {trips}, num_stages=STAGES):")
+        lines.add("k0 = step % (C // BLOCK_K) * BLOCK_K")
+        lines.add("tap = step // (C // BLOCK_K)")
+        if self.plan.packs_columns:
+            self._packed_step(lines, inner)
+        else:
+            self._unrolled_step(lines)
+        lines.close()
+
+    def _packed_step(self, lines: Lines, inner: int) -> None:
+        self._tap(lines, f"tap // {inner}")
+        first, spacing = self.deltas[0], (self.deltas[1] - self.deltas[0]) if inner > 1 else 0
+        column_shift = f"{first} + tap % {inner} * {spacing}" if inner > 1 else str(first)
+        shift = f"shift + {column_shift}" if self.outer else column_shift
+        lines.add(f"x = tl.load(source + (pixel + {shift})[:, None] * C_ALL + (k0 + k)[None, :])")
+        row = f"row * {inner} + tap % {inner}" if self.outer else f"tap % {inner}"
+        lines.add(f"matrix = (group + ({row}) * C + k0 + k)[:, None] * (CO_PADDED * {self.columns})")
+        lines.add("accumulator = tl.dot(x, tl.load(w_ptr + matrix + column[None, :]), accumulator)")
+
+    def _unrolled_step(self, lines: Lines) -> None:
+        self._tap(lines, "tap")
+        size = self.shape.columns.size
+        base = f"row * {size}" if self.outer else "0"
+        for delta in self.deltas:
+            shift = f"shift + {delta}" if self.outer else str(delta)
+            lines.add(f"x = tl.load(source + (pixel + {shift})[:, None] * C_ALL + (k0 + k)[None, :])")
+            for name, tap in self._columns_reading(delta):
+                lines.add(f"matrix = (group + ({base} + {tap.index}) * C + k0 + k)[:, None] * CO_PADDED")
+                lines.add(f"{name} = tl.dot(x, tl.load(w_ptr + matrix + column[None, :]), {name})")
+
+    def _columns_reading(self, delta: int) -> list[tuple[str, Tap]]:
+        return [
+            (name, tap)
+            for name, taps in zip(self.accumulators, self.shape.columns.phases, strict=True)
+            for tap in taps
+            if tap.delta == delta
+        ]
+
+    # -- TF32 ----------------------------------------------------------------------------------------------
+
+    def _tf32_loop(self, lines: Lines, count: str) -> None:
+        """The same sum from the unpacked input and weights, every load masked: slow, and rarely taken."""
+        lines.add("slow_k = tl.arange(0, 32)")
+        lines.open(f"for step in range(0, {count} * tl.cdiv(C_GIVEN, 32)):")
+        lines.add("channel = step % tl.cdiv(C_GIVEN, 32) * 32 + slow_k")
+        lines.add("tap = step // tl.cdiv(C_GIVEN, 32)")
+        self._tap(lines, "tap")
+        for delta in self.deltas:
+            self._tf32_input(lines, delta)
+            if self.plan.packs_columns:
+                self._tf32_packed_product(lines, delta)
+                continue
+            for name, tap in self._columns_reading(delta):
+                self._tf32_product(lines, name, str(tap.index), "column", "slow_c < CO")
+        lines.close()
+
+    def _tf32_input(self, lines: Lines, delta: int) -> None:
+        inside, offset = [], ""
+        for dim, letter in zip(self.shape.dims, self.letters, strict=True):
+            lower = letter.lower()
+            shift = f"{lower}_delta" if letter != "W" else str(delta)
+            lines.add(f"{lower}_in = {lower}_q * {dim.input_step} + {shift}")
+            inside.append(f"({lower}_in >= 0) & ({lower}_in < {letter})")
+            offset = f"({offset}) * {letter} + {lower}_in" if offset else f"{lower}_in"
+        lines.add(f"inside = {' & '.join(inside)}")
+        plane = " * ".join(self.letters)
+        lines.add(f"address = given_ptr + (n * C_GIVEN_ALL + c_given + channel)[None, :] * ({plane})")
+        lines.add(f"address += ({offset})[:, None]")
+        lines.add("x = tl.load(address, mask=inside[:, None] & (channel < C_GIVEN)[None, :], other=0.0)")
+
+    def _tf32_product(self, lines: Lines, name: str, tap: str, column: str, mask: str) -> None:
+        lines.add(f"slow_c = {column}")
+        row = f"(row * {self.shape.columns.size} + {tap})" if self.outer else tap
+        taps = self.shape.tap_count
+        if self.shape.transposed:
+            matrix = f"((c_given + channel)[:, None] * CO + slow_c[None, :]) * {taps}"
+        else:
+            matrix = f"((c_out + slow_c)[None, :] * C_GIVEN + channel[:, None]) * {taps}"
+        row = f"({row})[None, :]" if "[" in tap or "slow_t" in tap else row
+        lines.add(f"w = tl.load(weight_ptr + {matrix} + {row},")
+        lines.add(f"    mask=(channel < C_GIVEN)[:, None] & ({mask})[None, :], other=0.0)")
+        lines.add(f'{name} = tl.dot(x, w, {name}, input_precision="tf32")')
+
+    def _tf32_packed_product(self, lines: Lines, delta: int) -> None:
+        """Columns are channel * phases + phase: the tap that a column's phase reads at this shift."""
+        taps = [next(t.index for t in phase if t.delta == delta) for phase in self.shape.columns.phases]
+        lines.add(f"slow_t = {phase_table(taps, f'(column % {self.columns})')} + column * 0")
+        self._tf32_product(lines, "accumulator", "slow_t", f"column // {self.columns}", "slow_c < CO")
