@@ -42,7 +42,7 @@ def to_half_with_border_kernel(
         sizes = tl.maximum(sizes, tl.where(tl.abs(x) < {largest}, tl.abs(x), {largest}))  # NaN is too large
         keep = (c < C_PADDED)[None, :] & (w_padded < W_PADDED)[:, None]
         tl.store(out_ptr + pixel[:, None] * C_PADDED + c[None, :], tl.trans(x).to(tl.float16), mask=keep)
-    largest = tl.max(tl.max(sizes, 1), 0)
+    largest = tl.max(sizes)
     fits = (largest == 0.0) | ((largest >= {smallest}) & (largest < {largest}))
     tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
     tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))

@@ -68,6 +68,14 @@ class ConvProduct:
             inner *= dim.size
         return inner
 
+    def shared_bytes(self, block_k: int = 64) -> int:
+        """Shared memory of the pipelined loop, bytes, as Triton allocates it: every loaded tile once a stage."""
+        tiles = self.plan.tiles
+        width = tiles.block_c * (self.columns if self.plan.packs_columns else 1)
+        products = 1 if self.plan.packs_columns else sum(len(taps) for taps in self.shape.columns.phases)
+        inputs = 1 if self.plan.packs_columns else len(self.deltas)
+        return tiles.num_stages * 2 * block_k * (inputs * tiles.block_p + products * width)
+
     def emit(self, lines: Lines) -> None:
         """The accumulators, from the tile's indices and phase."""
         for name in self.accumulators:

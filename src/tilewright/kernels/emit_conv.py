@@ -155,9 +155,9 @@ class _ConvEmitter(ValueEmitter):
         lines.add(f"w = {step} * w_start + p")
         lines.close()
         lines.open("else:")
-        lines.add(f"q = w_start + p // {step}")
-        lines.add(f"w = (q % {inner}) * {step} + p % {step}" if outer else f"w = q * {step} + p % {step}")
-        rest = f"q // {inner}"
+        lines.add(f"q_p = w_start + p // {step}")
+        lines.add(f"w = (q_p % {inner}) * {step} + p % {step}" if outer else f"w = q_p * {step} + p % {step}")
+        rest = f"q_p // {inner}"
         for position, (size, letter) in enumerate(reversed(list(zip(outer, self.letters, strict=False)))):
             last = position == len(outer) - 1
             lines.add(f"{letter.lower()}_p = {rest}" if last else f"{letter.lower()}_p = ({rest}) % {size}")
@@ -245,9 +245,7 @@ class _ConvEmitter(ValueEmitter):
     def _docstring(self) -> str:
         steps = " -> ".join(short_name(node) for node in self.region.nodes if not is_relabelling(node))
         if self.wide:
-            return (
-                '"""The same for images that float16 cannot hold, from the input itself in TF32; others are skipped."""'
-            )
+            return '"""The same for images that float16 cannot hold, from the input in TF32; others are skipped."""'
         return f'"""{short_name(self.plan.anchor)} -> {steps}; x is float16 with a zero border, w lies by tap."""'
 
     def emit(self) -> EmittedKernel:
@@ -290,9 +288,8 @@ class _ConvEmitter(ValueEmitter):
         self._inside(lines)
         self._epilogue(lines, 0)
         order = memory_order(self.region.maps[self.region.root], MemoryFormat.CONTIGUOUS)
-        lines.add(
-            f"tl.store(out_ptr + {self._offset(order)}, {self.values[self.region.root]}, mask={self._store_mask('c_in & inside')})"
-        )
+        value, mask = self.values[self.region.root], self._store_mask("c_in & inside")
+        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={mask})")
 
     def _reduced(self, lines: Lines) -> None:
         """Loop over blocks of channels; the reduction over them stays in registers."""

@@ -13,7 +13,9 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.canonical import canonicalize
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
+from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
+from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
 from tilewright.kernels.plan import FusedPlan, TileLimits
@@ -30,7 +32,16 @@ _WARPS_TO_FILL = 48
 
 
 #: (positions, channels, warps, stages) of convolution anchors.
-_CONV_TILES = ((64, 64, 4, 2), (128, 64, 8, 2), (128, 64, 4, 2), (64, 64, 4, 3), (128, 128, 8, 2), (64, 128, 8, 2))
+_CONV_TILES = (
+    (64, 64, 4, 2),
+    (128, 64, 8, 2),
+    (128, 64, 4, 2),
+    (64, 64, 4, 1),
+    (128, 128, 8, 2),
+    (64, 128, 8, 2),
+    (64, 32, 4, 2),
+    (32, 64, 4, 2),
+)
 
 
 def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions, ...]:
@@ -74,6 +85,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         plan = plan_module(graph, options)
         if not plan.fused:
             return ()
+        if not _fits(plan, task):
+            continue
         text, scratch = _write(task, module, plan, reference, planned)
         candidates.setdefault(text, _candidate(text, scratch, plan, options, reference is None))
     return tuple(candidates.values())
@@ -129,6 +142,13 @@ def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: P
         scratch=scratch,
         needs_reference=live,
     )
+
+
+def _fits(plan: ModulePlan, task: Task) -> bool:
+    """The tiles of its convolution anchors fit the target's shared memory, as far as it can be told in advance."""
+    anchors = [kernel for kernel in plan.fused if isinstance(kernel, ConvPlan)]
+    limit = task.gpu.shared_bytes_per_block
+    return all(ConvProduct(kernel, LETTERS[kernel.shape.rank]).shared_bytes() <= limit for kernel in anchors)
 
 
 def _schedule(kernel: FusedPlan | ConvPlan) -> Schedule:
