@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.soak_record import Record
 from tests.verify.corpus.cases import RIGHT, reference_path
+from tilewright.errors import TilewrightError
 from tilewright.proposers.synthesize import synthesize
 from tilewright.task.input_spec import parse_init
 from tilewright.task.load import load_task
@@ -124,7 +125,10 @@ def original_of(subject: Subject) -> Candidate:
     if subject.given:
         source = next(case.source for case in RIGHT if case.name == subject.given)
         return Candidate(source, Origin.SYNTHESIZE, subject.name)
-    return synthesize(task_of(subject))[0]
+    made = synthesize(task_of(subject))
+    if not made:
+        raise LookupError(f"{subject.name}: no kernel was emitted")
+    return made[0]
 
 
 @dataclass(frozen=True)
@@ -186,10 +190,14 @@ def compare(subject: Subject, mutant: Mutant) -> Twins:
 def run(count: int, seed: int, jobs: int, pattern: str) -> Record:
     """Judge `count` mutants, as many of each subject whose name contains `pattern`."""
     started = time.monotonic()
-    chosen = [subject for subject in subjects() if pattern in subject.name]
-    alarms = []
-    for subject in chosen:
-        original_of(subject)  # one after the other: torch.export is not made for threads
+    chosen, alarms = [], []
+    for subject in subjects():
+        if pattern in subject.name:
+            try:
+                original_of(subject)  # one after the other: torch.export is not made for threads
+                chosen.append(subject)
+            except (LookupError, TilewrightError) as error:
+                alarms.append(str(error))
     with ThreadPoolExecutor(jobs) as pool:
         right = list(pool.map(_is_right, chosen))
         for subject, problem in zip(chosen, right, strict=True):
