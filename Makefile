@@ -23,7 +23,7 @@ demo: $(STAMP)
 		--reference examples/multiply_global_mean.py --gpu 4090 --out $(DEMO_OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) $(if $(DOCUMENTS),--documents $(DOCUMENTS))
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(DOCUMENTS),--documents $(DOCUMENTS))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -340,3 +340,20 @@ case(
     ANCHOR,
     lambda: [nn.Conv2d(3, 20, 3, padding=1), nn.ConvTranspose2d(20, 4, 2, 2)],
 )
+
+#: Anchors are dear to interpret; every test run takes these, `python tests/kernels/interpreted.py` takes all.
+_SAMPLE = {
+    "anchor t2 k4 s2 pointwise",
+    "anchor t2 k3 s2 p1 op1 pointwise",
+    "anchor t2 k5 s3 p2 pointwise",
+    "anchor t2 groups pointwise",
+    "anchor c2 k3 s2 p1 pointwise",
+    "anchor t1 k4 s2 p1 pointwise",
+    "anchor c3 k3 s2 p1 pointwise",
+    "anchor t2 k3 s2 p1 op1 amin over channels",
+    "anchor c2 k3 s2 p1 mean over channels",
+    "anchor with residual and channel scale",
+    "anchor min-sum-gelu-bias",
+    "anchor twice",
+}
+SAMPLE = [name for name in CASES if not name.startswith("anchor") or name in _SAMPLE]
