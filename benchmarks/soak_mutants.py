@@ -34,6 +34,8 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 #: Sizes that random inputs take; letters of a subject's inputs stand for them.
 _SIZES = (1, 2, 3, 4, 5, 7, 8, 13, 16, 17, 31, 33, 40)
+#: In every sixth draw one size is one of these, and the others small: kernels that split work do so there alone.
+_LARGE, _SMALL = (300, 1030, 4100), (1, 2, 3)
 _DRAWS = 24
 _GPU = "rtx-4090"
 
@@ -180,8 +182,12 @@ def compare(subject: Subject, mutant: Mutant) -> Twins:
     """A mutant beside its original on random inputs."""
     generator = random.Random(f"{subject.name} {mutant}")
     letters = [name for name, _ in subject.sizes]
-    draws = [subject.at({name: generator.choice(_SIZES) for name in letters}) for _ in range(_DRAWS)]
-    draws.append(subject.at(dict(subject.sizes)))
+    draws = [subject.at(dict(subject.sizes))]
+    for number in range(_DRAWS):
+        sizes = {name: generator.choice(_SMALL if number % 6 == 5 else _SIZES) for name in letters}
+        if number % 6 == 5:
+            sizes[generator.choice(letters)] = generator.choice(_LARGE)
+        draws.append(subject.at(sizes))
     return compare_sources(
         original_of(subject).source, mutant.source, parse_init(subject.init), draws, task_of(subject).gpu
     )
