@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import fx, nn
@@ -130,5 +129,4 @@ def test_the_module_is_left_in_the_mode_that_it_was_in() -> None:
     module = nn.Sequential(nn.Dropout(0.1), nn.BatchNorm1d(3))
     module[1].eval()
     capture(module, [torch.randn(2, 3)])
-    assert module.training and module[0].training and not module[1].training
-    assert F.relu(torch.zeros(1)).item() == 0.0
+    assert [child.training for child in module.modules()] == [True, True, False]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -178,6 +179,10 @@ def _special_case(function: Callable[[torch.Tensor], torch.Tensor]) -> Case:
 
 for unary_name, unary in UNARY.items():
     CASES[f"pointwise {unary_name}"] = _special_case(unary)
+
+APPROXIMATE = replace(SMALL, approximate=True)
+for unary_name in ("gelu", "mish", "sigmoid", "silu", "log_sigmoid", "gelu_tanh"):
+    CASES[f"approximate {unary_name}"] = (*_special_case(UNARY[unary_name])[:2], APPROXIMATE)
 
 case("broadcast channel", lambda m, x, b: torch.relu(x + b), [(2, 3, 4, 5), (3, 1, 1)], [[(1, 3, 6, 7), (3, 1, 1)]])
 case("broadcast row", lambda m, x, b: x * b, [(7, 9), (9,)], [[(130, 9), (9,)]])

@@ -440,7 +440,7 @@ class _ConvEmitter(ValueEmitter):
         lines.add(")")
         lines.open(f"{wide_kernel}[(min(grid, 512),)](")
         lines.add(f"{', '.join(['x', 'weight', *arguments, 'N', 'grid'])},")
-        lines.add(f"**sizes, {tiles_text}")
+        lines.add(f"**sizes, {tiles_text} num_stages=1,")
         lines.close()
         lines.add(")")
         lines.add("return out")

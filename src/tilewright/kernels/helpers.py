@@ -170,7 +170,7 @@ def gelu_erf(x):
     p = p * t - 0.142248368
     p = p * t + 0.127414796
     tail = (p * t) * ex2(x * x * -0.7213475204444817)
-    return maximum(x, 0.0) - tl.where(a > 40.0, 0.0, a * tail)
+    return maximum(x, 0.0) - tl.where(x > 40.0, 0.0, a * tail)
 ''',
     "sigmoid": '''
 @triton.jit

@@ -164,7 +164,7 @@ def isolation() -> tuple[tuple[str, ...], tuple[str, ...]]:
     if unshare is not None:
         user = ("--user", "--map-current-user")
         for flags in ((*user, "--net", "--pid"), ("--net", "--pid"), (*user, "--pid"), (*user, "--net")):
-            extra = ("--fork", "--kill-child") if "--pid" in flags else ()
+            extra = ("--fork", "--kill-child", "--mount-proc") if "--pid" in flags else ()
             command = (unshare, *flags, *extra)
             if subprocess.run([*command, "true"], capture_output=True, timeout=20, check=False).returncode == 0:
                 missing = [] if "--net" in flags else ["the network could not be forbidden (no network namespace)"]
