@@ -71,7 +71,7 @@ def kill_after(command: Sequence[str], seconds: float, out: Path, *, of_first_ch
         time.sleep(0.02)
     known |= descendants(process.pid)
     ended_itself = process.poll() is not None
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.wait()
     after = time.monotonic() - started
     orphans = _wait_for_end(known)
