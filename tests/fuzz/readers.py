@@ -327,9 +327,12 @@ def _run_report(path: Path) -> object:
     data = wire.load_json(path)
     right = torch.arange(6.0).reshape(2, 3)
     probe = Probe("fuzz", Family.OWN)
-    expected = judge.Expected(probe, "w", [], (right.double(),), (right,), {"ieee": Errors(1e-8, 1e-7)})
-    pool = {"ieee": Errors(1e-8, 1e-7)}
-    return judge.judge_run("run 0 0", data, {"out.0": right.clone()}, expected, pool, "ieee", False)
+    errors = {"ieee": Errors(1e-8, 1e-7)}
+    expected = judge.Expected(
+        probe=probe, weights_key="w", inputs=[], exact=(right.double(),), native=(right,), types=(right.dtype,),
+        errors=errors,
+    )  # fmt: skip
+    return judge.judge_run("run 0 0", data, {"out.0": right.clone()}, expected, errors, "ieee", False)
 
 
 def _safetensors(path: Path) -> object:
