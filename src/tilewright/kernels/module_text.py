@@ -172,9 +172,10 @@ class _ForwardWriter:
             shape = " * ".join(step.plan.axes.part_names)
             self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
         self.contiguous.add(step.node)
-        readers = [user for user in step.node.users if user in self.native_nodes]
-        if readers:
-            self.scratch.append(f"{self.text[step.node]}: operand of native {operation_name(readers[0])}, stored once")
+        readers = [user for user in step.node.users if user.op == "call_function"]
+        if readers and step.node not in self.plan.formats:
+            how = "native " if readers[0] in self.native_nodes else ""
+            self.scratch.append(f"{self.text[step.node]}: stored once, operand of {how}{operation_name(readers[0])}")
 
     def _operand(self, node: torch_fx.Node) -> str:
         known = node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
