@@ -6,10 +6,12 @@ These rules change no result beyond rounding; they make the graph simple enough 
 from __future__ import annotations
 
 import operator
+from collections import Counter
 
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
@@ -20,6 +22,13 @@ aten = torch.ops.aten
 def canonicalize(graph: Graph) -> Rewritten:
     """The graph in canonical form, and the rules that fired."""
     return rewrite(graph, CANONICAL_RULES)
+
+
+def simplify(graph: Graph) -> Rewritten:
+    """The canonical form with every collapse taken, and the rules that fired."""
+    canonical = canonicalize(graph)
+    collapsed = rewrite(canonical.graph, (*COLLAPSE_RULES, *CANONICAL_RULES))
+    return Rewritten(collapsed.graph, dict(Counter(canonical.fired) + Counter(collapsed.fired)))
 
 
 def _drop_identity(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:

@@ -15,6 +15,7 @@ import torch.fx as torch_fx
 
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph
+from tilewright.graph.nodes import argument
 from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
@@ -211,12 +212,34 @@ class _ForwardWriter:
             if isinstance(value, torch.Tensor):
                 conditions.append(f"{text}.dtype == {value.dtype}")
                 conditions.append(f"{text}.dim() == {value.dim()}")
-                if not self.graph.dynamic:
-                    conditions.append(f"{text}.shape == {shape_text(map(str, self.graph.shape_of(node)))}")
+                conditions += self._static_sizes(node)
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
         return list(dict.fromkeys(conditions))
+
+    def _static_sizes(self, node: torch_fx.Node) -> list[str]:
+        """Sizes that the capture fixed: those of a weight that meets them are compared with it."""
+        conditions = []
+        for dim, size in enumerate(node.meta["val"].shape):
+            if not isinstance(size, int):
+                continue
+            partner = next((found for user in node.users if (found := self._weight_dim(user, node, dim, size))), None)
+            conditions.append(f"{self.text[node]}.shape[{dim}] == {partner or size}")
+        return conditions
+
+    def _weight_dim(self, user: torch_fx.Node, node: torch_fx.Node, dim: int, size: int) -> str | None:
+        weight = argument(user, 1)
+        transposed = "conv_transpose" in str(user.target)
+        channels = 1 if "conv" in str(user.target) else node.meta["val"].dim() - 1
+        if not isinstance(weight, torch_fx.Node) or weight.name not in self.graph.parameters or dim != channels:
+            return None
+        position = 0 if transposed else 1
+        shape = weight.meta["val"].shape
+        named = "conv" in str(user.target) or "linear" in str(user.target)
+        if not named or len(shape) <= position or shape[position] != size:
+            return None
+        return f"{self.text[weight]}.shape[{position}]"
 
     def _shape_conditions(self, step: FusedStep | ConvStep) -> list[str]:
         """Sizes that a kernel reads from one tensor and uses on another must agree."""

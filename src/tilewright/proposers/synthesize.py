@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from tilewright.errors import TilewrightError
-from tilewright.graph.canonical import canonicalize
+from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
+from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
@@ -73,7 +74,9 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     say = progress or (lambda message: None)
     say("capturing the reference")
     module, inputs = _module_and_inputs(source)
-    graph = canonicalize(capture(module, inputs)).graph
+    simplified = simplify(capture(module, inputs))
+    graph = simplified.graph
+    collapses = tuple(rule.name for rule in COLLAPSE_RULES if rule.collapse and rule.name in simplified.fired)
     reference = (
         None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
     )
@@ -88,7 +91,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         if not _fits(plan, task):
             continue
         text, scratch = _write(task, module, plan, reference, planned)
-        candidates.setdefault(text, _candidate(text, scratch, plan, options, reference is None))
+        candidate = _candidate(text, scratch, plan, options, reference is None)
+        candidates.setdefault(text, replace(candidate, collapses=collapses))
     return tuple(candidates.values())
 
 
@@ -220,7 +224,7 @@ def _capture_changed(
     try:
         module = build_module(source, init_args=arguments, device="meta")
         inputs = [_resized(value, old, new) if follow else value for value in make_inputs(source, device="meta")]
-        return canonicalize(capture(module, inputs)).graph
+        return simplify(capture(module, inputs)).graph
     except (TilewrightError, RuntimeError, ValueError, TypeError):
         return None
 
