@@ -10,8 +10,6 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The CPU build of the tested torch, by its local version: pip then either finds it or stops; it never takes a CUDA build.
 TORCH ?= torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
-TORCH_INDEX := https://download.pytorch.org/whl/cpu
-DOCUMENTS := $(wildcard ../shared/seeds)
 JOBS ?= 2
 DEMO_OUT := runs/demo
 
@@ -23,7 +21,7 @@ demo: $(STAMP)
 		--reference examples/multiply_global_mean.py --gpu 4090 --out $(DEMO_OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(if $(DOCUMENTS),--documents $(DOCUMENTS))
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet "$(TORCH)" || $(BIN)/pip install --quiet --extra-index-url $(TORCH_INDEX) "$(TORCH)"
+	$(BIN)/pip install --quiet "$(TORCH)" || { echo "pip does not find $(TORCH): give it an index that has it (PIP_EXTRA_INDEX_URL), or take another build (make TORCH=torch==2.13.0)" >&2; exit 1; }
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
