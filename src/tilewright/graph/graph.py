@@ -83,6 +83,14 @@ def size_hint(size: Any) -> int:
     return int(hint)
 
 
+def fixed_size(size: Any) -> int | None:
+    """The only value that a size may have, as far as the capture found out; None for one that may vary."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.shape_env.replace(size.node.expr)
+    return int(expression) if expression.is_number else None
+
+
 def is_tensor_node(node: torch_fx.Node) -> bool:
     """True where the node's value is one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)

@@ -14,7 +14,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.errors import TilewrightError
-from tilewright.graph.graph import Graph
+from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
 from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_region import emit_region
@@ -221,8 +221,9 @@ class _ForwardWriter:
     def _static_sizes(self, node: torch_fx.Node) -> list[str]:
         """Sizes that the capture fixed: those of a weight that meets them are compared with it."""
         conditions = []
-        for dim, size in enumerate(node.meta["val"].shape):
-            if not isinstance(size, int):
+        for dim, captured in enumerate(node.meta["val"].shape):
+            size = fixed_size(captured)
+            if size is None:
                 continue
             partner = next((found for user in node.users if (found := self._weight_dim(user, node, dim, size))), None)
             conditions.append(f"{self.text[node]}.shape[{dim}] == {partner or size}")

@@ -142,7 +142,8 @@ def read_report(
     """Judge what came back: samples must be numbers, and the parent's clock must confirm them."""
     device = result.part("device")
     gpu = str(device.data.get("gpu", "")) if device is not None and isinstance(device.data, dict) else ""
-    parts = {part.data.get("label"): part.data for part in result.parts if part.name == "timing"}
+    timings = [part.data for part in result.parts if part.name == "timing" and isinstance(part.data, dict)]
+    parts = {data["label"]: data for data in timings if isinstance(data.get("label"), str)}
     measured: dict[str, Measured] = {}
     failures: dict[str, str] = {}
     checks: dict[str, CrossCheck] = {}

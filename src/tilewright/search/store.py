@@ -195,7 +195,7 @@ def _decode(text: str) -> Evaluation | None:
 
     try:
         return _adapter().validate_python(json.loads(text))
-    except (ValidationError, ValueError):
+    except (ValidationError, ValueError, RecursionError):
         return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
@@ -27,17 +28,26 @@ def _be_init(scratch: Path) -> int:
     worker = os.fork()
     if worker == 0:
         code = 70
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         try:
             code = _work(scratch)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     while True:
         pid, status = os.wait()
         if pid == worker:
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
+
+
+def _end_with_parent() -> None:
+    """Standard input ends when the verifier does, however that was killed; a namespace ends with its first process."""
+    while os.read(0, 1):
+        pass
+    os._exit(137)
 
 
 def _work(scratch: Path) -> int:

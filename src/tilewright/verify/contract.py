@@ -38,10 +38,13 @@ def check_contract(source: str, rules: OutputRules, stage_rules: Sequence[StageR
         findings `contract.*`, in the order of the table of checks; empty where all is well.
     """
     try:
-        parsed = Source.parse(source)
-    except (SyntaxError, ValueError, RecursionError) as error:
+        return _checked(Source.parse(source), rules, stage_rules)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         line = getattr(error, "lineno", None)
         return (finding("contract.parse", f"the source does not parse: {error}", line),)
+
+
+def _checked(parsed: Source, rules: OutputRules, stage_rules: Sequence[StageRules]) -> tuple[Finding, ...]:
     found = [finding(name, message, line) for name, rule in _MODULE_RULES for message, line in rule(parsed, rules)]
     for function in parsed.functions:
         for name, kernel_rule in KERNEL_RULES:

@@ -36,7 +36,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         stop = time.process_time() + float(job["budget_s"])
         for probe in job["probes"]:
             index = int(probe["index"])
-            if probe["large"]:
+            if probe.get("large"):
                 # Each output is gigabytes: once, with the configuration that the autotuner chooses itself.
                 bench.run(index, probe, None, 0.0)
                 continue

@@ -128,7 +128,7 @@ def judge_run(
         got = leaves(wire.unpack(data["outputs"], tensors))
         devices = [str(device) for device in data["devices"]]
         reduced = reduced or bool(data.get("narrowed")) or any(k != "ieee" for k in data.get("dots", {}))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         return replace(blank, problem="sandbox.garbage", message=f"its report cannot be read: {error!r}")
     return _compare(blank, got, devices, expected, pool, precision if reduced else "ieee")
 

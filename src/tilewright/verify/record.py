@@ -125,7 +125,7 @@ def read_recording(result: JobResult, gpu: Gpu) -> Recorded:
             tuple(int(number) for number in part.data.get("given", ())),
             len(part.data.get("outputs", ())),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as problem:
         message = f"what the recording sent back cannot be read: {type(problem).__name__}: {problem}"
         return Recorded(Recording(()), (), (*findings, Finding("sandbox.garbage", Severity.ERROR, message)))
 

@@ -140,7 +140,7 @@ def run_job(
             [*wrapper, sys.executable, "-P", "-m", "tilewright.verify.child", str(scratch)],
             cwd=scratch,
             env=_child_environment(scratch, mark, environment or {}),
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # never written: its end tells the child that this process is gone
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -151,6 +151,8 @@ def run_job(
         finally:
             exit_code = process.poll()
             kill_marked(process, mark)
+            if process.stdin is not None:
+                process.stdin.close()
         parts, garbage = _read_parts(scratch, limits)
         if outcome is Outcome.OK:
             outcome, message = _how_it_ended(scratch, exit_code, garbage, err.text())

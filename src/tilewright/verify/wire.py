@@ -56,14 +56,31 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     if not isinstance(tree, dict):
         return tree
     if "$tensor" in tree:
-        if tree["$tensor"] not in tensors:
+        if not isinstance(tree["$tensor"], str) or tree["$tensor"] not in tensors:
             raise GarbageError(f"no tensor named {tree['$tensor']!r} came along")
-        return with_stride(tensors[tree["$tensor"]], tree.get("stride"))
-    if "$tuple" in tree:
+        tensor = tensors[tree["$tensor"]]
+        return with_stride(tensor, _checked_stride(tensor, tree.get("stride")))
+    if isinstance(tree.get("$tuple"), list):
         return tuple(unpack(item, tensors) for item in tree["$tuple"])
-    if "$dict" in tree:
+    if isinstance(tree.get("$dict"), list) and all(_is_entry(entry) for entry in tree["$dict"]):
         return {key: unpack(item, tensors) for key, item in tree["$dict"]}
     raise GarbageError(f"unknown mark in a tree: {sorted(tree)[:3]}")
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str | int | float | bool | None)
+
+
+def _checked_stride(tensor: torch.Tensor, stride: Any) -> list[int] | None:
+    """A stride that lays the tensor out in memory of about its own size; the other side may claim anything."""
+    if stride is None:
+        return None
+    if not isinstance(stride, list) or len(stride) != tensor.dim() or any(type(step) is not int for step in stride):
+        raise GarbageError("a stride is no list of whole numbers, one for each dim")
+    extent = 1 + sum((size - 1) * step for size, step in zip(tensor.shape, stride, strict=True) if size > 1)
+    if min(stride, default=0) < 0 or extent > 16 * max(1, tensor.numel()) or max(stride, default=0) >= 2**62:
+        raise GarbageError(f"the stride {stride} does not fit a tensor of {tensor.numel()} elements")
+    return stride
 
 
 def with_stride(tensor: torch.Tensor, stride: list[int] | None) -> torch.Tensor:
