@@ -20,9 +20,6 @@ from tilewright.kernels.text import Lines
 
 _IMPORTS = "import torch\nimport torch.nn as nn\n{functional}import triton\nimport triton.language as tl"
 
-#: What the emitted file imports itself; the reference's own imports of these names are dropped.
-_PROVIDED = {"torch", "nn", "F", "triton", "tl"}
-
 
 @dataclass(frozen=True)
 class ReferenceClass:
