@@ -1,4 +1,4 @@
-"""The long runs: `python -m benchmarks.soak corpus|mutants|fuzz|kills|replies`. Figures go to `benchmarks/results`.
+"""The long runs: `python -m benchmarks.soak all`, or one by name. Figures go to `benchmarks/results`.
 
 `make test` runs a fixed sample of each; these are the full counts.
 """
@@ -9,6 +9,9 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
 
 from benchmarks.soak_record import Record
 
@@ -24,7 +27,9 @@ def _corpus(options: argparse.Namespace) -> Record:
 def _mutants(options: argparse.Namespace) -> Record:
     from benchmarks import soak_mutants
 
-    return soak_mutants.run(options.count or 500, options.seed, options.jobs, options.only)
+    return soak_mutants.run(
+        options.count or 600, options.seed, options.jobs, options.only, options.journal, options.seconds
+    )
 
 
 def _fuzz(options: argparse.Namespace) -> Record:
@@ -36,7 +41,13 @@ def _fuzz(options: argparse.Namespace) -> Record:
 def _kills(options: argparse.Namespace) -> Record:
     from benchmarks import soak_kills
 
-    return soak_kills.run(options.count or 50, options.seed)
+    return soak_kills.run(options.count or 50, options.seed, options.jobs, options.journal, options.seconds)
+
+
+def _alarms(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_alarms
+
+    return soak_alarms.run(options.count or 200, options.seed, options.only)
 
 
 def _replies(options: argparse.Namespace) -> Record:
@@ -51,6 +62,7 @@ _RUNS: Mapping[str, Run] = {
     "fuzz": _fuzz,
     "kills": _kills,
     "replies": _replies,
+    "alarms": _alarms,
 }
 
 
@@ -62,11 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is drawn")
     parser.add_argument("--jobs", type=int, default=1, help="gates at a time (each uses up to two cores)")
     parser.add_argument("--only", default="", help="names that contain this (corpus, mutants)")
+    parser.add_argument("--journal", type=Path, help="file in which finished mutants and kills are kept (resumes)")
+    parser.add_argument("--seconds", type=float, default=0.0, help="begin nothing new after so many (with --journal)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON")
     parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results as it is")
     options = parser.parse_args(arguments)
     met = True
     for name in _RUNS if options.what == "all" else [options.what]:
+        if name == "alarms" and options.what == "all" and not torch.cuda.is_available():
+            print("alarms: left out, it needs a GPU")
+            continue
         record = _RUNS[name](options)
         if not options.no_record:
             record.write()

@@ -7,16 +7,17 @@ random inputs: where they differ, the gate has a hole; where they do not, they a
 
 from __future__ import annotations
 
+import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 
-from benchmarks.soak_record import Record
+from benchmarks.soak_record import Journal, Record
 from tests.verify.corpus.cases import RIGHT, reference_path
 from tilewright.errors import TilewrightError
 from tilewright.proposers.synthesize import synthesize
@@ -135,21 +136,37 @@ def original_of(subject: Subject) -> Candidate:
 
 @dataclass(frozen=True)
 class Fate:
-    """What became of a mutant.
+    """What became of a mutant, or of an original (`right`, `alarm`).
 
     Attributes:
+        key: of the subject's name and the judged source: a journal knows it by this.
+        mutant: the change, for people.
         kind: `killed`, `equivalent` (accepted, and nothing differs), `unseen` (accepted, and it could not be
-            compared) or `survived` (accepted, and it differs: a hole).
+            compared) or `survived` (accepted, and it differs: a hole); of originals `right` or `alarm`.
         reason: the check that killed it, or what differs.
         effort: of the gate that decided.
+        seconds: wall time.
     """
 
+    key: str
     subject: str
-    mutant: Mutant
+    mutant: str
+    operator: str
     kind: str
     reason: str
     effort: str
     seconds: float
+
+
+def key_of(subject: Subject, source: str) -> str:
+    """Identity of one judgement: SHA-256 of the subject's name and the source, 16 hex digits."""
+    return hashlib.sha256(f"{subject.name}\0{source}".encode()).hexdigest()[:16]
+
+
+def _fate(subject: Subject, mutant: Mutant, kind: str, reason: str, effort: str, started: float) -> Fate:
+    seconds = round(time.monotonic() - started, 1)
+    key = key_of(subject, mutant.source)
+    return Fate(key, subject.name, str(mutant), mutant.operator, kind, reason, effort, seconds)
 
 
 def substantial(verdict: Verdict) -> tuple[Finding, ...]:
@@ -169,13 +186,13 @@ def judge(subject: Subject, mutant: Mutant, efforts: Sequence[str] = ("none", "q
         reasons = substantial(verify(task_of(subject), candidate, effort=effort))
         if reasons:
             text = f"{reasons[0].check}: {reasons[0].message[:200]}"
-            return Fate(subject.name, mutant, "killed", text, effort, time.monotonic() - started)
+            return _fate(subject, mutant, "killed", text, effort, started)
     twins = compare(subject, mutant)
     kind = "equivalent" if twins.same else "survived"
     if twins.same and twins.compared == 0:
         kind = "unseen"
     reason = twins.difference or f"no difference on {twins.compared} draws of inputs"
-    return Fate(subject.name, mutant, kind, reason, effort, time.monotonic() - started)
+    return _fate(subject, mutant, kind, reason, effort, started)
 
 
 def compare(subject: Subject, mutant: Mutant) -> Twins:
@@ -193,9 +210,20 @@ def compare(subject: Subject, mutant: Mutant) -> Twins:
     )
 
 
-def run(count: int, seed: int, jobs: int, pattern: str) -> Record:
-    """Judge `count` mutants, as many of each subject whose name contains `pattern`."""
+def run(count: int, seed: int, jobs: int, pattern: str, journal: Path | None = None, seconds: float = 0.0) -> Record:
+    """Judge `count` mutants, as many of each subject whose name contains `pattern`.
+
+    Args:
+        count: of mutants.
+        seed: of the sample.
+        jobs: gates at a time.
+        pattern: part of the subjects' names.
+        journal: a file of lines that finished judgements are added to; what it holds already is not judged again, so
+            that several calls, also on several machines, add up.
+        seconds: after so many nothing new is begun (0: never).
+    """
     started = time.monotonic()
+    book = Journal(journal)
     chosen, alarms = [], []
     for subject in subjects():
         if pattern in subject.name:
@@ -204,22 +232,37 @@ def run(count: int, seed: int, jobs: int, pattern: str) -> Record:
                 chosen.append(subject)
             except (LookupError, TilewrightError) as error:
                 alarms.append(str(error))
+    stop = started + seconds if seconds else float("inf")
+
+    def known(key: str, make: Callable[[], Fate]) -> Fate | None:
+        if (row := book.find(key)) is not None:
+            return Fate(**row)
+        if time.monotonic() > stop:
+            return None
+        fate = make()
+        book.add(asdict(fate))
+        print(f"{fate.kind:11}{fate.seconds:4.0f} s  {fate.subject}: {fate.mutant}: {fate.reason[:160]}", flush=True)
+        return fate
+
     with ThreadPoolExecutor(jobs) as pool:
-        right = list(pool.map(_is_right, chosen))
-        for subject, problem in zip(chosen, right, strict=True):
-            if problem:
-                alarms.append(f"{subject.name}: the original is rejected: {problem}")
-        work = list(_work([s for s, problem in zip(chosen, right, strict=True) if not problem], count, seed))
-        fates = list(pool.map(lambda item: _told(judge(*item)), work))
-    return _record(fates, alarms, time.monotonic() - started)
+        originals = list(pool.map(lambda s: known(key_of(s, original_of(s).source), partial(_original, s)), chosen))
+        work = list(_work(chosen, count, seed))
+        fates = list(pool.map(lambda item: known(key_of(item[0], item[1].source), partial(judge, *item)), work))
+    alarms += [f"{fate.subject}: {fate.reason}" for fate in originals if fate is not None and fate.kind == "alarm"]
+    left = sum(fate is None for fate in (*originals, *fates))
+    return _record([fate for fate in fates if fate is not None], alarms, left, time.monotonic() - started)
 
 
-def _is_right(subject: Subject) -> str:
+def _original(subject: Subject) -> Fate:
     """Why an emitted original is rejected, if it is; of the hand-written ones the corpus' own run tells."""
-    if subject.given:
-        return ""
-    reasons = substantial(verify(task_of(subject), original_of(subject), effort="quick"))
-    return f"{reasons[0].check}: {reasons[0].message}" if reasons else ""
+    started = time.monotonic()
+    reasons: Sequence[Finding] = ()
+    if not subject.given:
+        reasons = substantial(verify(task_of(subject), original_of(subject), effort="quick"))
+    reason = f"the original is rejected: {reasons[0].check}: {reasons[0].message}" if reasons else ""
+    kind = "alarm" if reasons else "right"
+    key = key_of(subject, original_of(subject).source)
+    return Fate(key, subject.name, "", "", kind, reason, "quick", round(time.monotonic() - started, 1))
 
 
 def _work(chosen: Sequence[Subject], count: int, seed: int) -> Iterator[tuple[Subject, Mutant]]:
@@ -231,12 +274,7 @@ def _work(chosen: Sequence[Subject], count: int, seed: int) -> Iterator[tuple[Su
     yield from work[:count]
 
 
-def _told(fate: Fate) -> Fate:
-    print(f"{fate.kind:11}{fate.seconds:4.0f} s  {fate.subject}: {fate.mutant}: {fate.reason[:160]}", flush=True)
-    return fate
-
-
-def _record(fates: Sequence[Fate], alarms: Sequence[str], seconds: float) -> Record:
+def _record(fates: Sequence[Fate], alarms: Sequence[str], left: int, seconds: float) -> Record:
     kinds = Counter(fate.kind for fate in fates)
     different = kinds["killed"] + kinds["survived"]
     share = kinds["killed"] / different if different else 0.0
@@ -245,17 +283,19 @@ def _record(fates: Sequence[Fate], alarms: Sequence[str], seconds: float) -> Rec
         kind="mutants",
         counts={
             "mutants": len(fates),
+            "not judged": left,
+            "subjects": len({fate.subject for fate in fates}),
             **dict(sorted(kinds.items())),
             "killed of those that change the function": round(share, 4),
             "killed by": dict(Counter(f.reason.partition(":")[0] for f in fates if f.kind == "killed").most_common()),
-            "by operator": dict(sorted(Counter(f.mutant.operator for f in fates).items())),
+            "by operator": dict(sorted(Counter(f.operator for f in fates).items())),
         },
         failures=(*alarms, *survivors),
         details=tuple(
-            {"subject": f.subject, "mutant": str(f.mutant), "fate": f.kind, "reason": f.reason, "effort": f.effort}
+            {"subject": f.subject, "mutant": f.mutant, "fate": f.kind, "reason": f.reason, "effort": f.effort}
             for f in fates
             if f.kind != "killed"
         ),
         seconds=seconds,
-        goal_met=not alarms and share >= 0.99,
+        goal_met=not alarms and not left and share >= 0.99,
     )

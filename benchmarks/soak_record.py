@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,3 +60,36 @@ class Record:
         counted = ", ".join(f"{name}: {value}" for name, value in self.counts.items())
         lines = [f"{self.kind}: {counted} ({self.seconds:.0f} s)"]
         return "\n".join([*lines, *(f"  FAIL {failure}" for failure in self.failures)])
+
+
+class Journal:
+    """A file of JSON lines, one for each thing that is finished, by its `key`; a line cut short by a kill is dropped.
+
+    Args:
+        path: the file; None keeps everything in memory.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._rows: dict[str, dict[str, Any]] = {}
+        if path is not None and path.exists():
+            for line in path.read_text(encoding="utf-8").splitlines():
+                try:
+                    row = json.loads(line)
+                except ValueError:
+                    continue
+                self._rows[row["key"]] = row
+
+    def find(self, key: str) -> dict[str, Any] | None:
+        """What is known of `key`."""
+        return self._rows.get(key)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Keep a row, by its `key`."""
+        with self._lock:
+            self._rows[row["key"]] = row
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
