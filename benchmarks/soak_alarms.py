@@ -59,9 +59,8 @@ def run(count: int, seed: int, pattern: str) -> Record:
         if process.returncode or len(mine) < share:
             failures.append(f"{name}: {len(mine)} of {share} draws judged: {err.strip()[-400:]}")
         rows += mine
-    failures += [
-        f"{row['workload']}, {row['draw']}: {row['problem']}: {row['message']}" for row in rows if row["problem"]
-    ]
+    alarms = [row for row in rows if row["problem"]]
+    failures += [f"{row['workload']}, {row['draw']}: {row['problem']}: {row['message']}" for row in alarms]
     return Record(
         kind="alarms",
         counts={"draws": len(rows), "false alarms": len(alarms), "workloads": len(names)},
