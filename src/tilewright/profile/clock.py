@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -116,7 +116,7 @@ def measure_with_report(
         "plan": asdict(PLANS[effort if effort in PLANS else "quick"]),
     }
     labels = [*([REFERENCE] if include_reference else []), *subjects]
-    with alone_on_gpu(_device_name()) as alone, Metronome() as metronome:
+    with alone_on_gpu(device_name()) as alone, Metronome() as metronome:
         result = run_job(
             {**job, "beat": metronome.path},
             deadline_s=_BASE_DEADLINE_S + _DEADLINE_EACH_S * len(labels),
@@ -144,13 +144,27 @@ def read_report(
     gpu = str(device.data.get("gpu", "")) if device is not None and isinstance(device.data, dict) else ""
     timings = [part.data for part in result.parts if part.name == "timing" and isinstance(part.data, dict)]
     parts = {data["label"]: data for data in timings if isinstance(data.get("label"), str)}
+    report = read_timings(labels, parts, gpu, intervals, result.message)
+    if result.outcome is not Outcome.OK and not report.failures:
+        notes = (*notes, f"the measuring process did not end well: {result.message}")
+    return replace(report, notes=tuple(notes))
+
+
+def read_timings(
+    labels: Sequence[str],
+    parts: Mapping[str, Mapping[str, Any]],
+    gpu: str,
+    intervals: Sequence[Interval],
+    message: str,
+) -> ClockReport:
+    """Judge samples: label -> what the measuring process said of it; `message` is why something may be missing."""
     measured: dict[str, Measured] = {}
     failures: dict[str, str] = {}
     checks: dict[str, CrossCheck] = {}
     for label in labels:
         data = parts.get(label)
         if data is None:
-            failures[label] = result.message or "the measuring process said nothing of it"
+            failures[label] = message or "the measuring process said nothing of it"
             continue
         if data.get("failure"):
             failures[label] = str(data["failure"])[:500]
@@ -170,9 +184,7 @@ def read_report(
             failures[label] = (
                 f"its process says {check.claimed_ms:.4g} ms a call, the parent's clock {check.observed_ms:.4g} ms"
             )
-    if result.outcome is not Outcome.OK and not failures:
-        notes = (*notes, f"the measuring process did not end well: {result.message}")
-    return ClockReport(measured, failures, checks, tuple(notes))
+    return ClockReport(measured, failures, checks)
 
 
 def _timing(data: Mapping[str, Any], gpu: str) -> Measured | None:
@@ -184,6 +196,6 @@ def _timing(data: Mapping[str, Any], gpu: str) -> Measured | None:
     return Measured(summary.median_ms, summary.low_ms, summary.high_ms, summary.samples, gpu, method)
 
 
-def _device_name() -> str:
+def device_name() -> str:
     """The GPU that the child will see first; asking torch for it would take memory on it."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]

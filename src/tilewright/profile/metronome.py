@@ -1,6 +1,7 @@
 """The parent's clock: the child asks to start, the parent says `go`, and stops the time at the child's `done`.
 
-A local socket, one line of JSON each way. The child owns none of the figures that come out of it.
+A local socket, one line of JSON each way. The child owns none of the figures that come out of it. A line that asks
+for no time is a message, and is answered by whoever listens.
 """
 
 from __future__ import annotations
@@ -11,23 +12,30 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from tilewright.profile.statistics import Interval
 
-_LONGEST_LINE = 4096
+_LONGEST_LINE = 1 << 16
 _MOST_INTERVALS = 10_000
+
+#: Answers a child's message; None ends the conversation.
+Listener = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
 
 
 class Metronome:
     """The parent's side: listens while it is entered, and keeps the intervals."""
 
-    def __init__(self, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, now: Callable[[], float] = time.perf_counter, listener: Listener | None = None) -> None:
+        """`listener` is called in another thread."""
         self._now = now
+        self._listener = listener
         self._folder = tempfile.TemporaryDirectory(prefix="tw-", ignore_cleanup_errors=True)
-        self.path = str(Path(self._folder.name) / "s")
+        self.folder = Path(self._folder.name)
+        self.path = str(self.folder / "s")
         self.intervals: list[Interval] = []
         self._server = socket.socket(socket.AF_UNIX)
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -54,13 +62,19 @@ class Metronome:
             with self._connection.makefile("rwb", buffering=0) as channel:
                 while len(self.intervals) < _MOST_INTERVALS and (line := channel.readline(_LONGEST_LINE)):
                     asked = json.loads(line)
+                    if "calls" not in asked:
+                        answer = self._listener(asked) if self._listener is not None else None
+                        if answer is None:
+                            return
+                        channel.write(json.dumps(answer).encode() + b"\n")
+                        continue
                     label, calls = str(asked["label"]), int(asked["calls"])
                     started = self._now()
                     channel.write(b"go\n")
                     if channel.readline(_LONGEST_LINE) != b"done\n":
                         return
                     self.intervals.append(Interval(label, calls, self._now() - started))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # the child is gone, or does not keep to the protocol: intervals are missing, which is seen
 
 
@@ -89,3 +103,15 @@ class Beat:
             raise ConnectionError("the parent's clock does not answer")
         run()
         self._channel.write(b"done\n")
+
+    def tell(self, message: Mapping[str, Any]) -> Any:
+        """Send a message and return the parent's answer.
+
+        Raises:
+            ConnectionError: the parent does not answer.
+        """
+        self._channel.write(json.dumps(message).encode() + b"\n")
+        answer = self._channel.readline()
+        if not answer:
+            raise ConnectionError("the parent's clock does not answer")
+        return json.loads(answer)

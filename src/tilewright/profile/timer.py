@@ -49,6 +49,7 @@ class SamplingPlan:
 
 
 PLANS: Mapping[str, SamplingPlan] = {
+    "scout": SamplingPlan(warm_up=1, samples=5, min_samples=3, budget_s=1.0, cross_check_ms=4.0),
     "none": SamplingPlan(warm_up=2, samples=11, min_samples=5, budget_s=2.0, cross_check_ms=15.0),
     "quick": SamplingPlan(warm_up=3, samples=30, min_samples=9, budget_s=4.0, cross_check_ms=30.0),
     "full": SamplingPlan(warm_up=5, samples=100, min_samples=15, budget_s=15.0, cross_check_ms=100.0),

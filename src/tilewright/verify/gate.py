@@ -21,6 +21,7 @@ from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
 from tilewright.verify import judge
 from tilewright.verify.checks import BY_NAME
+from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.judge import Expected
@@ -213,7 +214,7 @@ class _Gate:
             "probes": probes,
             "budget_s": budget,
         }
-        environment = {} if _on_gpu() else {"TRITON_INTERPRET": "1"}
+        environment = cache_environment(self.candidate) if _on_gpu() else {"TRITON_INTERPRET": "1"}
         deadline = 5 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
         return run_job(
             job, tensors, deadline_s=deadline, limits=_limits(), environment=environment,

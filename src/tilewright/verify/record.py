@@ -15,6 +15,7 @@ from tilewright.task.task import ModuleSource, Task
 from tilewright.values.candidate import Candidate, Launch, LaunchArgument, NativeCall, Recording
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, KernelResources, Severity
+from tilewright.verify.compiled import cache_environment
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
 
@@ -95,7 +96,13 @@ def _recorded(source: bytes, candidate: Candidate, key: _Key) -> Recorded:
         "gpu": gpu_figures(gpu),
         "needs_reference": candidate.needs_reference,
     }
-    result = run_job(job, deadline_s=DEADLINE_S, limits=Limits(cpu_s=480), files={FILE: candidate.source})
+    result = run_job(
+        job,
+        deadline_s=DEADLINE_S,
+        limits=Limits(cpu_s=480),
+        environment=cache_environment(candidate),
+        files={FILE: candidate.source},
+    )
     return read_recording(result, gpu)
 
 

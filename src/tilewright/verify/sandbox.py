@@ -112,6 +112,7 @@ def run_job(
     environment: Mapping[str, str] | None = None,
     files: Mapping[str, str | bytes] | None = None,
     on_part: Callable[[str], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> JobResult:
     """Run `job["entry"]` (`tilewright.package.module:function`) in a sandboxed process.
 
@@ -125,6 +126,7 @@ def run_job(
         environment: variables to set in the child.
         files: text or bytes to put into the scratch directory, by plain file name.
         on_part: called with the name of each part as it is completed.
+        stop: asked every now and then; the job is killed as after its deadline when it says so.
 
     Returns:
         the outcome; this function does not raise for anything that the job does.
@@ -147,7 +149,7 @@ def run_job(
         )
         out, err = Tail(process.stdout, limits.output_bytes), Tail(process.stderr, limits.output_bytes)
         try:
-            outcome, message = _watch(process, scratch, started + deadline_s, limits, on_part)
+            outcome, message = _watch(process, scratch, started + deadline_s, limits, on_part, stop)
         finally:
             exit_code = process.poll()
             kill_marked(process, mark)
@@ -213,6 +215,7 @@ def _watch(
     deadline: float,
     limits: Limits,
     on_part: Callable[[str], None] | None,
+    stop: Callable[[], bool] | None = None,
 ) -> tuple[Outcome, str]:
     """Wait for the end, the deadline, or a limit on the whole tree."""
     seen = 0
@@ -224,6 +227,8 @@ def _watch(
             pass
         if on_part is not None:
             seen = _announce(scratch, seen, on_part)
+        if stop is not None and stop():
+            return Outcome.TIMEOUT, "it was not wanted any more and was killed"
         if time.monotonic() > deadline:
             return Outcome.TIMEOUT, "it did not end by its deadline and was killed"
         processes, resident = tree_usage(process.pid)
