@@ -96,10 +96,7 @@ def plan_axes(
     """
     output = memory_order(region.maps[region.root], output_format)
     orders = [memory_order(operand.map, form) for operand, form in zip(region.operands, formats, strict=True)]
-    groups: list[tuple[int, ...]] = [(axis,) for axis in range(len(sizes))]
-    while (pair := _mergeable(groups, region.axis_levels, [output, *orders])) is not None:
-        first, second = pair
-        groups = [group for group in groups if group not in (first, second)] + [first + second]
+    groups = merged_groups(region.axis_levels, [output, *orders])
     names = _part_names(region)
     first_use = [axis for order in [output, *orders] for axis in order]
     groups.sort(key=lambda group: (region.axis_levels[group[0]], first_use.index(group[0])))
@@ -115,9 +112,23 @@ def plan_axes(
     return AxisPlan(
         axes,
         tuple(names),
-        _group_order(output, groups),
-        tuple(_group_order(order, groups) for order in orders),
+        group_order(output, groups),
+        tuple(group_order(order, groups) for order in orders),
     )
+
+
+def merged_groups(levels: Sequence[int], orders: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Axes of one level that all tensors walk one after the other, together: outer to inner in each group.
+
+    Args:
+        levels: level of each axis.
+        orders: axes of each tensor, outer to inner in memory.
+    """
+    groups: list[tuple[int, ...]] = [(axis,) for axis in range(len(levels))]
+    while (pair := _mergeable(groups, levels, orders)) is not None:
+        first, second = pair
+        groups = [group for group in groups if group not in (first, second)] + [first + second]
+    return groups
 
 
 def _product(values: object) -> int:
@@ -151,7 +162,8 @@ def _walks_together(
     return order[start : start + len(joined)] == joined
 
 
-def _group_order(order: tuple[int, ...], groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+def group_order(order: tuple[int, ...], groups: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """Indexes of the groups that a tensor walks."""
     by_first = {group[0]: index for index, group in enumerate(groups)}
     return tuple(by_first[axis] for axis in order if axis in by_first)
 

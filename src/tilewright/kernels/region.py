@@ -193,7 +193,7 @@ def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> Ax
     sizes = source.meta["val"].shape
     rank = len(sizes)
     if node.target in (aten.permute.default, aten.transpose.int, aten.t.default):
-        order = _permutation(node, rank)
+        order = permutation(node, rank)
         result: list[int | None] = [None] * rank
         for position, dim in enumerate(order):
             result[dim] = map_[position]
