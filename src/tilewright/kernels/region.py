@@ -204,7 +204,8 @@ def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> Ax
     return tuple(None if is_one(size) else next(axes) for size in sizes)
 
 
-def _permutation(node: torch_fx.Node, rank: int) -> list[int]:
+def permutation(node: torch_fx.Node, rank: int) -> list[int]:
+    """For each dim of a permuted value, the dim of its input."""
     if node.target is aten.permute.default:
         return [dim % rank for dim in argument(node, 1)]
     order = list(range(rank))
