@@ -31,8 +31,10 @@ class Recorded:
         recording: the steps of a forward pass.
         resources: of each distinct launch that compiles.
         findings: what went wrong.
-        intermediates: how many pieces of memory a kernel writes and a later step reads, and are not returned.
-        grids: kernel -> grids as launched, unpadded.
+        steps: the same steps as the sandbox sent them, with the numbers of the memory that each reads and writes.
+        outputs, given: numbers of the memory behind the outputs; behind the inputs, then parameters and buffers.
+        output_count: tensors that are returned.
+        input_count: how many of `given` are inputs.
     """
 
     recording: Recording
@@ -42,6 +44,7 @@ class Recorded:
     outputs: tuple[int, ...] = ()
     given: tuple[int, ...] = ()
     output_count: int = 0
+    input_count: int = 0
 
 
 def record(
@@ -131,6 +134,7 @@ def read_recording(result: JobResult, gpu: Gpu) -> Recorded:
             tuple(int(number) for number in part.data.get("outputs", ())),
             tuple(int(number) for number in part.data.get("given", ())),
             len(part.data.get("outputs", ())),
+            int(part.data.get("inputs", 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as problem:
         message = f"what the recording sent back cannot be read: {type(problem).__name__}: {problem}"

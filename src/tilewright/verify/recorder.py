@@ -49,7 +49,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     except Exception as error:
         data["error"] = describe(error)
     known = [*leaves(inputs), *candidate.parameters(), *candidate.buffers()] if "error" not in data else []
-    data |= {"steps": recorder.steps, "given": [recorder.storage(leaf) for leaf in known]}
+    data |= {"steps": recorder.steps, "given": [recorder.storage(leaf) for leaf in known], "inputs": len(leaves(inputs))}
     emit("recording", data, None)
     with pretend(job["gpu"], "meta"):
         for index, (key, (kernel, args, kwargs)) in enumerate(recorder.distinct.items()):
