@@ -220,6 +220,7 @@ def refine_interpreter() -> Seen:
     seen = Seen()
     builder = interpreter.InterpreterBuilder
     _lighten(interpreter)
+    _index_by_scalars(interpreter)
     _refine_numbers(builder, interpreter.TensorHandle, seen)
 
     def keeping(operation: Any) -> Any:
@@ -269,6 +270,17 @@ def _lighten(interpreter: Any) -> None:
     interpreter.interpreter_builder.options = dataclasses.replace(
         interpreter.interpreter_builder.options, sanitize_overflow=False
     )
+
+
+def _index_by_scalars(interpreter: Any) -> None:
+    """Let a scalar be the bound of a `range` with numpy 2.4, which Triton 3.6 does not do by itself."""
+    plain = interpreter._patch_lang_tensor
+
+    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
+        plain(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
+
+    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:

@@ -126,6 +126,24 @@ def _use_interpreter(watch: Watch) -> None:
     _choose_configurations(watch)
 
 
+@contextlib.contextmanager
+def interpreted_kernels(choice: int) -> Iterator[None]:
+    """Within it, kernels are interpreted, also on meta tensors; autotuners take configuration `choice`."""
+    interpreted, autotuner = triton_compat.interpreted_function_type(), triton_compat.autotuner_type()
+    plain_run, plain_tune = interpreted.run, autotuner.run  # type: ignore[attr-defined]
+
+    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with really():
+            return plain_run(self, *args, **{"warmup": False, **kwargs})
+
+    interpreted.run = run  # type: ignore[attr-defined]
+    _choose_configurations(Watch(choice=choice))
+    try:
+        yield
+    finally:
+        interpreted.run, autotuner.run = plain_run, plain_tune  # type: ignore[attr-defined]
+
+
 def _is_meta(tensor: torch.Tensor) -> bool:
     with really():
         return tensor.is_meta
