@@ -172,14 +172,30 @@ def _expand_std(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.N
     return editor.call(aten.sqrt.default, variance)
 
 
+def _by_correction(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Variances that say `unbiased` in the form that says how many degrees of freedom are lost."""
+    over_all = target_of(node) in (aten.var.default, aten.std.default)
+    dims = None if over_all else list(argument(node, 1) or []) or None
+    unbiased = bool(_keyword(node, 1 if over_all else 2, "unbiased", True))
+    keepdim = False if over_all else bool(_keyword(node, 3, "keepdim", False))
+    spread = target_of(node) in (aten.std.default, aten.std.dim)
+    target = aten.std.correction if spread else aten.var.correction
+    return editor.call(target, node.args[0], dims, correction=int(unbiased), keepdim=keepdim)
+
+
 def _split_var_mean(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
-    parts = {aten.var_mean.correction: aten.var.correction, aten.std_mean.correction: aten.std.correction}
+    parts = {
+        aten.var_mean.correction: aten.var.correction,
+        aten.std_mean.correction: aten.std.correction,
+        aten.var_mean.dim: aten.var.dim,
+        aten.std_mean.dim: aten.std.dim,
+    }
     if target_of(source) not in parts:
         return None
     if argument(node, 1) == 0:
         return editor.call(parts[target_of(source)], *source.args, **source.kwargs)
-    keepdim = source.kwargs.get("keepdim", False)
+    keepdim = bool(_keyword(source, 3, "keepdim", False))
     return editor.call(aten.mean.dim, source_of(source), list(listed_dims(source)), keepdim)
 
 
@@ -302,6 +318,12 @@ EXPANSION_RULES: tuple[Rule, ...] = (
     Rule("rms norm", "rms_norm(x) -> x / sqrt(mean(x * x) + eps) * w", (aten.rms_norm.default,), _expand_rms_norm),
     # spreads and norms
     Rule("variance and mean", "var_mean(x) -> var(x), mean(x)", (operator.getitem,), _split_var_mean),
+    Rule(
+        "degrees of freedom",
+        "var(x, unbiased) -> var(x, correction=1 or 0)",
+        (aten.var.default, aten.var.dim, aten.std.default, aten.std.dim),
+        _by_correction,
+    ),
     Rule("standard deviation", "std(x) -> sqrt(var(x))", (aten.std.correction,), _expand_std),
     Rule(
         "vector norm",

@@ -22,37 +22,32 @@ def short_name(node: torch_fx.Node) -> str:
     return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name
 
 
-class ValueEmitter:
-    """What emitters of every kernel shape share.
+class KernelNames:
+    """Names in a kernel and its wrapper, whatever the kernel's shape.
 
     Attributes:
-        region: what is computed.
+        root: the node that is stored.
         pointers: operand node -> name of its tensor in the wrapper; the kernel's pointer is `<name>_ptr`.
         scalars: linked floats: parameter name -> value in the graph.
-        values: node -> name of its value in the kernel.
-        loads: operand index -> name of what was loaded.
     """
 
-    def __init__(self, region: Region, graph: Graph, taken: Iterable[str], skip: Iterable[torch_fx.Node] = ()) -> None:
-        self.region = region
+    def __init__(
+        self, root: torch_fx.Node, operands: Iterable[torch_fx.Node], graph: Graph, taken: Iterable[str]
+    ) -> None:
+        self.root = root
         self.graph = graph
         self.names = Names({*taken, *_RESERVED})
-        self.values: dict[torch_fx.Node, str] = {}
-        self.loads: dict[int, str] = {}
         self.scalars: dict[str, float] = {}
         self.scalar_names: dict[float, str] = {}
-        self.pointers = self._pointer_names(frozenset(skip))
+        self.pointers = self._pointer_names(operands)
 
-    # -- names ---------------------------------------------------------------------------------------------
-
-    def _pointer_names(self, skip: frozenset[torch_fx.Node]) -> dict[torch_fx.Node, str]:
-        """Operand node -> name of the tensor in the wrapper; its pointer in the kernel is `<name>_ptr`."""
+    def _pointer_names(self, operands: Iterable[torch_fx.Node]) -> dict[torch_fx.Node, str]:
         state = self.graph.state_names()
         result: dict[torch_fx.Node, str] = {}
-        for operand in self.region.operands:
-            if operand.node not in result and operand.node not in skip:
-                path = state.get(operand.node.name)
-                result[operand.node] = self.names.unique(path.replace(".", "_") if path else operand.node.name)
+        for node in operands:
+            if node not in result:
+                path = state.get(node.name)
+                result[node] = self.names.unique(path.replace(".", "_") if path else node.name)
         return result
 
     def _scalar_text(self, value: float | int | bool) -> str:
@@ -64,6 +59,45 @@ class ValueEmitter:
             self.scalar_names[value] = name
             self.scalars[name] = value
         return self.scalar_names[value]
+
+    def dtype_text(self) -> str:
+        """The output's dtype, as an expression in the wrapper."""
+        wanted = self.root.meta["val"].dtype
+        for node, name in self.pointers.items():
+            if node.meta["val"].dtype is wanted:
+                return f"{name}.dtype"
+        return str(wanted)
+
+    def signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
+        """The kernel's head, up to the colon."""
+        parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
+        lines, line = [], "    "
+        for parameter in parameters:
+            piece = f"{parameter}, "
+            if len(line) + len(piece) > 110:
+                lines.append(line.rstrip())
+                line = "    "
+            line += piece
+        lines.append(line.rstrip().rstrip(",") + ",")
+        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
+
+
+class ValueEmitter(KernelNames):
+    """What emitters of regions share.
+
+    Attributes:
+        region: what is computed.
+        values: node -> name of its value in the kernel.
+        loads: operand index -> name of what was loaded.
+    """
+
+    def __init__(self, region: Region, graph: Graph, taken: Iterable[str], skip: Iterable[torch_fx.Node] = ()) -> None:
+        left_out = frozenset(skip)
+        nodes = [operand.node for operand in region.operands if operand.node not in left_out]
+        super().__init__(region.root, nodes, graph, taken)
+        self.region = region
+        self.values: dict[torch_fx.Node, str] = {}
+        self.loads: dict[int, str] = {}
 
     def _text_of(self, item: Any) -> str:
         return self.values[item] if isinstance(item, torch_fx.Node) else self._scalar_text(item)
@@ -105,24 +139,3 @@ class ValueEmitter:
         sizes = source.meta["val"].shape
         aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
         return tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
-
-    def dtype_text(self) -> str:
-        """The output's dtype, as an expression in the wrapper."""
-        wanted = self.region.root.meta["val"].dtype
-        for node, name in self.pointers.items():
-            if node.meta["val"].dtype is wanted:
-                return f"{name}.dtype"
-        return str(wanted)
-
-    def signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
-        """The kernel's head, up to the colon."""
-        parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
-        lines, line = [], "    "
-        for parameter in parameters:
-            piece = f"{parameter}, "
-            if len(line) + len(piece) > 110:
-                lines.append(line.rstrip())
-                line = "    "
-            line += piece
-        lines.append(line.rstrip().rstrip(",") + ",")
-        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
