@@ -346,6 +346,38 @@ case(
     lambda: [nn.Conv2d(3, 20, 3, padding=1), nn.ConvTranspose2d(20, 4, 2, 2)],
 )
 
+#: Strips of rows that keep their weights.
+ROWS = replace(ANCHOR, convolution_tiles=ConvTiles(16, 16, 4, 1, rows=3))
+for anchor_name in (
+    "t2 k4 s2",
+    "t2 k3 s2 p1 op1",
+    "t2 k5 s3 p2",
+    "t2 k3 s2 d2",
+    "t2 groups",
+    "t2 no bias p3",
+    "c2 k3 s2 p1",
+    "c2 k5 s3 p2 d2",
+    "c2 k3",
+    "c2 groups",
+):
+    make_anchor, anchor_shape, other_shape = _CONVOLUTIONS[anchor_name]
+    for what, follow in {
+        "pointwise": lambda value: F.leaky_relu(value, 0.2) * 1.5,
+        "amin over channels": lambda value: torch.tanh(value.amin(1, keepdim=True)),
+        "mean over space": lambda value: torch.sigmoid(torch.tanh(value).mean((2, 3))),
+        "amax over rows": lambda value: torch.relu(value).amax(2, keepdim=True) * 2.0,
+        "min over channels, sum over rows": lambda value: F.gelu(value.amin(1, keepdim=True).sum(2, keepdim=True)),
+        "mean over channels, max over space": lambda value: value.mean(1).amax((1, 2)) + 1.0,
+    }.items():
+        case(
+            f"anchor rows {anchor_name} {what}",
+            lambda m, x, follow=follow: follow(m.children_list[0](x)),
+            [anchor_shape],
+            [[other_shape]],
+            ROWS,
+            lambda make=make_anchor: [make()],
+        )
+
 #: Anchors are dear to interpret; every test run takes these, `python tests/kernels/interpreted.py` takes all.
 _SAMPLE = {
     "anchor t2 k4 s2 pointwise",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.nodes import argument, listed_dims, target_of
+from tilewright.graph.nodes import argument, listed_dims, source_of, target_of
 from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
 from tilewright.kernels.region import REDUCTIONS, Region
 
@@ -22,6 +22,11 @@ _JOINABLE = (1, 2, 4)
 _MAX_PHASES = 16
 _MAX_TAPS = 128
 
+#: Of a strip of rows that keeps its weights.
+_MAX_KEPT_CHANNELS = 128
+_MAX_KEPT_TAPS = 25
+_MAX_SHIFTS = 9
+
 
 @dataclass(frozen=True)
 class ConvTiles:
@@ -31,12 +36,14 @@ class ConvTiles:
         block_p: q positions (of one phase) in a tile.
         block_c: output channels in a tile.
         num_warps, num_stages: of the launch.
+        rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
     """
 
     block_p: int = 64
     block_c: int = 64
     num_warps: int = 4
     num_stages: int = 2
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -48,8 +55,11 @@ class ConvPlan:
         anchor: the convolution's node.
         shape: its hyperparameters in phase form.
         region: what follows; the anchor is one of its operands.
-        reduces_channels: the region's root is a reduction over the channels.
+        reduces_channels: the region's innermost reduction is over the channels.
         tiles: tile sizes.
+        reduces_space: spatial dims that the region's root reduces, 0 for the first; what is stored then are
+            partial results, which `result` stands for.
+        result: the node whose value the step computes; None for the region's root.
     """
 
     name: str
@@ -58,6 +68,13 @@ class ConvPlan:
     region: Region
     reduces_channels: bool
     tiles: ConvTiles
+    reduces_space: tuple[int, ...] = ()
+    result: torch_fx.Node | None = None
+
+    @property
+    def channel_root(self) -> torch_fx.Node:
+        """The reduction over channels."""
+        return self.region.reductions(self.region.depth)[0]
 
     @property
     def joins_columns(self) -> bool:
@@ -69,7 +86,7 @@ class ConvPlan:
         """All phases of the innermost dim read the same shifts: one product computes them all."""
         phases = self.shape.columns.phases
         same = len({tuple(tap.delta for tap in taps) for taps in phases}) == 1 and len(phases[0]) > 0
-        return self.joins_columns and self.shape.columns.output_step > 1 and same
+        return self.tiles.rows == 0 and self.joins_columns and self.shape.columns.output_step > 1 and same
 
 
 def convolution_shape(node: torch_fx.Node) -> ConvolutionShape | None:
@@ -142,3 +159,43 @@ def innermost_channel_reduction(region: Region, anchor: torch_fx.Node) -> torch_
     if region.axes_of_level(region.depth) != (operands[0].map[1],) or len(reductions) != 1:
         return None
     return reductions[0] if reductions[0] is not region.root else None
+
+
+def spatial_reduction(region: Region, anchor: torch_fx.Node) -> tuple[int, ...] | None:
+    """Spatial dims over which a region's root reduces what follows a convolution.
+
+    Returns:
+        (0,) or (0, 1) where the root reduces the first or both spatial dims of a convolution in 2 dims, of
+        the convolution's own values or of their reduction over the channels, and nothing but the values of the
+        convolution is needed after the channels are gone. None for anything else.
+    """
+    operands = [operand for operand in region.operands if operand.node is anchor]
+    if len(operands) != 1 or len(operands[0].map) != 4 or any(axis is None for axis in operands[0].map):
+        return None
+    axes = operands[0].map
+    depth = region.depth
+    if region.root.target not in REDUCTIONS or depth not in (1, 2) or operands[0].level != depth:
+        return None
+    if any(len(region.reductions(level)) != 1 for level in range(1, depth + 1)):
+        return None
+    if depth == 2 and (region.axes_of_level(2) != (axes[1],) or any(o.level < 2 for o in region.operands)):
+        return None
+    reduced = set(region.axes_of_level(1))
+    kept = [axes[0], *(axes[1:2] if depth == 1 else ()), *(a for a in axes[2:] if a not in reduced)]
+    if [axis for axis in region.maps[source_of(region.root)] if axis not in reduced and axis is not None] != kept:
+        return None
+    return (0,) if reduced == {axes[2]} else (0, 1) if reduced == {axes[2], axes[3]} else None
+
+
+def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape) -> bool:
+    """A strip of rows can keep all its taps: 2 dims, few channels, few shifts of the input in flight."""
+    if shape.rank != 2:
+        return False
+    weight = anchor.args[1]
+    assert isinstance(weight, torch_fx.Node)
+    sizes = weight.meta["val"].shape
+    channels = int(sizes[0]) // shape.groups if shape.transposed else int(sizes[1])
+    shifts = 1
+    for dim in shape.dims:
+        shifts *= len({tap.delta for phase in dim.phases for tap in phase})
+    return channels <= _MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS

@@ -121,7 +121,8 @@ class ConvProduct:
             shift = f"{lower}_delta" if shift == "0" else f"({shift}) * {letter}_PADDED + {lower}_delta"
             row = f"{lower}_index" if row == "0" else f"({row}) * {dim.size} + {lower}_index"
         if self.outer:
-            lines.add(f"shift = ({shift}) * W_PADDED")
+            if not self.wide:
+                lines.add(f"shift = ({shift}) * W_PADDED")
             lines.add(f"row = {row}")
 
     # -- float16 -------------------------------------------------------------------------------------------

@@ -23,15 +23,15 @@ from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import ValueEmitter, short_name
 
-_IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
+IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")'}
 
 
 def emit_conv(plan: ConvPlan, graph: Graph) -> EmittedKernel:
     """Source of the main kernel, its wrapper and the packing of its weights; the prepass is shared (`shared`)."""
-    return _ConvEmitter(plan, graph).emit()
+    return ConvEmitter(plan, graph).emit()
 
 
-class _ConvEmitter(ValueEmitter):
+class ConvEmitter(ValueEmitter):
     def __init__(self, plan: ConvPlan, graph: Graph, wide: bool = False) -> None:
         self.plan = plan
         self.wide = wide
@@ -98,21 +98,25 @@ class _ConvEmitter(ValueEmitter):
         if self.shape.groups > 1:
             lines.add(f"c_group = {block} // GROUP_BLOCKS")
             if not self.wide:
-                lines.add("source = image + c_group * C")
+                self._group_source(lines)
             lines.add(f"first = ({block} % GROUP_BLOCKS) * BLOCK_C")
             lines.add(f"group = c_group * C * {self.product.weight_rows}")
             lines.add("c_given = c_group * C_GIVEN")
             lines.add("c_out = c_group * CO")
         else:
             if not self.wide:
-                lines.add("source = image")
-            lines.add(f"first = {block} * BLOCK_C")
+                self._group_source(lines)
+            lines.add(f"first = {block} * BLOCK_C" if block != "0" else "first = 0")
             lines.add("group = 0")
             lines.add("c_given = 0")
             lines.add("c_out = 0")
         lines.add("c_first = c_out + first")
         factor = f"{self._columns} * " if self.plan.packs_columns else ""
         lines.add(f"column = {factor}first + tl.arange(0, {self.product.width})")
+
+    def _group_source(self, lines: Lines) -> None:
+        """Where the channels of the group start."""
+        lines.add("source = image + c_group * C" if self.shape.groups > 1 else "source = image")
 
     # -- the epilogue --------------------------------------------------------------------------------------
 
@@ -250,7 +254,7 @@ class _ConvEmitter(ValueEmitter):
 
     def emit(self) -> EmittedKernel:
         name, kernel = self.kernel()
-        wide_name, wide_kernel = _ConvEmitter(self.plan, self.graph, wide=True).kernel()
+        wide_name, wide_kernel = ConvEmitter(self.plan, self.graph, wide=True).kernel()
         prepass_kernel, prepass_wrapper = prepass_source(self.shape.rank)
         return EmittedKernel(
             f"{kernel}\n\n\n{wide_kernel}",
@@ -297,7 +301,7 @@ class _ConvEmitter(ValueEmitter):
         kind = REDUCTIONS[root.target]
         names = [f"reduced_{column}" for column in range(self._columns)]
         for name in names:
-            lines.add(f"{name} = tl.full([BLOCK_P], {_IDENTITY[kind]}, tl.float32)")
+            lines.add(f"{name} = tl.full([BLOCK_P], {IDENTITY[kind]}, tl.float32)")
         lines.open("for c_block in range(0, C_BLOCKS):")
         self._channels(lines, "c_block")
         self.product.emit(lines)
@@ -309,7 +313,7 @@ class _ConvEmitter(ValueEmitter):
             lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
             self._inside(lines)
             self._epilogue(lines, 1)
-            value = f"tl.where(c_in, {self.values[source_of(root)]}, {_IDENTITY[kind]})"
+            value = f"tl.where(c_in, {self.values[source_of(root)]}, {IDENTITY[kind]})"
             if kind in ("sum", "mean"):
                 lines.add(f"{name} = {name} + tl.sum({value}, 0)")
             else:

@@ -110,15 +110,21 @@ def minimum(a, b):
 @triton.jit
 def max_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
     """Largest element along an axis; NaN where any is, as in torch."""
-    is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
-    return tl.where(is_nan > 0, float("nan"), tl.max(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
+    if COMPILED:
+        return tl.reduce(x, axis, maximum, keep_dims=keep_dims)
+    else:
+        is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
+        return tl.where(is_nan > 0, float("nan"), tl.max(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
 ''',
     "min_along": '''
 @triton.jit
 def min_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
     """Smallest element along an axis; NaN where any is, as in torch."""
-    is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
-    return tl.where(is_nan > 0, float("nan"), tl.min(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
+    if COMPILED:
+        return tl.reduce(x, axis, minimum, keep_dims=keep_dims)
+    else:
+        is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
+        return tl.where(is_nan > 0, float("nan"), tl.min(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
 ''',
     "power": '''
 @triton.jit
@@ -137,13 +143,10 @@ def power(x, y):
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {
     "ex2": '''
-APPROXIMATE = tl.constexpr(not triton.knobs.runtime.interpret)
-
-
 @triton.jit
 def ex2(x):
     """2**x; below the smallest normal float32 it is 0."""
-    if APPROXIMATE:
+    if COMPILED:
         text: tl.constexpr = "ex2.approx.ftz.f32 $0, $1;"
         return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -153,7 +156,7 @@ def ex2(x):
 @triton.jit
 def rcp(x):
     """1 / x."""
-    if APPROXIMATE:
+    if COMPILED:
         text: tl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
         return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
@@ -188,7 +191,10 @@ def mish(x):
 ''',
 }
 
-_CALL = re.compile(r"(?<![\w.])(\w+)\(")
+#: What helpers ask for where Triton's interpreter lacks something or is slow at it.
+_COMPILED = "COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)"
+
+_USED = re.compile(r"(?<![\w.])([a-z]\w*)\b")
 
 
 def with_dependencies(names: Iterable[str], sources: Mapping[str, str] = HELPERS) -> list[str]:
@@ -198,7 +204,7 @@ def with_dependencies(names: Iterable[str], sources: Mapping[str, str] = HELPERS
     def visit(name: str) -> None:
         if name in needed:
             return
-        for used in _CALL.findall(sources[name].split('"""')[2]):
+        for used in _USED.findall(sources[name].split('"""')[2]):
             if used in sources and used != name:
                 visit(used)
         needed.append(name)
@@ -212,4 +218,6 @@ def with_dependencies(names: Iterable[str], sources: Mapping[str, str] = HELPERS
 def helper_source(names: Iterable[str], *, approximate: bool = False) -> str:
     """Source of the helpers, two blank lines between them; with `approximate`, the fast forms where there are any."""
     sources = {**HELPERS, **APPROXIMATE_HELPERS} if approximate else HELPERS
-    return "\n\n\n".join(sources[name].strip("\n") for name in with_dependencies(names, sources))
+    texts = [sources[name].strip("\n") for name in with_dependencies(names, sources)]
+    constants = [_COMPILED] if any("COMPILED" in text for text in texts) else []
+    return "\n\n\n".join([*constants, *texts])

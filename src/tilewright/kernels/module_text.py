@@ -17,6 +17,7 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
 from tilewright.kernels.emit_conv import emit_conv
+from tilewright.kernels.emit_conv_rows import emit_conv_rows
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
 from tilewright.kernels.layout import MemoryFormat
@@ -84,7 +85,9 @@ def write_forward(plan: ModulePlan, inputs: Sequence[str], scalar_root: str = "s
 
 def emit_step(step: FusedStep | ConvStep, graph: Graph) -> EmittedKernel:
     """Source of one step's kernel(s) and wrapper."""
-    return emit_conv(step.plan, graph) if isinstance(step, ConvStep) else emit_region(step.plan, graph)
+    if isinstance(step, FusedStep):
+        return emit_region(step.plan, graph)
+    return emit_conv_rows(step.plan, graph) if step.plan.tiles.rows else emit_conv(step.plan, graph)
 
 
 class _ForwardWriter:

@@ -22,17 +22,26 @@ from tilewright.kernels.conv_plan import (
     channel_reduction,
     convolution_shape,
     innermost_channel_reduction,
+    keeps_weights,
+    spatial_reduction,
 )
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
+from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling
 from tilewright.kernels.text import Names
 
 aten = torch.ops.aten
 
 _SMALL_ROW = 256
+
+#: Elements behind one output from which a second launch pays.
+_WORTH_SPLITTING = 512
+
+#: Stands for a number of parts that only the emitted wrapper knows.
+_SEVERAL = 16
 
 
 @dataclass(frozen=True)
@@ -60,8 +69,9 @@ class PlanOptions:
         """One line for people."""
         if self.convolution_anchors:
             tiles = self.convolution_tiles
+            kept = f"weights kept over {tiles.rows} rows, " if tiles.rows else ""
             return (
-                f"convolutions as anchors, tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
+                f"convolutions as anchors, {kept}tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
                 f"{tiles.num_warps} warps"
             )
         return (
@@ -98,7 +108,7 @@ class ConvStep:
     @property
     def node(self) -> torch_fx.Node:
         """The node whose value it computes."""
-        return self.plan.region.root
+        return self.plan.result or self.plan.region.root
 
 
 Step = NativeStep | FusedStep | ConvStep
@@ -135,6 +145,7 @@ class _Planning:
     formats: dict[torch_fx.Node, MemoryFormat]
     names: Names = field(default_factory=Names)
     stops: set[torch_fx.Node] = field(default_factory=set)
+    partial: dict[torch_fx.Node, ConvPlan] = field(default_factory=dict)
 
 
 Found = Region | ConvPlan
@@ -143,6 +154,8 @@ PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
+    if options.convolution_anchors and options.convolution_tiles.rows:
+        graph = copy_graph(graph)  # partial results become nodes of their own
     first = _plan(graph, options, {})
     formats = _convolution_formats(first, options)
     if not formats:
@@ -163,6 +176,10 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
         if match is not None:
             found[node] = match
             inside |= set(match.nodes if isinstance(match, Region) else (*match.region.nodes, match.anchor))
+        for result, plan in planning.partial.items():
+            found[result] = plan
+            inside |= {*plan.region.nodes, plan.anchor} - {plan.region.root}
+        planning.partial.clear()
     steps: list[Step] = []
     for node in graph.fx.nodes:
         match = found.get(node)
@@ -226,15 +243,64 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
         shape = convolution_shape(anchor)
         if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor):
             continue
+        tiles = _convolution_tiles(planning, anchor, shape)
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
             name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(region)}")
-            return ConvPlan(name, anchor, shape, region, reduces, planning.options.convolution_tiles)
+            return ConvPlan(name, anchor, shape, region, reduces, tiles)
+        if tiles.rows and _plan_partial_results(planning, region, anchor, shape, tiles):
+            return grow_region(node, frozenset(planning.stops))
         cut = innermost_channel_reduction(region, anchor)
         if cut is not None:
             planning.stops.add(cut)
             return grow_region(node, frozenset(planning.stops))
     return None
+
+
+def _convolution_tiles(planning: _Planning, anchor: torch_fx.Node, shape: ConvolutionShape) -> ConvTiles:
+    """The tiles asked for; strips of rows only where a convolution's weights can be kept."""
+    tiles = planning.options.convolution_tiles
+    if not tiles.rows or keeps_weights(anchor, shape):
+        return tiles
+    return ConvTiles()
+
+
+def _plan_partial_results(
+    planning: _Planning, region: Region, anchor: torch_fx.Node, shape: ConvolutionShape, tiles: ConvTiles
+) -> bool:
+    """Cut at a reduction over space: the convolution leaves one result for each strip, and the rest goes on there."""
+    for level in range(1, region.depth + 1):
+        for root in region.reductions(level):
+            inner = grow_region(root, frozenset(planning.stops))
+            space = None if inner is None else spatial_reduction(inner, anchor)
+            if inner is None or space is None:
+                continue
+            name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(inner)}")
+            channels = inner.depth == 2
+            result = _insert_partial_results(root, space)
+            plan = ConvPlan(name, anchor, shape, inner, channels, tiles, space, result)
+            planning.partial[result] = plan
+            return True
+    return False
+
+
+def partial_results(value: torch.Tensor) -> torch.Tensor:
+    """Stands in the graph for what a kernel leaves of a reduction that another one finishes."""
+    raise NotImplementedError("partial results exist in emitted code only")
+
+
+def _insert_partial_results(root: torch_fx.Node, space: tuple[int, ...]) -> torch_fx.Node:
+    """Put a node between a reduction and its input: the reduced dims hold the parts, in the first of them."""
+    source = source_of(root)
+    value = source.meta["val"]
+    sizes = list(value.shape)
+    for position, dim in enumerate(space):
+        sizes[value.dim() - 2 + dim] = _SEVERAL if position == 0 else 1
+    with root.graph.inserting_before(root):
+        result = root.graph.call_function(partial_results, (source,))
+    result.meta["val"] = value.new_empty(sizes)
+    root.replace_input_with(source, result)
+    return result
 
 
 def _is_plain(anchor: torch_fx.Node) -> bool:
@@ -301,7 +367,8 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     reduced_vector = _last_in(main, inner)
     limits = _reduction_limits(limits, main, kept_vector)
     programs = _programs(axes, kept_vector, reduced_vector, limits, main)
-    split = programs < limits.target_programs
+    reduced = _product(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
+    split = programs < limits.target_programs and reduced >= _WORTH_SPLITTING
     return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format)
 
 
