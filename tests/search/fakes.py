@@ -83,7 +83,7 @@ class Bench:
             predict=self._predict,
             predict_reference=self._predict_reference,
             gate=self._gate,
-            measure=self._measure,
+            open_clock=lambda task: FakeClock(self, task),
             installed=lambda: self.installed,
         )
 
@@ -111,8 +111,9 @@ class Bench:
         self.calls[f"gate {candidate.source}"] += 1
         return self.verdicts.get(candidate.source, accepted())
 
-    def _measure(self, task: Task, candidates: Sequence[Candidate], effort: str) -> ClockReport:
+    def measure(self, task: Task, candidates: Sequence[Candidate], plan: str) -> ClockReport:
         self.calls["measure"] += 1
+        self.calls[f"measure {plan}"] += 1
         times = {item.digest: self.times[item.source] for item in candidates if item.source in self.times}
         if self.reference_ms is not None:
             times["reference"] = self.reference_ms
@@ -122,3 +123,20 @@ class Bench:
         }
         failures = {item.digest: "it raised" for item in candidates if item.digest not in measured}
         return ClockReport(measured, failures)
+
+
+@dataclass
+class FakeClock:
+    """Measures by the bench's table."""
+
+    bench: Bench
+    task: Task
+
+    def start(self) -> None:
+        self.bench.calls["start"] += 1
+
+    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+        return self.bench.measure(self.task, candidates, plan)
+
+    def close(self) -> None:
+        self.bench.calls["close"] += 1

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import GPU, Bench, accepted, candidate, limited, rejected, task
+from tests.search.fakes import GPU, Bench, FakeClock, accepted, candidate, limited, rejected, task
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
+from tilewright.profile.clock import ClockReport
+from tilewright.search.effort import EFFORTS
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
 from tilewright.task.stage import Stage
 from tilewright.task.task import Task
+from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured, Modelled, Work
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.study import Outcome, Study
@@ -220,7 +225,7 @@ def test_times_are_measured_only_on_the_target_itself(tmp_path: Path) -> None:
 def test_with_the_target_every_compared_time_is_measured(tmp_path: Path) -> None:
     bench = Bench({"given": 9.0, "a": 8.0, "b": 5.0, "far": 30.0}, installed=GPU)
     bench.synthesized = [candidate("far"), candidate("a"), candidate("b")]
-    study = run(bench, tmp_path, task(given="given"), effort="full")
+    study = run(bench, tmp_path, task(given="given"))
     assert study.timing_kind == "measured"
     assert isinstance(study.reference, Measured)
     assert study.given is not None
@@ -249,15 +254,14 @@ def test_a_measured_run_resumes_without_measuring_a_trial_again(tmp_path: Path) 
 def test_a_gain_that_does_not_show_again_is_reverted(tmp_path: Path) -> None:
     bench = Bench({"a": 5.0}, installed=GPU, synthesized=[candidate("a")])
     tools = bench.tools()
-    original = tools.measure
 
-    def measure(task: Task, candidates: object, effort: str) -> object:
-        times = original(task, candidates, effort)  # type: ignore[arg-type]
-        if bench.calls["measure"] == 2:  # reference, then the batch
-            bench.times = {"a": 9.95}
-        return times
+    class Worse(FakeClock):
+        def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+            if plan == EFFORTS["quick"].gate:  # the last one
+                bench.times = {"a": 9.95}
+            return super().measure(candidates, plan)
 
-    again = type(tools)(**{**vars(tools), "measure": measure})
+    again = replace(tools, open_clock=lambda task: Worse(bench, task))
     study = optimize_task(task(stages=[Stage.BLOCK_TILING]), tools=again, study=tmp_path / "s.sqlite")
     assert study.best is None
     assert "measured once more" in study.trials[0].reason
@@ -287,3 +291,78 @@ def test_progress_never_goes_back(tmp_path: Path) -> None:
     fractions = [step.fraction for step in steps]
     assert fractions == sorted(fractions)
     assert any("try b" in str(step) for step in steps)
+
+
+# With the target: the clock before the gate.
+
+
+def test_the_gate_sees_the_fastest_first_and_the_next_where_it_is_rejected(tmp_path: Path) -> None:
+    bench = Bench({"wrong": 2.0, "b": 4.0, "c": 5.0}, {"wrong": rejected()}, installed=GPU)
+    bench.synthesized = [candidate("c"), candidate("b"), candidate("wrong")]
+    study = run(bench, tmp_path, effort="full")
+    assert study.best is not None
+    assert study.best.candidate.source == "b"
+    assert [call for call in bench.calls if call.startswith("gate")] == ["gate wrong", "gate b"]
+
+
+def test_no_measured_time_is_reported_of_what_did_not_pass(tmp_path: Path) -> None:
+    bench = Bench({"wrong": 2.0, "b": 4.0, "c": 5.125}, {"wrong": rejected()}, installed=GPU)
+    bench.synthesized = [candidate("c"), candidate("b"), candidate("wrong")]
+    study = run(bench, tmp_path, effort="full")
+    unproved = [trial for trial in study.trials if not trial.is_right]
+    assert {trial.candidate.source for trial in unproved} == {"wrong", "c"}
+    assert all(trial.timing is None for trial in unproved)
+    assert not any("5.125" in trial.reason for trial in unproved)
+
+
+def test_the_given_code_is_judged_while_candidates_are_compiled(tmp_path: Path) -> None:
+    import threading
+
+    compiled = threading.Event()
+    bench = Bench({"given": 9.0, "a": 5.0}, synthesized=[candidate("a")], installed=GPU)
+    tools = bench.tools()
+
+    def gate(task: Task, candidate: Candidate, effort: str, say: object) -> object:
+        if candidate.source == "given":
+            assert compiled.wait(20), "the gate on the given code held everything up"
+        return tools.gate(task, candidate, effort, say)  # type: ignore[arg-type]
+
+    def predict(task: Task, candidate: Candidate) -> object:
+        if candidate.source == "a":
+            compiled.set()
+        return tools.predict(task, candidate)
+
+    both = replace(tools, gate=gate, predict=predict)  # type: ignore[arg-type]
+    study = optimize_task(task(given="given"), tools=both, study=tmp_path / "s.sqlite")
+    assert study.best is not None
+    assert study.given is not None
+    assert isinstance(study.given.timing, Measured)
+
+
+def test_each_stage_says_what_came_of_it(tmp_path: Path) -> None:
+    bench = Bench({"a": 8.0, "b": 7.95, "c": 5.0}, synthesized=[candidate("a")], installed=GPU)
+    bench.retuned = {"a": [candidate("b")], "c": []}
+    study = run(bench, tmp_path, effort="full")
+    first, second = study.stage_results[:2]
+    assert (first.stage, first.tried, first.kept) == (Stage.GRID_AND_PARALLEL, 2, 1)
+    assert first.before is not None
+    assert first.after is not None
+    assert (first.before.time_ms, first.after.time_ms) == (10.0, 8.0)
+    assert second.kept is None
+    assert any("stage grid_and_parallel: trial 1 of 2 candidates is kept, 10 -> 8 ms" in note for note in study.notes)
+
+
+def test_the_clock_is_closed_whatever_happens(tmp_path: Path) -> None:
+    bench = Bench({"a": 5.0}, synthesized=[candidate("a")], installed=GPU)
+
+    def broken(*arguments: object) -> object:
+        raise InputMismatchError("the reference cannot be run")
+
+    with pytest.raises(InputMismatchError):
+        optimize_task(task(), tools=replace(bench.tools(), gate=broken), study=tmp_path / "s.sqlite")  # type: ignore[arg-type]
+    assert bench.calls["start"] == bench.calls["close"] == 1
+
+
+def test_what_was_spent_is_said(tmp_path: Path) -> None:
+    bench = Bench({"a": 5.0}, synthesized=[candidate("a")], installed=GPU)
+    assert set(run(bench, tmp_path).spent) >= {"understand", "synthesize", "compile", "measure", "gate"}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from tilewright.errors import TilewrightError
+from tilewright.search.strategies import Bounds
 
 
 @dataclass(frozen=True)
@@ -18,35 +19,60 @@ class Effort:
         predicted: candidates of one batch that are compiled and given to the model at most.
         verified: candidates of one batch that go through the gate at most.
         gate: effort of the gate.
+        strategy: how a batch is measured where it is larger than `small`; a name of the registry.
+        small: batches of at most so many options are measured whole.
+        bounds: of the measurements of one batch.
         far_behind: with a GPU, a candidate whose modelled time is more than this many times the best of its
-            batch is not measured.
+            batch is not measured; 0 for no such limit.
         idle_stages: the run ends after this many stages in a row that had proposals and gained nothing.
         near_speed_of_light: the run ends when this fraction of the speed of light is reached.
         retune: the retune proposer is asked at all.
-        budget_s: no new candidate is started after this many seconds.
+        budget_s: no new candidate is started after this many seconds, where times are modelled ...
+        gpu_budget_s: ... and where they are measured: wall seconds of the run ...
+        gpu_time_s: ... and seconds for which the GPU was held.
     """
 
     name: str
     predicted: int
     verified: int
     gate: str
+    strategy: str
+    small: int
+    bounds: Bounds
     far_behind: float
     idle_stages: int
     near_speed_of_light: float
     retune: bool
     budget_s: float
+    gpu_budget_s: float
+    gpu_time_s: float
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
     {
         effort.name: effort
         for effort in (
-            Effort("none", 1, 1, "none", 1.0, 1, 0.95, retune=False, budget_s=120.0),
-            Effort("quick", 16, 2, "quick", 1.5, 1, 0.95, retune=True, budget_s=120.0),
-            Effort("full", 32, 6, "full", 3.0, 4, 0.98, retune=True, budget_s=1800.0),
+            Effort(
+                "none", predicted=1, verified=1, gate="none",
+                strategy="ranked_by_model", small=1, bounds=Bounds(1, final="none", finalists=1), far_behind=1.0,
+                idle_stages=1, near_speed_of_light=0.95, retune=False,
+                budget_s=120.0, gpu_budget_s=60.0, gpu_time_s=30.0,
+            ),
+            Effort(
+                "quick", predicted=16, verified=2, gate="quick",
+                strategy="successive_halving", small=12, bounds=Bounds(16, final="none", finalists=3), far_behind=2.0,
+                idle_stages=1, near_speed_of_light=0.95, retune=True,
+                budget_s=120.0, gpu_budget_s=75.0, gpu_time_s=30.0,
+            ),
+            Effort(
+                "full", predicted=48, verified=6, gate="full",
+                strategy="sampled", small=48, bounds=Bounds(64, final="quick", finalists=4), far_behind=0.0,
+                idle_stages=2, near_speed_of_light=0.98, retune=True,
+                budget_s=1800.0, gpu_budget_s=120.0, gpu_time_s=100.0,
+            ),
         )
     }
-)
+)  # fmt: skip
 
 
 def find_effort(name: str) -> Effort:

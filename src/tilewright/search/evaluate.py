@@ -1,4 +1,4 @@
-"""One candidate through model and gate, with the store asked first and told afterwards."""
+"""One candidate through model, clock and gate, with the store asked first and told afterwards."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from tilewright.search.effort import Effort
+from tilewright.search.meter import Meter
 from tilewright.search.store import Evaluation, StoreError, StudyStore, trial_key
-from tilewright.search.tools import Prediction, Say, Tools
+from tilewright.search.tools import Clock, Prediction, Say, Tools
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
 
 #: Compilations at once, at most: each is a process with torch in it.
-_MOST_AT_ONCE = 8
+_MOST_AT_ONCE = 24
 
 
 @dataclass(frozen=True)
@@ -39,13 +40,23 @@ class Judged:
         return self.known.verdict is not None and not self.known.verdict.accepted
 
     @property
+    def accepted(self) -> bool:
+        """The gate said yes: only then is a measured time the time of a right kernel."""
+        return self.known.verdict is not None and self.known.verdict.accepted
+
+    @property
     def predicted_ms(self) -> float:
         """The modelled time, milliseconds; infinite where there is none."""
         return self.known.prediction.time_ms if self.known.prediction is not None else float("inf")
 
+    @property
+    def measured_ms(self) -> float:
+        """The measured time, milliseconds, of a kernel that may be wrong; infinite where there is none."""
+        return self.known.measured.median_ms if self.known.measured is not None else float("inf")
+
 
 class Evaluator:
-    """Asks model and gate, each once for a candidate, in this run or an earlier one."""
+    """Asks model, clock and gate, each once for a candidate, in this run or an earlier one."""
 
     def __init__(
         self,
@@ -55,6 +66,7 @@ class Evaluator:
         timing: str,
         versions: Mapping[str, str],
         store: StudyStore | None,
+        meter: Meter,
     ) -> None:
         """`timing` says how times are obtained, as `trial_key` takes it."""
         self._task = task
@@ -63,6 +75,8 @@ class Evaluator:
         self._timing = timing
         self._versions = versions
         self._store = store
+        self._meter = meter
+        self._clock: Clock | None = None
         self.notes: list[str] = []
 
     def predict(self, candidate: Candidate) -> Judged:
@@ -102,7 +116,8 @@ class Evaluator:
         """The candidate's verdict, from the store or from the gate."""
         if judged.known.verdict is not None:
             return judged
-        verdict = self._tools.gate(self._task, judged.candidate, self._effort.gate, say)
+        with self._meter.on("gate"):
+            verdict = self._tools.gate(self._task, judged.candidate, self._effort.gate, say)
         return self._learn(judged.candidate, replace(judged.known, verdict=verdict))
 
     def gate_anyway(self, judged: Judged, say: Say) -> Judged:
@@ -111,9 +126,39 @@ class Evaluator:
             judged = replace(judged, known=replace(judged.known, verdict=None))
         return self.gate(judged, say)
 
-    def measured(self, judged: Judged, measured: Measured) -> Judged:
+    # The clock.
+
+    def start_clock(self) -> None:
+        """Let the measuring process warm up while other things are done."""
+        if self._clock is None:
+            self._clock = self._tools.open_clock(self._task)
+            self._clock.start()
+
+    def close_clock(self) -> None:
+        """End the measuring process."""
+        if self._clock is not None:
+            self._clock.close()
+            self._clock = None
+
+    def measure(self, candidates: Sequence[Candidate], plan: str) -> Mapping[str, Measured]:
+        """One interleaved measurement, `reference` among it: label -> time, of those that could be timed."""
+        self.start_clock()
+        assert self._clock is not None
+        with self._meter.on("measure"):
+            report = self._clock.measure(candidates, plan)
+        described = {item.digest: item.description for item in candidates}
+        said = [
+            *report.notes,
+            *(f"{described.get(label, label)} could not be timed: {why}" for label, why in report.failures.items()),
+        ]
+        self.notes.extend(note for note in said if note not in self.notes)
+        return report.measured
+
+    def timed(self, judged: Judged, measured: Measured) -> Judged:
         """The candidate with its time from the clock."""
         return self._learn(judged.candidate, replace(judged.known, measured=measured))
+
+    # The store.
 
     def _key(self, candidate: Candidate) -> str:
         return trial_key(

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -94,9 +95,10 @@ class StudyStore:
             StoreError: it cannot be opened or is not a study.
         """
         self.path = path
+        self._lock = threading.Lock()
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._connection = open_connection(path)
+            self._connection = open_connection(path, shared=True)
             self._connection.execute(_SCHEMA)
         except (sqlite3.Error, OSError) as error:
             raise self._error("cannot be opened", error) from error
@@ -108,7 +110,8 @@ class StudyStore:
             StoreError: the file cannot be read.
         """
         try:
-            row = self._connection.execute("SELECT evaluation FROM trial WHERE key = ?", (key,)).fetchone()
+            with self._lock:
+                row = self._connection.execute("SELECT evaluation FROM trial WHERE key = ?", (key,)).fetchone()
         except sqlite3.Error as error:
             raise self._error("cannot be read", error) from error
         return None if row is None else _decode(row[0])
@@ -132,7 +135,8 @@ class StudyStore:
             time.time(),
         )
         try:
-            self._connection.execute("INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+            with self._lock:
+                self._connection.execute("INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
         except sqlite3.Error as error:
             raise self._error("cannot be written", error) from error
 

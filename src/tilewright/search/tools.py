@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tilewright.gpu.gpu import Gpu
 from tilewright.search.understand import Understanding, understand
@@ -73,16 +73,23 @@ def _predict_reference(task: Task, understanding: Understanding) -> Modelled | N
     return predict_reference(understanding.graph, task.gpu, task.precision)
 
 
-def _measure(task: Task, candidates: Sequence[Candidate], effort: str) -> ClockReport:
-    from tilewright.profile.clock import measure_with_report
+class Clock(Protocol):
+    """What measures: one process for a whole run, which keeps the reference warm."""
 
-    return measure_with_report(
-        task,
-        candidates,
-        include_reference=not task.given_code_is_specification,
-        include_given=False,
-        effort=effort,
-    )
+    def start(self) -> None:
+        """Begin to warm up; the first measurement waits for it."""
+
+    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+        """Times, all taken in one interleaved run; the labels are `reference` and the candidates' digests."""
+
+    def close(self) -> None:
+        """End the process."""
+
+
+def _open_clock(task: Task) -> Clock:
+    from tilewright.profile.session import ClockSession
+
+    return ClockSession(task, include_reference=not task.given_code_is_specification)
 
 
 def _installed() -> Gpu | None:
@@ -102,8 +109,7 @@ class Tools:
         predict: task, candidate -> modelled time, or why there is none.
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
-        measure: task, candidates, effort -> times, all taken in one interleaved run; the labels are
-            `reference` and the candidates' digests.
+        open_clock: task -> what measures it and its candidates.
         installed: the GPU of this machine, or None.
     """
 
@@ -113,5 +119,5 @@ class Tools:
     predict: Callable[[Task, Candidate], Prediction] = _predict
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
-    measure: Callable[[Task, Sequence[Candidate], str], ClockReport] = _measure
+    open_clock: Callable[[Task], Clock] = _open_clock
     installed: Callable[[], Gpu | None] = _installed

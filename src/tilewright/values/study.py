@@ -60,6 +60,28 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class StageResult:
+    """What one stage of a run came to.
+
+    Attributes:
+        stage: its name.
+        tried: candidates that were compiled in it.
+        kept: number of the trial that is its result; None where the stage was reverted: nothing in it passed the
+            gate and gained enough.
+        before: time of what the stage started from; None where there was nothing with a time.
+        after: time of its result, taken in the same run as `before`; None where nothing was kept.
+        said: one line for people.
+    """
+
+    stage: str
+    tried: int
+    kept: int | None
+    before: Timing | None
+    after: Timing | None
+    said: str
+
+
+@dataclass(frozen=True)
 class Study:
     """One run of the search on one task.
 
@@ -84,6 +106,8 @@ class Study:
         speed_of_light: the floor that `work` sets on the target; None with it.
         notes: what a reader must know: how times were obtained, what the run left out and why.
         exchanges: with a language model, in order; empty where none was asked.
+        stage_results: of the stages that were run, in order.
+        spent: activity (`compile`, `measure`, `gate`, ...) -> seconds of wall time; activities may overlap.
     """
 
     task: str
@@ -106,6 +130,8 @@ class Study:
     speed_of_light: SpeedOfLight | None = None
     notes: tuple[str, ...] = field(default=())
     exchanges: tuple[Exchange, ...] = field(default=())
+    stage_results: tuple[StageResult, ...] = field(default=())
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial | None:

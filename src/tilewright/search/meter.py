@@ -1,0 +1,40 @@
+"""Where a run's time goes: seconds by activity, and how long it has held the GPU."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+
+#: Activities that hold the GPU where there is one.
+_ON_GPU = frozenset({"measure", "gate"})
+
+
+class Meter:
+    """Adds up wall seconds by activity; activities of several threads may overlap."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def on(self, activity: str) -> Iterator[None]:
+        """Charge what happens inside to an activity."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._seconds[activity] = self._seconds.get(activity, 0.0) + time.monotonic() - started
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """Activity -> seconds so far."""
+        with self._lock:
+            return {name: round(seconds, 2) for name, seconds in self._seconds.items()}
+
+    @property
+    def gpu_s(self) -> float:
+        """Seconds of the activities that hold the GPU."""
+        return sum(seconds for name, seconds in self.seconds.items() if name in _ON_GPU)
