@@ -18,7 +18,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 FLOORS = (
     ("values", "errors", "gpu", "task"),
     ("graph", "kernels"),
-    ("verify", "profile"),
+    ("verify", "profile", "diagnosis"),
     ("proposers",),
     ("search",),
     ("report",),

@@ -1,0 +1,366 @@
+"""From a task and its code to the facts: what is recorded, what is modelled or measured, what the algebra leaves."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tilewright.diagnosis.facts import Collapse, Facts, Figure, KernelFacts, NativeFacts, Traffic, Unread
+from tilewright.gpu.gpu import Gpu
+from tilewright.gpu.speed_of_light import speed_of_light
+from tilewright.graph.canonical import canonicalize, simplify
+from tilewright.graph.collapse import COLLAPSE_RULES
+from tilewright.graph.graph import Graph
+from tilewright.graph.work import NodeWork, count_nodes, count_work
+from tilewright.profile.launches import argument_bytes, matrix_product_shape
+from tilewright.profile.model import predict_reference, predict_step
+from tilewright.task.task import Task
+from tilewright.values.candidate import Launch, NativeCall
+from tilewright.values.profile import ForwardProfile, KernelProfile
+from tilewright.verify.record import Recorded
+from tilewright.verify.syntax import Function, Source
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What is known of one forward pass.
+
+    Attributes:
+        recorded: its steps; None where nobody can call it.
+        modelled: its profile as the model has it; None where it could not be modelled.
+        measured: as a GPU has it; None where none was asked.
+        graph: of the task's reference; None without one.
+        unread: kernel -> parts of its operands that it never reads.
+        source: the code, for what each kernel loads and stores; empty where there is none.
+        collapses: names of the collapses that the code has taken already.
+    """
+
+    recorded: Recorded | None = None
+    modelled: ForwardProfile | None = None
+    measured: ForwardProfile | None = None
+    graph: Graph | None = None
+    unread: Mapping[str, Sequence[Unread]] | None = None
+    source: str = ""
+    collapses: tuple[str, ...] = ()
+
+
+def gather(task: Task, sources: Sources) -> Facts:
+    """The facts of a forward pass, for the rules."""
+    roles = _Roles.of(sources)
+    kernels = _kernels(sources, roles)
+    native = _native(sources, roles, task)
+    modelled, measured = sources.modelled, sources.measured
+    total = _total(modelled, measured, kernels, native)
+    timed = measured if measured is not None and measured.total_ms is not None else modelled
+    facts = Facts(
+        task=task.name,
+        gpu=task.gpu,
+        precision=task.precision,
+        kernels=kernels,
+        native=native,
+        gap_ms=Figure(timed.gap_ms, _label(timed)) if timed is not None and timed.gap_ms > 0 else None,
+        host_ms=measured.host_ms if measured is not None else None,
+        total_ms=total,
+        notes=_notes(sources),
+    )
+    return replace(facts, collapse=_collapse(task, sources, facts))
+
+
+def gather_reference(task: Task, graph: Graph) -> Facts:
+    """The facts of the reference itself in eager PyTorch: each operation a call of its own."""
+    nodes = [node for node in count_nodes(graph) if not node.moves_nothing]
+    times = list(predict_reference(graph, task.gpu, task.precision).parts.values())
+    native = tuple(_eager_call(position, times[position], nodes) for position in range(len(nodes)))
+    total = sum(step.time_ms.value for step in native if step.time_ms is not None)
+    facts = Facts(task.name, task.gpu, task.precision, (), native, total_ms=Figure(total, "modelled"))
+    return replace(facts, collapse=_collapse(task, Sources(graph=graph), facts))
+
+
+def _eager_call(position: int, time_ms: float, nodes: Sequence[NodeWork]) -> NativeFacts:
+    """An operation of a graph as a call; what it reads is taken to come from the operation before it, if any."""
+    node = nodes[position]
+    call = NativeCall(f"aten.{node.operation}", (), (), node.read_bytes, node.written_bytes, node.matrix_operations)
+    first, last = position == 0, position == len(nodes) - 1
+    before = 0 if first else min(node.read_bytes, nodes[position - 1].written_bytes)
+    after = 0 if last else node.written_bytes
+    needed = node.read_bytes - before + node.written_bytes - after
+    maker = "" if first else nodes[position - 1].operation
+    return NativeFacts(call, position, Figure(time_ms, "modelled"), Traffic(needed, before, after, maker))
+
+
+def _label(profile: ForwardProfile | None) -> str:
+    return "modelled" if profile is None or profile.modelled else "measured"
+
+
+def _notes(sources: Sources) -> tuple[str, ...]:
+    notes = [note for profile in (sources.measured, sources.modelled) if profile is not None for note in profile.notes]
+    if sources.recorded is None:
+        left = native_modules(sources.source)
+        notes.append(
+            "without a reference or inputs nobody can call this code: its steps, times and costs are not known"
+            + (f", nor those of what it leaves to PyTorch ({', '.join(left)})" if left else "")
+        )
+    return tuple(dict.fromkeys(notes))
+
+
+def _total(
+    modelled: ForwardProfile | None,
+    measured: ForwardProfile | None,
+    kernels: Sequence[KernelFacts],
+    native: Sequence[NativeFacts],
+) -> Figure | None:
+    for profile in (measured, modelled):
+        if profile is not None and profile.total_ms:
+            return Figure(profile.total_ms, _label(profile))
+    steps: list[KernelFacts | NativeFacts] = [*kernels, *native]
+    times = [step.time_ms for step in steps if step.time_ms is not None]
+    if not times or len(times) < len(steps):
+        return None
+    label = "measured" if all(time.label == "measured" for time in times) else "modelled"
+    return Figure(sum(time.value for time in times), label)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Whose memory is it?
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """Numbers of the memory that a forward pass touches, by what it holds.
+
+    Attributes:
+        inputs, parameters, outputs: of the task.
+        prepared: made of nothing but parameters.
+        makers: memory -> the step that wrote it.
+        touched: for each recorded step, (reads, writes).
+    """
+
+    inputs: frozenset[int]
+    parameters: frozenset[int]
+    outputs: frozenset[int]
+    prepared: frozenset[int]
+    makers: Mapping[int, str]
+    touched: tuple[tuple[frozenset[int], frozenset[int]], ...]
+
+    @staticmethod
+    def of(sources: Sources) -> _Roles:
+        """Follow the memory through the recorded steps."""
+        recorded = sources.recorded
+        if recorded is None:
+            return _Roles(frozenset(), frozenset(), frozenset(), frozenset(), {}, ())
+        inputs = frozenset(recorded.given[: recorded.input_count])
+        parameters = frozenset(recorded.given[recorded.input_count :]) - inputs
+        functions = _functions(sources.source)
+        prepared: set[int] = set()
+        makers: dict[int, str] = {}
+        touched = []
+        for step in recorded.steps:
+            reads, writes = _touched(step, functions, frozenset(recorded.given), makers)
+            touched.append((reads, writes))
+            if reads and reads <= parameters | prepared:
+                prepared |= writes
+            else:
+                prepared -= writes
+            if step.get("written_bytes", 1):
+                makers |= dict.fromkeys(writes, _step_name(step))
+        return _Roles(inputs, parameters, frozenset(recorded.outputs), frozenset(prepared), makers, tuple(touched))
+
+    def from_parameters(self, position: int) -> bool:
+        """The step reads nothing but parameters and what was made of them, and writes no output."""
+        reads, writes = self.touched[position]
+        return bool(reads) and reads <= self.parameters | self.prepared and not writes & self.outputs
+
+    def traffic(self, position: int, sizes: Mapping[int, int]) -> Traffic:
+        """Bytes of a step's tensors (memory -> bytes) by what they hold."""
+        reads, writes = self.touched[position]
+        task_own = self.inputs | self.parameters | self.outputs
+        inner_reads = [storage for storage in reads - task_own if storage in self.makers]
+        inner_writes = writes - task_own
+        largest = max(inner_reads, key=lambda storage: sizes.get(storage, 0), default=None)
+        return Traffic(
+            needed=sum(sizes.get(storage, 0) for storage in (reads | writes) & task_own),
+            read_between=sum(sizes.get(storage, 0) for storage in inner_reads),
+            written_between=sum(sizes.get(storage, 0) for storage in inner_writes),
+            maker=self.makers[largest] if largest is not None else "",
+        )
+
+
+def _step_name(step: Mapping[str, Any]) -> str:
+    if "kernel" in step:
+        return str(step["kernel"])
+    parts = str(step["operation"]).split(".")
+    return parts[1] if len(parts) > 1 else parts[0]
+
+
+def _functions(source: str) -> Mapping[str, Function]:
+    try:
+        return {function.name: function for function in Source.parse(source).functions} if source else {}
+    except (SyntaxError, ValueError):
+        return {}
+
+
+def _touched(
+    step: Mapping[str, Any], functions: Mapping[str, Function], given: frozenset[int], makers: Mapping[int, str]
+) -> tuple[frozenset[int], frozenset[int]]:
+    """(memory read, memory written) of a recorded step."""
+    if "kernel" not in step:
+        return frozenset(step["reads"]), frozenset(step["writes"])
+    pointers = {a["name"]: int(a.get("storage", 0)) for a in step["arguments"] if a.get("storage")}
+    function = functions.get(step["kernel"])
+    loads = {access.root for access in function.accesses if access.kind == "load"} if function is not None else set()
+    stores = {access.root for access in function.accesses if access.kind != "load"} if function is not None else set()
+    reads, writes = set(), set()
+    for name, storage in pointers.items():
+        if name in loads or name in stores:
+            known_read, known_write = name in loads, name in stores
+        else:  # through a helper: memory that nobody wrote before is what this kernel writes
+            known_read = storage in given or storage in makers
+            known_write = not known_read
+        reads |= {storage} if known_read else set()
+        writes |= {storage} if known_write else set()
+    return frozenset(reads), frozenset(writes)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Steps
+
+
+def _kernels(sources: Sources, roles: _Roles) -> tuple[KernelFacts, ...]:
+    """One entry for each kernel, of its first launch; its traffic is that launch's."""
+    found: dict[str, KernelFacts] = {}
+    steps = sources.recorded.recording.steps if sources.recorded is not None else ()
+    for position, step in enumerate(steps):
+        if not isinstance(step, Launch) or step.kernel in found:
+            continue
+        found[step.kernel] = KernelFacts(
+            step.kernel,
+            position,
+            modelled=_profile(sources.modelled, step.kernel),
+            measured=_profile(sources.measured, step.kernel),
+            launch=step,
+            traffic=roles.traffic(position, _launch_sizes(step)),
+            product=matrix_product_shape(step),
+            from_parameters=roles.from_parameters(position),
+            unread=tuple((sources.unread or {}).get(step.kernel, ())),
+        )
+    for profile in (sources.measured, sources.modelled):
+        for kernel in profile.kernels if profile is not None else ():
+            if kernel.kernel not in found and not kernel.native and not steps:
+                measured, modelled = (
+                    _profile(sources.measured, kernel.kernel),
+                    _profile(sources.modelled, kernel.kernel),
+                )
+                found[kernel.kernel] = KernelFacts(kernel.kernel, kernel.position, modelled, measured)
+    return tuple(found.values())
+
+
+def _profile(forward: ForwardProfile | None, kernel: str) -> KernelProfile | None:
+    return forward.kernel(kernel) if forward is not None else None
+
+
+def _launch_sizes(launch: Launch) -> Mapping[int, int]:
+    sizes: dict[int, int] = {}
+    for argument in launch.arguments:
+        if argument.storage:
+            sizes[argument.storage] = max(sizes.get(argument.storage, 0), argument_bytes(argument))
+    return sizes
+
+
+def _native(sources: Sources, roles: _Roles, task: Task) -> tuple[NativeFacts, ...]:
+    if sources.recorded is None:
+        return ()
+    found = []
+    for position, (step, data) in enumerate(zip(sources.recorded.recording.steps, sources.recorded.steps, strict=True)):
+        if isinstance(step, Launch):
+            continue
+        facts = NativeFacts(
+            step,
+            position,
+            traffic=roles.traffic(position, _native_sizes(step, data)),
+            from_parameters=roles.from_parameters(position),
+        )
+        if step.read_bytes + step.written_bytes == 0 and not step.matrix_operations:
+            continue
+        found.append(_timed(facts, sources, task.gpu, task))
+    return tuple(found)
+
+
+def _native_sizes(call: NativeCall, data: Mapping[str, Any]) -> Mapping[int, int]:
+    """Bytes of each piece of memory, its share of the call's bytes by the elements of its tensor."""
+    sizes: dict[int, int] = {}
+    for storages, shapes, total in (
+        (data["reads"], call.input_shapes, call.read_bytes),
+        (data["writes"], call.output_shapes, call.written_bytes),
+    ):
+        counts = [_elements(shape) for shape in shapes]
+        for storage, count in zip(storages, counts, strict=True):
+            sizes[storage] = sizes.get(storage, 0) + total * count // max(1, sum(counts))
+    return sizes
+
+
+def _elements(shape: Sequence[int]) -> int:
+    count = 1
+    for size in shape:
+        count *= size
+    return count
+
+
+def _timed(facts: NativeFacts, sources: Sources, gpu: Gpu, task: Task) -> NativeFacts:
+    """The step with its time: measured where it was profiled, else the model's."""
+    if sources.measured is not None:
+        for native in sources.measured.native:
+            if native.operation == facts.call.operation and native.time_ms > 0:
+                return replace(facts, time_ms=Figure(native.time_ms, "measured"), limit=native.limit)
+    time = predict_step(facts.call, (), gpu, task.precision)
+    return replace(facts, time_ms=Figure(time.time_ms, "modelled"), limit=time.limit)
+
+
+# ---------------------------------------------------------------------------------------------------------
+# What the algebra leaves
+
+
+def _collapse(task: Task, sources: Sources, facts: Facts) -> Collapse | None:
+    """What is left of the task where a collapse applies and the code does not take it."""
+    if sources.graph is None or sources.collapses:
+        return None
+    written = canonicalize(sources.graph)
+    left = simplify(sources.graph)
+    rules = [rule for rule in COLLAPSE_RULES if rule.collapse and left.fired.get(rule.name)]
+    before, after = count_work(written.graph), count_work(left.graph)
+    done = sum(step.call.matrix_operations for step in facts.native)
+    done += sum(_tensor_operations(kernel) for kernel in facts.kernels)
+    if not rules or done < before.matrix_operations / 2:
+        return None
+    return Collapse(
+        rules=tuple(rule.name for rule in rules),
+        laws=tuple(rule.law for rule in rules),
+        floor_ms=speed_of_light(after, task.gpu, task.precision).time_ms,
+        operations_before=before.matrix_operations,
+        operations_after=after.matrix_operations,
+    )
+
+
+def _tensor_operations(kernel: KernelFacts) -> int:
+    """Operations of a product in a kernel, as far as it can be told."""
+    if kernel.product is not None:
+        m, n, k = kernel.product.sizes
+        return 2 * m * n * k
+    return 0
+
+
+def native_modules(source: str) -> tuple[str, ...]:
+    """Modules of `torch.nn` that a source builds, in order: what it leaves to PyTorch, told without running it."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return ()
+    found = []
+    for node in ast.walk(tree):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        name = node.func.attr
+        if name[:1].isupper() and name != "Parameter" and ast.unparse(node.func.value) in ("nn", "torch.nn"):
+            found.append(name)
+    return tuple(dict.fromkeys(found))
