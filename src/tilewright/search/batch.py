@@ -159,7 +159,7 @@ class Batches:
         The best so far, the given code and the reference are measured anew beside the finalists.
         """
         by_key = {one.candidate.digest: one for one in judged}
-        options = [Option(one.candidate.digest, one.predicted_ms, _parameters(one.candidate)) for one in judged]
+        options = [Option(one.candidate.digest, one.predicted_ms, parameters_of(one.candidate)) for one in judged]
         strategy = find_strategy(choose(len(options), self._effort.small, self._effort.strategy))
         steps = strategy(options, self._effort.bounds)
         with contextlib.suppress(StopIteration), contextlib.closing(steps):
@@ -192,7 +192,7 @@ def _is_timed(judged: Judged, samples: int) -> bool:
     return judged.known.measured is not None and judged.known.measured.samples >= samples
 
 
-def _parameters(candidate: Candidate) -> Mapping[str, int]:
+def parameters_of(candidate: Candidate) -> Mapping[str, int]:
     """The schedule's parameters by name, kernels numbered in order."""
     found: dict[str, int] = {}
     for number, schedule in enumerate(candidate.schedules):

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from tilewright.diagnosis.diagnose import diagnose
 from tilewright.diagnosis.facts import Facts
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.gpu.occupancy import occupancy
 from tilewright.profile.model import predict_step
-from tilewright.search.understand import Understanding
+from tilewright.search.understand import Understanding, understand
+from tilewright.task.metrics import read_metrics
 from tilewright.task.task import Task
-from tilewright.values.candidate import Candidate, Launch
+from tilewright.task.text_file import read_text
+from tilewright.values.candidate import Candidate, Launch, Origin
 from tilewright.values.diagnosis import DiagnosisReport
 from tilewright.values.profile import ForwardProfile, KernelProfile
 from tilewright.verify.record import Recorded, record_fully
+
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -68,15 +74,40 @@ def look_at(
     return Sight(facts, measured or modelled, diagnose(facts))
 
 
+def look_at_task(task: Task, ncu: Path | None = None, say: Say | None = None) -> Sight:
+    """Profile and diagnose the code that a task came with, or its reference where it came with none.
+
+    Args:
+        task: what is asked.
+        ncu: a profile from Nsight Compute, of that code.
+        say: told what is being looked at.
+
+    Raises:
+        TilewrightError: the reference or the profile is at fault.
+    """
+    say = say or (lambda message: None)
+    measured = None
+    if ncu is not None:
+        measured = _profile_of(read_metrics(read_text(ncu), path=str(ncu), first_line=1), task.gpu.name)
+    say("reading the reference")
+    understanding = understand(task)
+    if task.given_code is None:
+        return look_at(task, None, understanding, measured=measured)
+    origin = Origin.DOCUMENT if task.document is not None else Origin.FILE
+    say("recording and compiling the code")
+    return look_at(task, Candidate(task.given_code, origin, "the given code"), understanding, measured=measured)
+
+
 def _of_document(task: Task, candidate: Candidate) -> ForwardProfile | None:
     """The metrics that a document brings, for the code that it brings."""
     if not task.metrics or candidate.source != task.given_code:
         return None
-    kernels = (
-        KernelProfile(kernel, task.gpu.name, False, "document", metrics=dict(metrics))
-        for kernel, metrics in task.metrics.items()
-    )
-    return ForwardProfile(tuple(kernels), gpu=task.gpu.name)
+    return _profile_of(task.metrics, task.gpu.name)
+
+
+def _profile_of(metrics: Mapping[str, Mapping[str, float]], gpu: str) -> ForwardProfile:
+    kernels = (KernelProfile(name, gpu, False, "document", metrics=dict(own)) for name, own in metrics.items())
+    return ForwardProfile(tuple(kernels), gpu=gpu)
 
 
 def _modelled(recorded: Recorded, task: Task) -> ForwardProfile:
