@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from tilewright.proposers.llm import Settings
     from tilewright.search.understand import Inspection
+    from tilewright.values.diagnosis import DiagnosisReport
 
 
 class NothingBetterWarning(UserWarning):
@@ -327,3 +328,36 @@ def inspect(
     if inputs is None or isinstance(inputs, str):
         raise SourceError("a live module needs example inputs", hint="inspect(module, [x])")
     return inspect_task(task_from_module(target, inputs, gpu=gpu, stage=stage, precision=precision))
+
+
+def diagnose(
+    path: str | Path,
+    *,
+    reference: str | Path | None = None,
+    init: str | None = None,
+    inputs: str | None = None,
+    ncu: str | Path | None = None,
+    gpu: str | None = None,
+    precision: str | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> DiagnosisReport:
+    """Say what holds code back, most important first: each cause with evidence, cost in ms, and a remedy.
+
+    It speaks of the whole forward pass. Figures are measured where a document or `ncu` brings them, and modelled
+    elsewhere; each says which.
+
+    Args:
+        path: a document, a Python file with `ModelNew`, or one with `Model` alone (looked at in eager PyTorch).
+        reference: for code without one of its own, the Python file that says what is right and how to call it.
+        init, inputs: for code without reference, how to call it (`--init`, `--inputs`).
+        ncu: a profile from Nsight Compute (`--csv`, `.ncu-rep` or the documents' JSON).
+        gpu, precision: as `optimize_file` takes them.
+        progress: told what is being looked at.
+
+    Raises:
+        TilewrightError: the input is at fault.
+    """
+    from tilewright.search.sight import look_at_task
+
+    task = load(path, reference, init, inputs, gpu, None, precision)
+    return look_at_task(task, None if ncu is None else Path(ncu), progress).report

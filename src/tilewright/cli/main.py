@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from tilewright import __version__
+from tilewright.cli.diagnose import diagnose
 from tilewright.cli.look import gpus, inspect, prompt
 from tilewright.cli.mcp_command import mcp
 from tilewright.cli.optimize import optimize
@@ -28,7 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (optimize, verify, inspect, prompt, gpus, explain, mcp):
+for command in (optimize, verify, diagnose, inspect, prompt, gpus, explain, mcp):
     app.command()(command)
 
 

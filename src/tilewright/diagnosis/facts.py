@@ -11,6 +11,9 @@ from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.profile import GRID_SIZE, KernelProfile
 
+#: ATen names that say little to people.
+_IN_WORDS = {"_to_copy": "conversion of type", "clone": "copy", "copy_": "copy", "copy": "copy"}
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -173,9 +176,9 @@ class NativeFacts:
         return parts[1] if len(parts) > 1 else self.call.operation
 
     @property
-    def moves_nothing(self) -> bool:
-        """A view."""
-        return self.traffic.total == 0 and not self.call.matrix_operations
+    def words(self) -> str:
+        """The same in words, where its name says little."""
+        return _IN_WORDS.get(self.name, self.name)
 
 
 @dataclass(frozen=True)

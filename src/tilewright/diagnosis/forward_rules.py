@@ -122,19 +122,19 @@ def separate_passes(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
         return
     needed = dram_ms(sum(step.traffic.needed for step in steps), facts.gpu) if not facts.kernels else 0.0
     label = next(step.time_ms.label for step in steps if step.time_ms is not None)
-    what = _listed(steps) if len(steps) == 1 else f"{len(steps)} native operations"
+    one, names = len(steps) == 1, _listed(steps)
+    moved = words_of_bytes(sum(step.traffic.total for step in steps))
+    passes = "a pass of its own" if one else "passes of their own"
     yield Diagnosis(
         "separate-passes",
-        f"{what} that a kernel could do in passing",
+        f"the native {names} is {passes}" if one else f"{len(steps)} native operations are {passes}",
         FORWARD,
-        f"{_listed(steps)} {'runs' if len(steps) == 1 else 'run'} in PyTorch as "
-        f"{'a pass' if len(steps) == 1 else 'passes'} of {'its' if len(steps) == 1 else 'their'} own over memory: "
-        f"{words_of_bytes(sum(step.traffic.total for step in steps))} in {spent:.3g} ms.",
+        f"{names} {'runs' if one else 'run'} in PyTorch as {passes} over memory: {moved} in {spent:.3g} ms.",
         (
             threshold.evidence("their part of the forward pass", Figure(100 * spent / total.value, label)),
             plain("their time", spent, "ms", label),
         ),
-        "Fuse them into the kernel that reads their results or writes what they read.",
+        f"Fuse {'it' if one else 'them'} into the kernel that reads the result or writes what is read.",
         max(0.0, spent - needed),
         label,
     )
@@ -174,8 +174,8 @@ def _listed(steps: Sequence[NativeFacts]) -> str:
     ordered = sorted(steps, key=lambda step: -step.traffic.total)
     named = []
     for step in ordered[:_NAMED]:
-        shape = list(step.call.output_shapes[0]) if step.call.output_shapes else []
-        named.append(f"{step.name} {shape}")
+        shapes = step.call.output_shapes
+        named.append(f"{step.words} {list(shapes[0])}" if shapes else step.words)
     more = len(ordered) - len(named)
     return ", ".join(named) + (f" and {more} more" if more > 0 else "")
 

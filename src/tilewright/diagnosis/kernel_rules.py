@@ -91,6 +91,8 @@ def _intermediates(kernel: KernelFacts) -> str:
 def _fewer_bytes(kernel: KernelFacts) -> str:
     if kernel.traffic.maker:
         return f"Fuse it into {kernel.traffic.maker}, so that the result between them never goes to memory."
+    if not kernel.traffic.total:
+        return "Fewer or narrower bytes: fuse it with the step before or after it."
     if kernel.traffic.between:
         return "Fuse it with the step that reads its result, so that the result never goes to memory."
     return "Nothing in this kernel: it reads its inputs and writes its outputs once. Fewer or narrower bytes only."

@@ -66,13 +66,6 @@ RULES: tuple[Rule, ...] = (
     ),
     # what binds a kernel
     Rule(
-        "memory-roofline",
-        "DRAM near its peak -> only fewer bytes help",
-        Threshold(80.0, "%", "at least", f"{_NCU}: 80 % and more of a peak is called well used"),
-        kernel_rules.at_dram_roofline,
-        explained_by=("removed-by-algebra",),
-    ),
-    Rule(
         "too-few-programs",
         "fewer programs than multiprocessors -> some have nothing to do",
         Threshold(
@@ -85,6 +78,13 @@ RULES: tuple[Rule, ...] = (
         "more values than registers -> local memory",
         Threshold(0.0, "bytes", "over", "none is needed with a tile that fits"),
         kernel_rules.spilled_registers,
+    ),
+    Rule(
+        "memory-roofline",
+        "DRAM near its peak -> only fewer bytes help",
+        Threshold(80.0, "%", "at least", f"{_NCU}: 80 % and more of a peak is called well used"),
+        kernel_rules.at_dram_roofline,
+        explained_by=("removed-by-algebra",),
     ),
     Rule(
         "wasted-sectors",

@@ -10,6 +10,7 @@ from tilewright.report.summary import rows, sentence
 from tilewright.search.understand import Inspection
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
+from tilewright.values.diagnosis import DiagnosisReport
 from tilewright.values.serialise import JsonValue, as_json
 from tilewright.values.study import Study
 from tilewright.values.verdict import Verdict
@@ -101,6 +102,13 @@ def inspection_report(inspection: Inspection) -> JsonObject:
         "work": as_json(understood.work),
         "speed_of_light": {str(precision): as_json(floor) for precision, floor in understood.floors.items()},
     }
+
+
+def diagnosis_report(report: DiagnosisReport) -> JsonObject:
+    """A run of `diagnose`."""
+    body = as_json(report)
+    assert isinstance(body, dict)
+    return {**_schema("diagnosis"), **body}
 
 
 def gpus_report(gpus: Sequence[Any], installed: Any) -> JsonObject:
