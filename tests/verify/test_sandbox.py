@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tilewright.gpu.table import find_gpu
-from tilewright.verify import wire
+from tilewright.verify import landlock, wire
 from tilewright.verify.processes import MARK
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, Limits, Outcome, isolation, run_job
@@ -50,8 +50,9 @@ def run_candidate(top: str = "", body: str = "", deadline_s: float = 30.0, limit
     }
     source = top + MODEL.replace("{body}", body or "pass")
     return run_job(
-        job, packed, deadline_s=deadline_s, limits=limits, environment={"TRITON_INTERPRET": "1"}, files={FILE: source}
-    )
+        job, packed, deadline_s=deadline_s, limits=limits, environment={"TRITON_INTERPRET": "1"},
+        files={FILE: source}, readable=(),
+    )  # fmt: skip
 
 
 def marked_processes() -> list[str]:
@@ -146,7 +147,94 @@ def test_no_secrets_and_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip(isolation()[1][0])
     body = "import socket; socket.create_connection(('127.0.0.1', 22), timeout=2)"
     text = run_candidate(body=body).parts[0].data["error"]["text"]
-    assert "Network is unreachable" in text or "unreachable" in text
+    assert "unreachable" in text or "denied" in text
+    body = "import socket; socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect(('127.0.0.1', 22))"
+    assert "unreachable" in run_candidate(body=body).parts[0].data["error"]["text"]
+
+
+needs_landlock = pytest.mark.skipif(landlock.version() < 1, reason="this kernel has no Landlock")
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    "body",
+    [
+        "open('{outside}/new', 'w')",
+        "open('{outside}/there', 'a')",
+        "import os; os.remove('{outside}/there')",
+        "import os; os.rename('{outside}/there', 'mine')",
+        "import os; os.link('{outside}/there', 'mine')",
+        "open('{outside}/there').read()",
+        "import os; os.listdir('{outside}')",
+        "import subprocess; subprocess.run(['sh', '-c', 'echo x > {outside}/new'], check=True)",
+        "import os; os.kill(os.getppid(), 0)",
+    ],
+)
+def test_what_lies_outside_is_neither_read_nor_written(body: str, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("mine")
+    result = run_candidate(body=body.replace("{outside}", str(tmp_path)))
+    if "getppid" in body and landlock.version() < 6:
+        pytest.skip("signals are forbidden from version 6 on")
+    assert "error" in result.parts[0].data, "it was allowed"
+    assert [path.name for path in tmp_path.iterdir()] == ["there"]
+    assert (tmp_path / "there").read_text() == "mine"
+
+
+def test_what_the_system_cannot_forbid_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landlock, "version", lambda: 0)
+    result = run_candidate()
+    assert result.outcome is Outcome.OK
+    assert any("could not be forbidden" in note for note in result.notes)
+
+
+def test_a_hang_that_does_nothing_ends_long_before_the_deadline() -> None:
+    result = run_candidate(body="import time; time.sleep(600)", deadline_s=300.0, limits=Limits(idle_s=2.0))
+    assert result.outcome is Outcome.TIMEOUT
+    assert "nothing was done" in result.message
+    assert result.seconds < 120.0
+
+
+def test_a_hang_that_computes_ends_by_its_processor_time() -> None:
+    limits = Limits(quiet_cpu_s=8.0)
+    result = run_candidate(body="while True: pass", deadline_s=300.0, limits=limits)
+    assert result.outcome is Outcome.TIMEOUT
+    assert "processor time" in result.message
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "[open(f'part-{n}', 'wb').write(bytes(1 << 24)) for n in range(4000)]",
+        "f = open('x', 'wb'); import os; os.unlink('x')\n        while True: f.write(bytes(1 << 24)); f.flush()",
+        "[open(f'f-{n}', 'wb') .close() for n in range(10**6)]",
+    ],
+)
+def test_a_disk_is_not_filled(body: str) -> None:
+    limits = Limits(disk_bytes=1 << 28, files=5000)
+    result = run_candidate(body=body, deadline_s=120.0, limits=limits)
+    assert result.outcome is Outcome.FILES, result.message
+
+
+def test_threads_are_counted() -> None:
+    body = (
+        "import threading, time\n"
+        "        for _ in range(400): threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        "        time.sleep(60)"
+    )
+    result = run_candidate(body=body, deadline_s=120.0, limits=Limits(threads=300))
+    assert result.outcome is Outcome.PROCESSES
+    assert "threads" in result.message
+
+
+def test_a_flood_of_parts_is_garbage() -> None:
+    body = "n = 1\n        while True:\n            open(f'out/{n}.json', 'w').write('{}'); n += 1"
+    result = run_candidate(body=body, deadline_s=120.0, limits=Limits(parts=200))
+    assert result.outcome in {Outcome.GARBAGE, Outcome.FILES}
+
+
+def test_a_job_is_not_there_to_be_read() -> None:
+    result = run_candidate(body="open('job.json').read()")
+    assert "FileNotFoundError" in result.parts[0].data["error"]["text"]
 
 
 def test_trees_survive_the_way_through_the_wall(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from tilewright.profile.subjects import candidate_as_json, source_as_json
 from tilewright.profile.timer import PLANS
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
-from tilewright.verify.compiled import compiled_folder
+from tilewright.verify.compiled import compiled_folder, compiled_root
 from tilewright.verify.sandbox import JobResult, Limits, run_job
 
 #: Wall seconds: until the child has built the reference, and for each candidate of an order (it compiles what was
@@ -165,7 +165,9 @@ class _Child:
             "beat": self._metronome.path,
         }
         limits = Limits(memory_bytes=64 << 30, cuda=True, cpu_s=int(_LIFE_S))
-        self._result = run_job(job, deadline_s=_LIFE_S, limits=limits, stop=self._is_unwanted)
+        self._result = run_job(
+            job, deadline_s=_LIFE_S, limits=limits, stop=self._is_unwanted, writable=[compiled_root()]
+        )
         self._said.put({"ended": True})
 
     def _is_unwanted(self) -> bool:

@@ -54,7 +54,9 @@ def _work(scratch: Path) -> int:
     import json
 
     job = json.loads((scratch / "job.json").read_text())
+    (scratch / "job.json").unlink()  # what is asked, and why, is nothing for a candidate to read
     _limit(job["limits"])
+    _wall(job.pop("walls"))
 
     from tilewright.verify import wire
 
@@ -94,6 +96,14 @@ def _limit(limits: Mapping[str, Any]) -> None:
     if not limits["cuda"]:
         # Private writable memory, not addresses: libraries reserve far more addresses than they use.
         lower(resource.RLIMIT_DATA, int(limits["memory_bytes"]))
+
+
+def _wall(paths: Mapping[str, Any]) -> None:
+    """Shut everything off but these paths, for good; nothing where the kernel cannot."""
+    if paths:
+        from tilewright.verify import landlock
+
+        landlock.restrict(paths["read"], paths["write"])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,12 @@ def cache_environment(candidate: Candidate) -> Mapping[str, str]:
 
 def compiled_folder(candidate: Candidate) -> Path:
     """The folder of a candidate's compiled kernels; it is there once a kernel was put there."""
-    return Path(_root().name) / candidate.digest
+    return compiled_root() / candidate.digest
+
+
+def compiled_root() -> Path:
+    """The folder above those of all candidates: for a process that runs several of them."""
+    return Path(_root().name)
 
 
 @functools.cache

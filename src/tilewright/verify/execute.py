@@ -6,9 +6,10 @@ Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune 
 from __future__ import annotations
 
 import base64
+import contextlib
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ import cloudpickle
 import torch
 from torch import nn
 
-from tilewright.verify import runtime, wire
+from tilewright.kernels.triton_memory import observed_memory
+from tilewright.verify import coverage, runtime, wire
+from tilewright.verify.coverage import Coverage
 from tilewright.verify.pretend import really
 from tilewright.verify.subject import leaves, map_leaves, product_precision
 
@@ -30,8 +33,8 @@ MAX_CONFIGURATIONS = 64
 def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """The entry: see the module."""
     source = cloudpickle.loads(base64.b64decode(job["source"])) if job["needs_reference"] else None
-    with runtime.kernel_environment(job) as watch:
-        bench = _Bench(job, tensors, emit, watch, source)
+    with runtime.kernel_environment(job) as watch, _covered(job) as coverage:
+        bench = _Bench(job, tensors, emit, watch, source, coverage)
         bench.module = runtime.load_candidate(Path.cwd())
         stop = time.process_time() + float(job["budget_s"])
         for probe in job["probes"]:
@@ -52,7 +55,18 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 bench.run(index, probe, choice, time.process_time() + share)
                 choice += 1
             if bench.broken:
-                return  # nothing that this process reports from here on is the candidate's doing
+                return
+
+
+@contextlib.contextmanager
+def _covered(job: Mapping[str, Any]) -> Iterator[Coverage | None]:
+    """Follows every access of interpreted kernels; None on a GPU, where nobody sees them."""
+    if job["device"] == "cuda":
+        yield None
+        return
+    followed = coverage.Coverage()
+    with observed_memory(followed.memory):
+        yield followed
 
 
 @dataclass
@@ -62,6 +76,7 @@ class _Bench:
     emit: Emit
     watch: runtime.Watch
     source: Any
+    coverage: Coverage | None
     module: Any = None
     broken: bool = False
     _built: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
@@ -82,16 +97,21 @@ class _Bench:
             if on_gpu:
                 inputs = map_leaves(inputs, lambda tensor: tensor.to("cuda"))
             self.watch.reset(choice, 0.0 if on_gpu else deadline)
-            with torch.no_grad(), product_precision(str(probe["precision"])):
+            inputs, native = self._followed(inputs, holder)
+            with torch.no_grad(), product_precision(str(probe["precision"])), native:
                 outputs = candidate(*inputs)
                 if on_gpu:
                     torch.cuda.synchronize()
             report |= self._outputs(outputs, packed)
+            if self.coverage is not None:
+                with really():
+                    report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
         except runtime.TooDearError as error:
             report["skipped"] = str(error)
         except Exception as error:
             report["error"] = describe(error)
-            self.broken = "CUDA error" in str(error)
+            # After either the process is not what it was: what it says from here on is not the candidate's doing.
+            self.broken = "CUDA error" in str(error) or bool(report["error"]["memory"])
         report |= {
             "launches": dict(self.watch.launches),
             "grids": {name: grids[:8] for name, grids in self.watch.grids.items()},
@@ -102,6 +122,15 @@ class _Bench:
         }
         with really():
             self.emit(f"run {index} {choice or 0}", report, packed)
+
+    def _followed(self, inputs: Any, holder: nn.Module) -> tuple[Any, contextlib.AbstractContextManager[Any]]:
+        """Inputs amid poison, and what watches PyTorch's operations on them."""
+        if self.coverage is None:
+            return inputs, contextlib.nullcontext()
+        with really():
+            inputs = map_leaves(inputs, coverage.guarded)
+        self.coverage.start(leaves(inputs), {**dict(holder.named_parameters()), **dict(holder.named_buffers())})
+        return inputs, coverage.NativeAccesses(self.coverage)
 
     def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
         """The candidate for constructor arguments, and the module that holds its parameters."""
@@ -135,6 +164,10 @@ class _Bench:
             }
 
 
+#: What torch says where it gets no memory, on a CPU and on a GPU.
+_NO_MEMORY = ("not enough memory", "CUDA out of memory")
+
+
 def describe(error: Exception) -> dict[str, Any]:
     """What was raised, and the line of the candidate where."""
     lines: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
@@ -144,4 +177,5 @@ def describe(error: Exception) -> dict[str, Any]:
         lines = [*lines, *traceback.extract_tb(inner.__traceback__)]
     own = [frame.lineno for frame in lines if frame.filename.endswith(runtime.FILE)]
     text = f"{type(inner).__name__}: {inner}".strip()
-    return {"text": text[:600], "line": own[-1] if own else None, "memory": isinstance(inner, MemoryError)}
+    memory = isinstance(inner, MemoryError) or any(words in text for words in _NO_MEMORY)
+    return {"text": text[:600], "line": own[-1] if own else None, "memory": memory}

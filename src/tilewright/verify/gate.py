@@ -24,28 +24,25 @@ from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
+from tilewright.verify.execute import MAX_CONFIGURATIONS
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
+from tilewright.verify.limits import CHECK_OF, Limits, Outcome
 from tilewright.verify.oracle import LARGE, SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
+from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
+from tilewright.verify.walls import own_folder
 
 Progress = Callable[[str], None]
 
 #: Processor seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
 _BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
-
-_SANDBOX_CHECKS = {
-    Outcome.CRASH: "sandbox.crash",
-    Outcome.TIMEOUT: "sandbox.timeout",
-    Outcome.MEMORY: "sandbox.memory",
-    Outcome.PROCESSES: "sandbox.processes",
-    Outcome.GARBAGE: "sandbox.garbage",
-}
+#: After a recording that ended so the candidate is not started again: it would end so, and take as long.
+_FATAL = frozenset({Outcome.CRASH, Outcome.TIMEOUT, Outcome.MEMORY, Outcome.PROCESSES, Outcome.FILES})
 
 
 def verify(task: Task, candidate: Candidate, *, effort: str = "quick", progress: Progress | None = None) -> Verdict:
@@ -100,9 +97,12 @@ class _Gate:
             raise InputMismatchError(f"the reference cannot be run: {_last_line(oracle)}")
         expected = judge.read_expected(oracle, [_probe(data) for data in plan.data["probes"]])
         findings += _input_findings(plan.data, oracle, expected)
-        self.say("correctness")
-        errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
-        findings += found
+        errors: list[ErrorRow] = []
+        launches: Mapping[str, int] = {}
+        if recorded.ended not in _FATAL:
+            self.say("correctness")
+            errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
+            findings += found
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
         end = oracle.part("oracle")
@@ -214,11 +214,12 @@ class _Gate:
             "probes": probes,
             "budget_s": budget,
         }
+        path = self.task.reference.path if self.task.reference is not None else None
         environment = cache_environment(self.candidate) if _on_gpu() else {"TRITON_INTERPRET": "1"}
         deadline = 5 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
         return run_job(
-            job, tensors, deadline_s=deadline, limits=_limits(), environment=environment,
-            files={FILE: self.candidate.source},
+            job, tensors, deadline_s=deadline, limits=candidate_limits(job_bytes(tensors, expected), budget),
+            environment=environment, files={FILE: self.candidate.source}, readable=own_folder(path),
         )  # fmt: skip
 
 
@@ -228,22 +229,44 @@ def _oracle_result(job_text: str) -> JobResult:
     job = json.loads(job_text)
     interpreted = job["given_code"] and job["device"] == "cpu"
     environment = {"TRITON_INTERPRET": "1"} if interpreted else {}
-    return run_job(job, deadline_s=_ORACLE_DEADLINE_S[job["effort"]], limits=_limits(), environment=environment)
+    limits = Limits(
+        memory_bytes=_memory(), cuda=_on_gpu(), cpu_s=3600, file_bytes=64 << 30, disk_bytes=128 << 30,
+        result_bytes=64 << 30,
+    )  # fmt: skip
+    return run_job(job, deadline_s=_ORACLE_DEADLINE_S[job["effort"]], limits=limits, environment=environment)
 
 
 def _on_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
-def _limits() -> Limits:
+def _memory() -> int:
     """Most of this machine's memory: the inputs of a task may need it."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(int(total * 0.7), 2 << 30)
+
+
+def job_bytes(tensors: Mapping[str, torch.Tensor], expected: Sequence[Expected | None]) -> tuple[int, int]:
+    """Bytes of everything that is sent to a candidate and expected back, and of its largest single run."""
+    answers = [sum(output.nbytes for output in answer.exact) for answer in expected if answer is not None]
+    sent = sum(tensor.nbytes for tensor in tensors.values())
+    largest = max((tensor.nbytes for tensor in tensors.values()), default=0)
+    return sent + sum(answers), largest + max(answers, default=0)
+
+
+def candidate_limits(sizes: tuple[int, int], budget_s: float) -> Limits:
+    """What a candidate may use on a task of so many bytes (`job_bytes`): many times what a kernel needs."""
+    total, largest = sizes
+    base = (12 if _on_gpu() else 3) << 30
     return Limits(
-        memory_bytes=max(int(total * 0.7), 2 << 30),
+        memory_bytes=min(_memory(), base + 2 * total + 16 * largest),
         cuda=_on_gpu(),
         cpu_s=3600,
-        result_bytes=32 << 30,
-        file_bytes=32 << 30,
+        file_bytes=(1 << 30) + 4 * largest,
+        disk_bytes=(2 << 30) + MAX_CONFIGURATIONS * total,
+        result_bytes=(1 << 28) + 4 * largest,
+        idle_s=60.0 if _on_gpu() else 20.0,
+        quiet_cpu_s=0.0 if _on_gpu() else 60.0 + budget_s,
     )
 
 
@@ -322,7 +345,7 @@ def _run_findings(
     found = [finding("sandbox.unprotected", note) for note in result.notes]
     if result.outcome is not Outcome.OK:
         reached = f" (after {len(outcomes)} runs)" if outcomes else ""
-        found.append(finding(_SANDBOX_CHECKS[result.outcome], f"its process: {result.message}{reached}"))
+        found.append(finding(CHECK_OF[result.outcome], f"its process: {result.message}{reached}"))
     ran = [outcome for outcome in outcomes if outcome.problem not in {"skipped", "correctness.raises"}]
     must = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family in {Family.OWN, Family.VALUE}]
     if must and not any(outcome.launches for outcome in must):

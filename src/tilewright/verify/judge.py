@@ -122,7 +122,8 @@ def judge_run(
         if "error" in data:
             line = data["error"].get("line")
             where = f"line {int(line)}" if line else ""
-            return replace(blank, problem="correctness.raises", message=str(data["error"]["text"]), where=where)
+            check = "sandbox.memory" if data["error"].get("memory") else "correctness.raises"
+            return replace(blank, problem=check, message=str(data["error"]["text"]), where=where)
         lost = tuple(str(n) for n in (*data.get("missing", ()), *data.get("unset", ())))
         blank = replace(blank, parameters=lost)
         got = leaves(wire.unpack(data["outputs"], tensors))

@@ -16,11 +16,15 @@ from tilewright.values.candidate import Candidate, Launch, LaunchArgument, Nativ
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, KernelResources, Severity
 from tilewright.verify.compiled import cache_environment
+from tilewright.verify.limits import CHECK_OF, Limits, Outcome
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
+from tilewright.verify.sandbox import JobResult, run_job
+from tilewright.verify.walls import own_folder
 
 #: Wall seconds for building, recording and compiling.
 DEADLINE_S = 240.0
+#: It computes nothing; what takes time is the compiler, and each kernel is a part of its own.
+LIMITS = Limits(cpu_s=480, file_bytes=1 << 30, disk_bytes=2 << 30, result_bytes=1 << 24, idle_s=20.0, quiet_cpu_s=90.0)
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Recorded:
         recording: the steps of a forward pass.
         resources: of each distinct launch that compiles.
         findings: what went wrong.
+        ended: how its process ended.
         steps: the same steps as the sandbox sent them, with the numbers of the memory that each reads and writes.
         outputs, given: numbers of the memory behind the outputs; behind the inputs, then parameters and buffers.
         output_count: tensors that are returned.
@@ -45,6 +50,7 @@ class Recorded:
     given: tuple[int, ...] = ()
     output_count: int = 0
     input_count: int = 0
+    ended: Outcome = Outcome.OK
 
 
 def record(
@@ -102,9 +108,10 @@ def _recorded(source: bytes, candidate: Candidate, key: _Key) -> Recorded:
     result = run_job(
         job,
         deadline_s=DEADLINE_S,
-        limits=Limits(cpu_s=480),
+        limits=LIMITS,
         environment=cache_environment(candidate),
         files={FILE: candidate.source},
+        readable=own_folder(cloudpickle.loads(source).path),
     )
     return read_recording(result, gpu)
 
@@ -113,10 +120,11 @@ def read_recording(result: JobResult, gpu: Gpu) -> Recorded:
     """Turn what came back into typed values; anything that does not fit is a finding."""
     findings: list[Finding] = []
     if result.outcome is not Outcome.OK:
-        findings.append(Finding("record.run", Severity.ERROR, f"recording it failed: {result.message}"))
+        message = f"its process, while it was recorded at the task's own shapes: {result.message}"
+        findings.append(Finding(CHECK_OF[result.outcome], Severity.ERROR, message))
     part = result.part("recording")
     if part is None:
-        return Recorded(Recording(()), (), tuple(findings))
+        return Recorded(Recording(()), (), tuple(findings), ended=result.outcome)
     try:
         error = part.data.get("error")
         if error is not None:
@@ -135,6 +143,7 @@ def read_recording(result: JobResult, gpu: Gpu) -> Recorded:
             tuple(int(number) for number in part.data.get("given", ())),
             len(part.data.get("outputs", ())),
             int(part.data.get("inputs", 0)),
+            ended=result.outcome,
         )
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as problem:
         message = f"what the recording sent back cannot be read: {type(problem).__name__}: {problem}"

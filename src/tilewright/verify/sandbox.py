@@ -2,13 +2,13 @@
 
 The parent writes the job (JSON, safetensors) into a scratch directory of its own, starts
 `python -m tilewright.verify.child` there, and reads parts (JSON, safetensors) back as they are completed. The
-child has its own session and, where the system permits, its own process and network namespaces; a stripped
-environment; limits on memory, time, files and processes. Whatever it does, `run_job` returns.
+child has its own session and, where the system permits, its own process and network namespaces, and a wall around its
+files (Landlock); a stripped environment; limits on memory, time, files and processes. Whatever it does, `run_job`
+returns.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 import shutil
@@ -16,54 +16,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tilewright.verify import wire
-from tilewright.verify.processes import MARK, Tail, kill_marked, tree_usage
+from tilewright.verify.limits import Limits as Limits
+from tilewright.verify.limits import Outcome as Outcome
+from tilewright.verify.processes import MARK, Tail, kill_marked
+from tilewright.verify.supervise import Supervisor
+from tilewright.verify.walls import missing, walls
 
 #: Name patterns of the environment that a child may see; the rest (tokens, keys, proxies) stays outside.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SYSTEMROOT")
+#: Variables of a job's own environment that name folders for it to write.
+_FOLDERS = ("TRITON_CACHE_DIR",)
 _ENVIRONMENT_PREFIXES = ("CUDA_VISIBLE", "NVIDIA_VISIBLE", "NVIDIA_DRIVER")
-
-
-class Outcome(StrEnum):
-    """How a job ended."""
-
-    OK = "ok"  #: the wrapper said that it was done
-    CRASH = "crash"  #: the process died, or left without a word
-    TIMEOUT = "timeout"  #: the deadline passed
-    MEMORY = "memory"  #: it used more memory than allowed
-    PROCESSES = "processes"  #: it started more processes than allowed
-    GARBAGE = "garbage"  #: what came back cannot be read
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a job may use.
-
-    Attributes:
-        memory_bytes: of the whole process tree, resident; also private memory of one process, unless `cuda`.
-        cuda: the job uses a CUDA device, whose driver maps more addresses than any limit on them allows.
-        cpu_s: processor seconds of one process.
-        file_bytes: largest file that it may write.
-        processes: of its whole tree; threads do not count.
-        output_bytes: kept of stdout and of stderr, from the end.
-        result_bytes: of one part's tensors.
-    """
-
-    memory_bytes: int = 8 << 30
-    cuda: bool = False
-    cpu_s: int = 600
-    file_bytes: int = 8 << 30
-    processes: int = 64
-    output_bytes: int = 64 << 10
-    result_bytes: int = 8 << 30
 
 
 @dataclass(frozen=True)
@@ -113,6 +84,8 @@ def run_job(
     files: Mapping[str, str | bytes] | None = None,
     on_part: Callable[[str], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    readable: Sequence[Path] | None = None,
+    writable: Sequence[Path] = (),
 ) -> JobResult:
     """Run `job["entry"]` (`tilewright.package.module:function`) in a sandboxed process.
 
@@ -127,6 +100,9 @@ def run_job(
         files: text or bytes to put into the scratch directory, by plain file name.
         on_part: called with the name of each part as it is completed.
         stop: asked every now and then; the job is killed as after its deadline when it says so.
+        readable: paths that it may read beside the system's own, Python's and its scratch directory; None for all.
+        writable: folders that it may write beside its scratch directory; they are made where they are missing. The
+            folder that `environment` names as Triton's cache is one of them.
 
     Returns:
         the outcome; this function does not raise for anything that the job does.
@@ -135,9 +111,14 @@ def run_job(
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="tilewright-", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
-        _write_job(scratch, {**job, "limits": asdict(limits)}, tensors or {}, files or {})
+        shared = [*writable, *(Path(environment[name]) for name in _FOLDERS if environment and name in environment)]
+        for path in shared:
+            path.mkdir(parents=True, exist_ok=True)
+        inside = walls(scratch, cuda=limits.cuda, readable=readable, writable=shared)
+        _write_job(scratch, {**job, "limits": asdict(limits), "walls": inside}, tensors or {}, files or {})
         mark = f"{os.getpid()}-{scratch.name}"
         wrapper, notes = isolation()
+        notes = (*notes, *missing())
         process = subprocess.Popen(
             [*wrapper, sys.executable, "-P", "-m", "tilewright.verify.child", str(scratch)],
             cwd=scratch,
@@ -149,7 +130,7 @@ def run_job(
         )
         out, err = Tail(process.stdout, limits.output_bytes), Tail(process.stderr, limits.output_bytes)
         try:
-            outcome, message = _watch(process, scratch, started + deadline_s, limits, on_part, stop)
+            outcome, message = Supervisor(process, scratch, started + deadline_s, limits, on_part, stop).wait()
         finally:
             exit_code = process.poll()
             kill_marked(process, mark)
@@ -207,44 +188,6 @@ def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> di
         MARK: mark,
     }
     return kept | dict(extra)
-
-
-def _watch(
-    process: subprocess.Popen[bytes],
-    scratch: Path,
-    deadline: float,
-    limits: Limits,
-    on_part: Callable[[str], None] | None,
-    stop: Callable[[], bool] | None = None,
-) -> tuple[Outcome, str]:
-    """Wait for the end, the deadline, or a limit on the whole tree."""
-    seen = 0
-    while True:
-        try:
-            process.wait(timeout=0.1)
-            return Outcome.OK, ""
-        except subprocess.TimeoutExpired:
-            pass
-        if on_part is not None:
-            seen = _announce(scratch, seen, on_part)
-        if stop is not None and stop():
-            return Outcome.TIMEOUT, "it was not wanted any more and was killed"
-        if time.monotonic() > deadline:
-            return Outcome.TIMEOUT, "it did not end by its deadline and was killed"
-        processes, resident = tree_usage(process.pid)
-        if processes > limits.processes:
-            return Outcome.PROCESSES, f"it ran {processes} processes; {limits.processes} are allowed"
-        if resident > limits.memory_bytes:
-            used, allowed = resident / 2**30, limits.memory_bytes / 2**30
-            return Outcome.MEMORY, f"it used {used:.1f} GiB of memory; {allowed:.1f} GiB are allowed"
-
-
-def _announce(scratch: Path, seen: int, on_part: Callable[[str], None]) -> int:
-    while (scratch / "out" / f"{seen}.json").exists():
-        with contextlib.suppress(wire.GarbageError, KeyError, TypeError):
-            on_part(str(wire.load_json(scratch / "out" / f"{seen}.json")["name"])[:200])
-        seen += 1
-    return seen
 
 
 def _read_parts(scratch: Path, limits: Limits) -> tuple[tuple[Part, ...], str]:
