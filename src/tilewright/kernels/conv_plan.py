@@ -182,18 +182,24 @@ def spatial_reduction(region: Region, anchor: torch_fx.Node) -> tuple[int, ...] 
         return None
     reduced = set(region.axes_of_level(1))
     kept = [axes[0], *(axes[1:2] if depth == 1 else ()), *(a for a in axes[2:] if a not in reduced)]
-    if [axis for axis in region.maps[source_of(region.root)] if axis not in reduced and axis is not None] != kept:
+    source = source_of(region.root)
+    followed = axes if source is anchor else region.maps[source]
+    if [axis for axis in followed if axis not in reduced and axis is not None] != kept:
         return None
     return (0,) if reduced == {axes[2]} else (0, 1) if reduced == {axes[2], axes[3]} else None
 
 
-def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape) -> bool:
-    """A strip of rows can keep all its taps: 2 dims, few channels, few shifts of the input in flight."""
-    if shape.rank != 2:
-        return False
+def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool) -> bool:
+    """A strip of rows can keep all its taps: 2 dims, few channels, few shifts of the input in flight.
+
+    Channels that are reduced must all be there at once.
+    """
     weight = anchor.args[1]
     assert isinstance(weight, torch_fx.Node)
     sizes = weight.meta["val"].shape
+    given = int(sizes[1]) if shape.transposed else int(sizes[0])
+    if shape.rank != 2 or (reduces_channels and (shape.groups > 1 or given > _MAX_KEPT_CHANNELS)):
+        return False
     channels = int(sizes[0]) // shape.groups if shape.transposed else int(sizes[1])
     shifts = 1
     for dim in shape.dims:

@@ -19,7 +19,7 @@ from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
-from tilewright.kernels.region import REDUCTIONS, is_relabelling
+from tilewright.kernels.region import REDUCTIONS, Operand, is_relabelling
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import ValueEmitter, short_name
 
@@ -45,6 +45,7 @@ class ConvEmitter(ValueEmitter):
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
         operand = next(operand for operand in plan.region.operands if operand.node is plan.anchor)
         self.anchor_map = operand.map
+        self.kept_loads: dict[int, str] = {}
 
     # -- programs ------------------------------------------------------------------------------------------
 
@@ -193,25 +194,27 @@ class ConvEmitter(ValueEmitter):
 
     def _load_operands(self, lines: Lines) -> None:
         for index, operand in enumerate(self.region.operands):
-            if operand.node is self.plan.anchor or index in self.loads:
-                continue
-            order = memory_order(operand.map, MemoryFormat.CONTIGUOUS)
-            masks = {"c_in" for axis in order if self.anchor_map.index(axis) == 1}
-            masks |= {"inside" for axis in order if self.anchor_map.index(axis) > 1}
-            mask = f", mask={' & '.join(sorted(masks))}, other=0.0" if masks else ""
-            pointer = self.pointers[operand.node]
-            offset = self._offset(order)
-            name = self.names.unique(f"{pointer}_value")
-            address = f"{pointer}_ptr + {offset}" if offset else f"{pointer}_ptr"
-            lines.add(f"{name} = tl.load({address}{mask}).to(tl.float32)")
-            self.loads[index] = name
+            if operand.node is not self.plan.anchor and index not in self.loads:
+                self.loads[index] = self._load_operand(lines, operand)
+
+    def _load_operand(self, lines: Lines, operand: Operand) -> str:
+        order = memory_order(operand.map, MemoryFormat.CONTIGUOUS)
+        masks = {"c_in" for axis in order if self.anchor_map.index(axis) == 1}
+        masks |= {"inside" for axis in order if self.anchor_map.index(axis) > 1}
+        mask = f", mask={' & '.join(sorted(masks))}, other=0.0" if masks else ""
+        pointer = self.pointers[operand.node]
+        offset = self._offset(order)
+        name = self.names.unique(f"{pointer}_value")
+        address = f"{pointer}_ptr + {offset}" if offset else f"{pointer}_ptr"
+        lines.add(f"{name} = tl.load({address}{mask}).to(tl.float32)")
+        return name
 
     def _anchor_index(self) -> int:
         return next(i for i, operand in enumerate(self.region.operands) if operand.node is self.plan.anchor)
 
     def _epilogue(self, lines: Lines, level: int) -> None:
         """All nodes of the tile's level on `value`."""
-        self.values, self.loads = {}, {}
+        self.values, self.loads = {}, dict(self.kept_loads)
         self._load_operands(lines)
         self.loads[self._anchor_index()] = "value"
         self.values[self.plan.anchor] = "value"

@@ -177,7 +177,10 @@ class _RowsEmitter(ConvEmitter):
             for row_tap in self.rows.phases[phase]:
                 for tap in taps:
                     self._dot(lines, self._accumulator(column), row_tap, tap)
-        self._row_done(lines)
+            if not self.plan.joins_columns:
+                self._column_done(lines, column)
+        if self.plan.joins_columns:
+            self._row_done(lines)
 
     def _accumulator(self, column: int) -> str:
         return self.product.accumulators[column]
@@ -210,7 +213,11 @@ class _RowsEmitter(ConvEmitter):
         return "h" if self.anchor_map.index(axis) == 2 else super()._index_of(axis)
 
     def _start(self, lines: Lines) -> None:
-        """Accumulators of a reduction over rows."""
+        """What stays the same over the rows, and the accumulators of a reduction over them."""
+        for index, operand in enumerate(self.region.operands):
+            places = {self.anchor_map.index(axis) for axis in operand.map if axis is not None}
+            if operand.node is not self.plan.anchor and places <= {0, 1}:
+                self.kept_loads[index] = self._load_operand(lines, operand)
         if not self.plan.reduces_space:
             return
         kind = REDUCTIONS[self.region.root.target]
@@ -234,10 +241,13 @@ class _RowsEmitter(ConvEmitter):
             self._joined_row(lines)
             self._value_done(lines, None)
             return
-        for column, name in enumerate(self.product.accumulators):
-            lines.add(f"value = tl.trans({name})")
-            lines.add(f"w = {_scaled('w_q', self._columns)}{_signed(column)}")
-            self._value_done(lines, column)
+        for column in range(self._columns):
+            self._column_done(lines, column)
+
+    def _column_done(self, lines: Lines, column: int) -> None:
+        lines.add(f"value = tl.trans({self._accumulator(column)})")
+        lines.add(f"w = {_scaled('w_q', self._columns)}{_signed(column)}")
+        self._value_done(lines, column)
 
     def _joined_row(self, lines: Lines) -> None:
         step = self._columns

@@ -27,9 +27,9 @@ from tilewright.kernels.conv_plan import (
 )
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
+from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
-from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling
 from tilewright.kernels.text import Names
 
@@ -243,12 +243,12 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
         shape = convolution_shape(anchor)
         if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor):
             continue
-        tiles = _convolution_tiles(planning, anchor, shape)
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
             name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(region)}")
+            tiles = _convolution_tiles(planning, anchor, shape, reduces)
             return ConvPlan(name, anchor, shape, region, reduces, tiles)
-        if tiles.rows and _plan_partial_results(planning, region, anchor, shape, tiles):
+        if _plan_partial_results(planning, region, anchor, shape):
             return grow_region(node, frozenset(planning.stops))
         cut = innermost_channel_reduction(region, anchor)
         if cut is not None:
@@ -257,17 +257,15 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     return None
 
 
-def _convolution_tiles(planning: _Planning, anchor: torch_fx.Node, shape: ConvolutionShape) -> ConvTiles:
+def _convolution_tiles(
+    planning: _Planning, anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool
+) -> ConvTiles:
     """The tiles asked for; strips of rows only where a convolution's weights can be kept."""
     tiles = planning.options.convolution_tiles
-    if not tiles.rows or keeps_weights(anchor, shape):
-        return tiles
-    return ConvTiles()
+    return tiles if not tiles.rows or keeps_weights(anchor, shape, reduces_channels) else ConvTiles()
 
 
-def _plan_partial_results(
-    planning: _Planning, region: Region, anchor: torch_fx.Node, shape: ConvolutionShape, tiles: ConvTiles
-) -> bool:
+def _plan_partial_results(planning: _Planning, region: Region, anchor: torch_fx.Node, shape: ConvolutionShape) -> bool:
     """Cut at a reduction over space: the convolution leaves one result for each strip, and the rest goes on there."""
     for level in range(1, region.depth + 1):
         for root in region.reductions(level):
@@ -275,11 +273,12 @@ def _plan_partial_results(
             space = None if inner is None else spatial_reduction(inner, anchor)
             if inner is None or space is None:
                 continue
+            tiles = _convolution_tiles(planning, anchor, shape, inner.depth == 2)
+            if not tiles.rows:
+                continue
             name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(inner)}")
-            channels = inner.depth == 2
             result = _insert_partial_results(root, space)
-            plan = ConvPlan(name, anchor, shape, inner, channels, tiles, space, result)
-            planning.partial[result] = plan
+            planning.partial[result] = ConvPlan(name, anchor, shape, inner, inner.depth == 2, tiles, space, result)
             return True
     return False
 
