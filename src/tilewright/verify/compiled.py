@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from tilewright.values.candidate import Candidate
 
 #: What Triton reads its cache's place from.
 VARIABLE = "TRITON_CACHE_DIR"
+
+_lock = threading.Lock()
 
 
 def cache_environment(candidate: Candidate) -> Mapping[str, str]:
@@ -29,7 +32,8 @@ def compiled_folder(candidate: Candidate) -> Path:
 
 def compiled_root() -> Path:
     """The folder above those of all candidates: for a process that runs several of them."""
-    return Path(_root().name)
+    with _lock:  # candidates are compiled in threads
+        return Path(_root().name)
 
 
 @functools.cache
