@@ -85,6 +85,7 @@ class Bench:
             gate=self._gate,
             open_clock=lambda task: FakeClock(self, task),
             installed=lambda: self.installed,
+            look=lambda task, candidate, understanding, subject: None,
         )
 
     def _synthesize(self, task: Task, say: object) -> tuple[Candidate, ...]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from tilewright.diagnosis.diagnose import in_short
 from tilewright.proposers.llm.turn import Conversation, ExchangeLog, Turn
 from tilewright.search.batch import Batches
 from tilewright.search.effort import Effort, find_effort
@@ -19,6 +20,7 @@ from tilewright.search.ledger import Ledger
 from tilewright.search.meter import Meter
 from tilewright.search.progress import Pace, Progress
 from tilewright.search.reasons import gate_said
+from tilewright.search.sight import ceilings_of
 from tilewright.search.store import StudyStore, open_store
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
@@ -28,6 +30,7 @@ from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.measurement import Timing
+from tilewright.values.sight import Sight
 from tilewright.values.study import Outcome, StageResult, Study, Trial
 
 
@@ -112,6 +115,7 @@ class _Search:
         )
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
+        self.seen_of: dict[str, Sight | None] = {}
         self.synthesized = False
 
     def run(self, command: str) -> Study:
@@ -127,7 +131,8 @@ class _Search:
             if self.ledger.measures and self.ledger.best is not None:
                 self._measure_once_more()
         self._compare_with_limited_code()
-        return self._study(command)
+        sights = self._look_at_all()
+        return self._study(command, sights)
 
     def _run_stages(self) -> None:
         idle = 0
@@ -290,14 +295,21 @@ class _Search:
     def _turn(self, rules: StageRules) -> Turn:
         floor = self.understanding.floors.get(self.task.precision)
         given = [self.ledger.given] if self.ledger.given is not None else []
+        current = self.ledger.code_to_tune
         return Turn(
             task=self.task,
             rules=rules,
-            current=self.ledger.code_to_tune,
+            current=current,
             trials=(*given, *self.ledger.trials),
             reference=self.ledger.reference,
             floor_ms=floor.time_ms if floor is not None else None,
+            diagnosis=self._diagnosis(current),
         )
+
+    def _diagnosis(self, current: Trial | None) -> str:
+        """What holds the current code back, in a few lines."""
+        sight = self._look(current.candidate, "current code") if current is not None else None
+        return in_short(sight.report) if sight is not None else ""
 
     def _may_synthesize(self, rules: StageRules) -> bool:
         """Once in a run, in the first stage that allows a new grid, or where there is nothing right to start from."""
@@ -351,7 +363,32 @@ class _Search:
                 f"right only within limits: {given.verdict.limits[0].message}"
             )
 
-    def _study(self, command: str) -> Study:
+    def _look_at_all(self) -> tuple[Sight, ...]:
+        """Profile and diagnosis of the reference, the given code and the result."""
+        self.pace.say("what holds it back")
+        found = []
+        if self.understanding.graph is not None:
+            found.append(self._look(None, "reference"))
+        if self.ledger.given is not None:
+            found.append(self._look(self.ledger.given.candidate, "given code"))
+        if self.ledger.best is not None:
+            found.append(self._look(self.ledger.best.candidate, "ours"))
+        return tuple(sight for sight in found if sight is not None)
+
+    def _look(self, candidate: Candidate | None, subject: str) -> Sight | None:
+        """One look; what it costs where it fails is a section of the report, not the run."""
+        key = "" if candidate is None else candidate.digest
+        if key not in self.seen_of:
+            try:
+                with self.meter.on("look"):
+                    self.seen_of[key] = self.tools.look(self.task, candidate, self.understanding, subject)
+            except Exception as error:
+                self.seen_of[key] = None
+                self.notes.append(f"{subject}: no diagnosis, {type(error).__name__}: {str(error).splitlines()[:1]}")
+        sight = self.seen_of[key]
+        return None if sight is None else replace(sight, subject=subject)
+
+    def _study(self, command: str, sights: tuple[Sight, ...]) -> Study:
         floor = self.understanding.floors.get(self.task.precision)
         return Study(
             task=self.task.name,
@@ -376,6 +413,8 @@ class _Search:
             exchanges=self.conversation.exchanges if self.conversation is not None else (),
             stage_results=tuple(self.stage_results),
             spent=self.meter.seconds,
+            sights=sights,
+            ceilings=ceilings_of(self.task),
         )
 
     def _stage_notes(self) -> list[str]:

@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.diagnosis.diagnose import diagnose
 from tilewright.diagnosis.facts import Facts
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.gpu.occupancy import occupancy
+from tilewright.graph.canonical import simplify
+from tilewright.graph.work import count_work
 from tilewright.profile.model import predict_step
 from tilewright.search.understand import Understanding, understand
 from tilewright.task.metrics import read_metrics
 from tilewright.task.task import Task
 from tilewright.task.text_file import read_text
 from tilewright.values.candidate import Candidate, Launch, Origin
-from tilewright.values.diagnosis import DiagnosisReport
+from tilewright.values.measurement import Work
+from tilewright.values.precision import PrecisionClass
 from tilewright.values.profile import ForwardProfile, KernelProfile
+from tilewright.values.sight import Ceilings, RooflinePoint, Sight
 from tilewright.verify.record import Recorded, record_fully
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Sight:
-    """What is seen of one module.
-
-    Attributes:
-        facts: what the rules looked at.
-        profile: measured where it was, else modelled; None where there is neither.
-        report: the diagnoses.
-    """
-
-    facts: Facts
-    profile: ForwardProfile | None
-    report: DiagnosisReport
 
 
 def look_at(
@@ -43,6 +31,7 @@ def look_at(
     candidate: Candidate | None,
     understanding: Understanding,
     *,
+    subject: str = "given code",
     measured: ForwardProfile | None = None,
 ) -> Sight:
     """Profile and diagnose a candidate, or the reference in eager PyTorch where there is none.
@@ -51,12 +40,14 @@ def look_at(
         task: what is asked; without a reference the code's metrics are all that is known.
         candidate: the code; it runs in a sandbox.
         understanding: of the task.
+        subject: what it is called in the report.
         measured: a profile that a GPU gave; the task's own metrics where it is None.
     """
+    work = understanding.work
     if candidate is None:
         assert understanding.graph is not None
         facts = gather_reference(task, understanding.graph)
-        return Sight(facts, None, diagnose(facts))
+        return Sight(subject, diagnose(facts), points=roofline_points(facts, work))
     measured = measured or _of_document(task, candidate)
     recorded, modelled = None, None
     if task.reference is not None:
@@ -71,7 +62,54 @@ def look_at(
         collapses=candidate.collapses,
     )
     facts = gather(task, sources)
-    return Sight(facts, measured or modelled, diagnose(facts))
+    if candidate.collapses and understanding.graph is not None:
+        work = count_work(simplify(understanding.graph).graph)
+    return Sight(subject, diagnose(facts), modelled, measured, roofline_points(facts, work))
+
+
+def roofline_points(facts: Facts, work: Work | None) -> tuple[RooflinePoint, ...]:
+    """Each step that takes time under the roofline.
+
+    Operations of a native contraction are its own; what is left of the task's work is that of the kernels: matrix
+    operations of the slowest one that multiplies (or of the slowest), the others by the bytes that they move.
+    """
+    native = [step for step in facts.native if step.time_ms is not None and step.traffic.total]
+    points = [
+        RooflinePoint(
+            step.words, True, float(step.traffic.total),
+            float(step.call.matrix_operations or step.traffic.total // 8), step.time_ms.value, step.time_ms.label,
+        )
+        for step in native
+        if step.time_ms is not None and step.time_ms.value > 0
+    ]  # fmt: skip
+    kernels = [kernel for kernel in facts.kernels if kernel.time_ms is not None and kernel.traffic.total]
+    if work is None or not kernels:
+        return tuple(points)
+    matrix = max(0, work.matrix_operations - sum(step.call.matrix_operations for step in facts.native))
+    moved = sum(kernel.traffic.total for kernel in kernels)
+    heaviest = max(kernels, key=lambda kernel: (bool(kernel.mix.get("tensor")), kernel.time_ms.value))  # type: ignore[union-attr]
+    for kernel in kernels:
+        assert kernel.time_ms is not None
+        own = work.scalar_operations * kernel.traffic.total / moved + (matrix if kernel is heaviest else 0)
+        bytes_ = (kernel.field("dram_read_bytes"), kernel.field("dram_written_bytes"))
+        seen = sum(figure.value for figure in bytes_ if figure is not None) * kernel.launches
+        if own > 0 and kernel.time_ms.value > 0:
+            points.append(
+                RooflinePoint(
+                    kernel.name, False, seen or float(kernel.traffic.total), own, kernel.time_ms.value,
+                    kernel.time_ms.label,
+                )
+            )  # fmt: skip
+    return tuple(points)
+
+
+def ceilings_of(task: Task) -> Ceilings:
+    """The target's rates in the task's class."""
+    matrix = task.gpu.fp32_tflops
+    if task.precision is not PrecisionClass.IEEE:
+        matrix = task.gpu.tensor_tflops[task.precision]
+    operand = "FP32" if task.precision is PrecisionClass.IEEE else str(task.precision).upper()
+    return Ceilings(task.gpu.bandwidth_gb_s, task.gpu.fp32_tflops, matrix, operand)
 
 
 def look_at_task(task: Task, ncu: Path | None = None, say: Say | None = None) -> Sight:
@@ -92,7 +130,7 @@ def look_at_task(task: Task, ncu: Path | None = None, say: Say | None = None) ->
     say("reading the reference")
     understanding = understand(task)
     if task.given_code is None:
-        return look_at(task, None, understanding, measured=measured)
+        return look_at(task, None, understanding, subject="reference", measured=measured)
     origin = Origin.DOCUMENT if task.document is not None else Origin.FILE
     say("recording and compiling the code")
     return look_at(task, Candidate(task.given_code, origin, "the given code"), understanding, measured=measured)

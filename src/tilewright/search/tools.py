@@ -12,6 +12,7 @@ from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Modelled
+from tilewright.values.sight import Sight
 from tilewright.values.verdict import Finding, KernelResources, Verdict
 
 if TYPE_CHECKING:
@@ -92,6 +93,12 @@ def _open_clock(task: Task) -> Clock:
     return ClockSession(task, include_reference=not task.given_code_is_specification)
 
 
+def _look(task: Task, candidate: Candidate | None, understanding: Understanding, subject: str) -> Sight:
+    from tilewright.search.sight import look_at
+
+    return look_at(task, candidate, understanding, subject=subject)
+
+
 def _installed() -> Gpu | None:
     from tilewright.gpu.detect import detect_gpu
 
@@ -110,6 +117,7 @@ class Tools:
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
         open_clock: task -> what measures it and its candidates.
+        look: task, candidate (None: the reference), understanding, what it is called -> profile and diagnosis.
         installed: the GPU of this machine, or None.
     """
 
@@ -120,4 +128,5 @@ class Tools:
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
     open_clock: Callable[[Task], Clock] = _open_clock
+    look: Callable[[Task, Candidate | None, Understanding, str], Sight | None] = _look
     installed: Callable[[], Gpu | None] = _installed

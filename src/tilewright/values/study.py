@@ -13,6 +13,7 @@ from tilewright.gpu.speed_of_light import SpeedOfLight
 from tilewright.values.candidate import Candidate
 from tilewright.values.exchange import Exchange
 from tilewright.values.measurement import Modelled, Timing, Work
+from tilewright.values.sight import Ceilings, Sight
 from tilewright.values.verdict import Verdict
 
 
@@ -108,6 +109,8 @@ class Study:
         exchanges: with a language model, in order; empty where none was asked.
         stage_results: of the stages that were run, in order.
         spent: activity (`compile`, `measure`, `gate`, ...) -> seconds of wall time; activities may overlap.
+        sights: of the reference, the given code and the result, as far as they exist: profile and diagnosis.
+        ceilings: the GPU's rates in the task's class.
     """
 
     task: str
@@ -132,6 +135,8 @@ class Study:
     exchanges: tuple[Exchange, ...] = field(default=())
     stage_results: tuple[StageResult, ...] = field(default=())
     spent: Mapping[str, float] = field(default_factory=dict)
+    sights: tuple[Sight, ...] = field(default=())
+    ceilings: Ceilings | None = None
 
     @property
     def best(self) -> Trial | None:
