@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -21,9 +22,20 @@ from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 aten = torch.ops.aten
 
 
-def expand_composites(graph: Graph) -> Rewritten:
-    """The graph with every composite of the table written out, and the rules that fired."""
-    return rewrite(graph, EXPANSION_RULES)
+def expand_composites(graph: Graph, keep: Collection[str] = ()) -> Rewritten:
+    """The graph with every composite of the table written out, and the rules that fired.
+
+    Args:
+        graph: it is left alone.
+        keep: names of nodes that stay as they are.
+    """
+
+    def unless_kept(rule: Rule) -> Rule:
+        return replace(
+            rule, apply=lambda editor, node, given: None if node.name in keep else rule.apply(editor, node, given)
+        )
+
+    return rewrite(graph, [unless_kept(rule) for rule in EXPANSION_RULES])
 
 
 def _keyword(node: torch_fx.Node, position: int, name: str, default: Any = None) -> Any:

@@ -126,6 +126,18 @@ def min_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
         is_nan = tl.max((x != x).to(tl.int32), axis, keep_dims=keep_dims)
         return tl.where(is_nan > 0, float("nan"), tl.min(tl.where(x != x, 0.0, x), axis, keep_dims=keep_dims))
 ''',
+    "prod_along": '''
+@triton.jit
+def multiply(a, b):
+    """a * b, for reductions."""
+    return a * b
+
+
+@triton.jit
+def prod_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
+    """Product of the elements along an axis."""
+    return tl.reduce(x, axis, multiply, keep_dims=keep_dims)
+''',
     "power": '''
 @triton.jit
 def power(x, y):

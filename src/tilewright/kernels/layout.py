@@ -30,6 +30,11 @@ _DIM_NAMES = {
 }
 
 
+def dim_letters(rank: int) -> tuple[str, ...]:
+    """Letters for the dims of a tensor of that rank."""
+    return _DIM_NAMES.get(rank, tuple(f"d{dim}_" for dim in range(rank)))
+
+
 @dataclass(frozen=True)
 class LoopAxis:
     """One axis of a kernel's iteration space, after merging.
@@ -173,8 +178,7 @@ def _part_names(region: Region) -> list[str]:
     names: list[str | None] = [None] * len(region.axis_levels)
     maps = [operand.map for operand in region.operands] + [region.maps[region.root]]
     for map_ in sorted(maps, key=len, reverse=True):
-        letters = _DIM_NAMES.get(len(map_), tuple(f"d{dim}_" for dim in range(len(map_))))
-        for letter, axis in zip(letters, map_, strict=True):
+        for letter, axis in zip(dim_letters(len(map_)), map_, strict=True):
             if axis is not None and names[axis] is None:
                 taken = {name for name in names if name}
                 name = letter

@@ -54,10 +54,18 @@ _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 @dataclass(frozen=True)
 class RowOperand:
-    """A tensor that the kernel loads, and the axes that its dims walk."""
+    """A tensor that the kernel loads, and the axes that its dims walk.
+
+    Attributes:
+        node: that holds it.
+        dims: axes of its dims.
+        map: for each dim a number that stands for these axes, so that equal sizes can be compared; None for a dim
+            of size 1.
+    """
 
     node: torch_fx.Node
     dims: DimAxes
+    map: tuple[int | None, ...]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class RowRegion:
         dims: node -> the axes that its dims walk, for nodes inside.
         sizes: of each axis: an int, or torch's symbolic one.
         row_axes: axes that the reductions remove; the others are kept.
+        uses: (user, source) -> the axes that the source's dims walk there.
     """
 
     root: torch_fx.Node
@@ -79,6 +88,7 @@ class RowRegion:
     dims: dict[torch_fx.Node, DimAxes]
     sizes: tuple[Any, ...]
     row_axes: frozenset[int]
+    uses: dict[tuple[torch_fx.Node, torch_fx.Node], DimAxes]
 
     def is_full(self, node: torch_fx.Node) -> bool:
         """The node has a value for each element, not one for each row."""
@@ -90,6 +100,12 @@ class RowRegion:
     def spans_row(self, dims: DimAxes) -> bool:
         """True where one of the dims walks an axis of the row."""
         return any(axis in self.row_axes for axes in dims for axis in axes)
+
+    @property
+    def axis_levels(self) -> tuple[int, ...]:
+        """One entry for each number in the operands' maps; a row region has no nested levels."""
+        numbers = {number for operand in self.operands for number in operand.map if number is not None}
+        return (0,) * len(numbers)
 
     @property
     def reductions(self) -> tuple[torch_fx.Node, ...]:
@@ -182,6 +198,7 @@ class _Growth:
     splits: dict[int, tuple[int, ...]] = field(default_factory=dict)
     maps: dict[torch_fx.Node, DimAxes] = field(default_factory=dict)
     requests: dict[torch_fx.Node, set[DimAxes]] = field(default_factory=dict)
+    uses: dict[tuple[torch_fx.Node, torch_fx.Node], DimAxes] = field(default_factory=dict)
     row: tuple[int, ...] | None = None
 
     def new_axis(self, size: Any) -> int:
@@ -223,6 +240,7 @@ class _Growth:
         self.maps[node] = self.resolve(dims)
         for source, source_dims in inputs:
             self.requests.setdefault(source, set()).add(source_dims)
+            self.uses[node, source] = source_dims
         return True
 
     def _inputs(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
@@ -354,8 +372,13 @@ class _Growth:
         def numbered(dims: DimAxes) -> DimAxes:
             return tuple(tuple(number[axis] for axis in axes) for axes in self.resolve(dims))
 
+        walks: dict[tuple[int, ...], int] = {}
         operands = tuple(
-            RowOperand(node, numbered(dims))
+            RowOperand(
+                node,
+                numbered(dims),
+                tuple(walks.setdefault(axes, len(walks)) if axes else None for axes in numbered(dims)),
+            )
             for node in self.root.graph.nodes
             if node in self.requests and node not in self.maps
             for dims in sorted(self.wanted(node))
@@ -367,6 +390,7 @@ class _Growth:
             {node: numbered(self.maps[node]) for node in inside},
             tuple(self.sizes[axis] for axis in live),
             frozenset(number[axis] for axis in row),
+            {pair: numbered(dims) for pair, dims in self.uses.items()},
         )
         return region if _is_worth_it(region) else None
 
