@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import itertools
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -78,6 +79,10 @@ class Observer(Protocol):
 
     def end_launch(self) -> None:
         """The launch is over, or was given up."""
+
+
+class EndProgramError(BaseException):
+    """An observer has seen enough of the program that runs: the next one starts. Nobody catches it on its way out."""
 
 
 @contextlib.contextmanager
@@ -172,13 +177,14 @@ def _run_grid(interpreter: Any, observer: Observer, fn: Any, bound: Mapping[str,
     builder = interpreter.interpreter_builder
     builder.set_grid_dim(*grid)
     observer.start_grid(grid)
+    # An observer that wants few programs of many names them; the others are asked about each.
+    programs = getattr(observer, "programs", lambda grid: itertools.product(*map(range, grid)))(grid)
     try:
-        for x in range(grid[0]):
-            for y in range(grid[1]):
-                for z in range(grid[2]):
-                    if observer.wants((x, y, z)):
-                        builder.set_grid_idx(x, y, z)
-                        fn(**bound)
+        for x, y, z in programs:
+            if observer.wants((x, y, z)):
+                builder.set_grid_idx(x, y, z)
+                with contextlib.suppress(EndProgramError):
+                    fn(**bound)
     except Exception as error:
         raise interpreter.InterpreterError(repr(error)) from error
 
