@@ -196,7 +196,7 @@ class Memory:
     sinks: Sequence[Sink]
     bounds: dict[int, tuple[int, int]] = field(default_factory=dict)
     _numbers: dict[int, int] = field(default_factory=dict)
-    _kept: list[Any] = field(default_factory=list)
+    _storages: dict[int, Any] = field(default_factory=dict)
     _fake: dict[int, int] = field(default_factory=dict)
     _next_fake: int = 1 << 32
     _regions: list[Region] = field(default_factory=list)
@@ -206,16 +206,20 @@ class Memory:
 
     def forget(self) -> None:
         """Start another forward pass: memory may have been reused."""
-        self._numbers, self._kept, self._fake, self.bounds = {}, [], {}, {}
+        self._numbers, self._storages, self._fake, self.bounds = {}, {}, {}, {}
 
     def number(self, tensor: torch.Tensor) -> int:
         """The number of the memory behind a tensor; it is kept alive, so that its identity stays its own."""
         storage = tensor.untyped_storage()
         identity = int(storage._cdata)
         if identity not in self._numbers:
-            self._kept.append(storage)
+            self._storages[identity] = storage
             self._numbers[identity] = len(self._numbers) + 1
         return self._numbers[identity]
+
+    def storage(self, identity: int) -> Any:
+        """The memory of that identity, which some kernel was given."""
+        return self._storages[identity]
 
     # As an observer.
 

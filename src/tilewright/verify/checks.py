@@ -215,6 +215,43 @@ CHECKS: tuple[Check, ...] = (
         "A run that launches none proves nothing about the kernels, and is no faster than PyTorch.",
     ),
     Check(
+        "coverage.unread", _E,
+        "Every element that the reference's output depends on is read: of inputs, parameters and intermediate tensors.",
+        "A kernel that reads 32 of 256 rows is right wherever the output is constant; the addresses show it, and "
+        "changing the unread elements in the reference shows that they matter.",
+    ),
+    Check(
+        "coverage.unwritten", _E,
+        "Every element of every output is written by somebody.",
+        "What nobody wrote is what memory held before: often the right answer of an earlier run.",
+    ),
+    Check(
+        "coverage.outside", _E,
+        "No load or store leaves the tensor whose pointer it was made from, not even where the value is thrown away.",
+        "Masked-out lanes are free, unmasked ones beyond the end fault on a page boundary, or return somebody's data.",
+    ),
+    Check(
+        "coverage.race", _E,
+        "No two programs touch one element in an order that nothing fixes, one of them writing another value.",
+        "The interpreter, and a small GPU run, happen to take one order; a full GPU takes another each time.",
+    ),
+    Check(
+        "coverage.twice", _N,
+        "Says where several programs store the same value to the same element.",
+        "It is harmless, and costs its bytes again.",
+    ),
+    Check(
+        "cost.redone", _N,
+        "Says which operations on parameters alone are done again on every call.",
+        "Folding and transposing weights once is enough until they change.",
+    ),
+    Check(
+        "cost.interpreter", _E,
+        "At least one probe can be interpreted in the time allowed.",
+        "Without a GPU, kernels run in Triton's interpreter: one that needs hours there is not shown wrong, but not "
+        "shown right either.",
+    ),
+    Check(
         "inputs.insensitive", _N,
         "Measures whether the reference's output answers to the task's own inputs at all.",
         "Where the output is constant, any kernel passes on those inputs; 15 of KernelBench's level 2 are like that.",

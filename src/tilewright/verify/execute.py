@@ -33,8 +33,8 @@ MAX_CONFIGURATIONS = 64
 def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """The entry: see the module."""
     source = cloudpickle.loads(base64.b64decode(job["source"])) if job["needs_reference"] else None
-    with runtime.kernel_environment(job) as watch, _covered(job) as coverage:
-        bench = _Bench(job, tensors, emit, watch, source, coverage)
+    with runtime.kernel_environment(job) as watch, _covered(job) as followed:
+        bench = _Bench(job, tensors, emit, watch, source, followed)
         bench.module = runtime.load_candidate(Path.cwd())
         stop = time.process_time() + float(job["budget_s"])
         for probe in job["probes"]:
@@ -106,6 +106,8 @@ class _Bench:
             if self.coverage is not None:
                 with really():
                     report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
+                if probe.get("twice") and choice == 0:
+                    report["coverage"]["redone"] = self._redone(candidate, holder, inputs)
         except runtime.TooDearError as error:
             report["skipped"] = str(error)
         except Exception as error:
@@ -131,6 +133,14 @@ class _Bench:
             inputs = map_leaves(inputs, coverage.guarded)
         self.coverage.start(leaves(inputs), {**dict(holder.named_parameters()), **dict(holder.named_buffers())})
         return inputs, coverage.NativeAccesses(self.coverage)
+
+    def _redone(self, candidate: nn.Module, holder: nn.Module, inputs: Any) -> list[str]:
+        """Native operations on parameters alone that a second call does again."""
+        assert self.coverage is not None
+        _, native = self._followed(inputs, holder)
+        with torch.no_grad(), native:
+            candidate(*inputs)
+        return list(dict.fromkeys(self.coverage.redone))
 
     def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
         """The candidate for constructor arguments, and the module that holds its parameters."""

@@ -19,11 +19,12 @@ from tilewright.errors import InputMismatchError, MissingReferenceError
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import judge
+from tilewright.verify import coverage_findings, judge
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
+from tilewright.verify.coverage_findings import Covered
 from tilewright.verify.execute import MAX_CONFIGURATIONS
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
@@ -32,7 +33,7 @@ from tilewright.verify.oracle import LARGE, SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, run_job
+from tilewright.verify.sandbox import JobResult, Part, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
 from tilewright.verify.walls import own_folder
 
@@ -161,6 +162,7 @@ class _Gate:
         reduced = _reduces(recorded, source)
         pool = {name: judge.pooled(expected, name) for name in {"ieee", precision}}
         outcomes = []
+        covered: list[Covered] = []
         for part in result.parts:
             index = _run_index(part.name, len(expected))
             answer = expected[index] if index is not None else None
@@ -168,6 +170,7 @@ class _Gate:
                 continue
             class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
             outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
+            covered += _covered(part, outcomes[-1])
         found = judge.findings_of(
             expected,
             outcomes,
@@ -175,12 +178,52 @@ class _Gate:
             integer_constants(self.candidate.source),
             float(plan["response"]) >= SENSITIVE,
         )
+        found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected)
         launches: dict[str, int] = {}
         for outcome in outcomes:
             for name, count in outcome.launches.items():
                 launches[name] = launches.get(name, 0) + count
         return judge.error_rows(expected, outcomes), launches, found
+
+    def _coverage_findings(
+        self,
+        plan: Mapping[str, Any],
+        oracle: JobResult,
+        expected: Sequence[Expected | None],
+        outcomes: Sequence[judge.Outcome],
+        covered: Sequence[Covered],
+    ) -> list[Finding]:
+        own = [o for o in outcomes if (e := expected[o.index]) is not None and e.probe.family is Family.OWN]
+        own_ran = [o for o in own if o.problem != "skipped"]
+        weighing = coverage_findings.Weighing(self._own_code, bool(own_ran) and all(not o.problem for o in own_ran))
+
+        def ask(questions: list[dict[str, Any]], sent: dict[str, torch.Tensor]) -> JobResult:
+            self.say("what is never read")
+            tensors = dict(sent)
+            for question in questions:
+                index, key = int(question["index"]), question["weights_key"]
+                answer, part, state = expected[index], oracle.part(f"probe {index}"), oracle.part(f"weights {key}")
+                assert answer is not None
+                assert part is not None
+                assert state is not None
+                prefix = f"p{index}."
+                question["inputs"] = _prefixed(answer.inputs, prefix)
+                tensors |= {f"{prefix}{n}": t for n, t in part.tensors.items() if n.startswith("inputs.")}
+                tensors |= {f"{key}|{n}": t for n, t in state.tensors.items()}
+            job = self._job("tilewright.verify.perturb:run") | {
+                "constructors": plan["constructors"],
+                "questions": questions,
+                "needs_reference": False,
+            }
+            return run_job(job, tensors, deadline_s=_ORACLE_DEADLINE_S[self.effort], limits=_oracle_limits())
+
+        return [
+            *coverage_findings.unread_findings(covered, expected, weighing, ask),
+            *coverage_findings.unwritten_findings(covered, expected, weighing),
+            *coverage_findings.event_findings(covered, expected, weighing),
+            *coverage_findings.redone_findings(covered),
+        ]
 
     def _execute(self, plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]) -> JobResult:
         tensors: dict[str, torch.Tensor] = {}
@@ -201,6 +244,7 @@ class _Gate:
                     "inputs": _prefixed(answer.inputs, prefix),
                     "own": own,
                     "large": answer.elements > LARGE,
+                    "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
                 }
             )
@@ -229,11 +273,15 @@ def _oracle_result(job_text: str) -> JobResult:
     job = json.loads(job_text)
     interpreted = job["given_code"] and job["device"] == "cpu"
     environment = {"TRITON_INTERPRET": "1"} if interpreted else {}
-    limits = Limits(
+    deadline = _ORACLE_DEADLINE_S[job["effort"]]
+    return run_job(job, deadline_s=deadline, limits=_oracle_limits(), environment=environment)
+
+
+def _oracle_limits() -> Limits:
+    return Limits(
         memory_bytes=_memory(), cuda=_on_gpu(), cpu_s=3600, file_bytes=64 << 30, disk_bytes=128 << 30,
         result_bytes=64 << 30,
     )  # fmt: skip
-    return run_job(job, deadline_s=_ORACLE_DEADLINE_S[job["effort"]], limits=limits, environment=environment)
 
 
 def _on_gpu() -> bool:
@@ -301,6 +349,15 @@ def _prefixed(tree: Any, prefix: str) -> Any:
             return {**tree, "$tensor": prefix + tree["$tensor"]}
         return {key: _prefixed(value, prefix) for key, value in tree.items()}
     return tree
+
+
+def _covered(part: Part, outcome: judge.Outcome) -> list[Covered]:
+    """What a run says of its accesses; nothing where it cannot be read, which `judge_run` has said."""
+    try:
+        found = coverage_findings.read_covered(part, outcome.index, outcome.choice)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+        return []
+    return [] if found is None else [found]
 
 
 def _run_index(name: str, count: int) -> int | None:

@@ -28,11 +28,23 @@ _UNWRITTEN = frozenset({"empty", "empty_like", "new_empty", "empty_strided", "ne
 
 def poison(tensor: torch.Tensor) -> torch.Tensor:
     """Fill with what no kernel means to write: NaN, or the integers' extreme; returns the tensor."""
+    value: float | int | bool
     if tensor.is_floating_point() or tensor.is_complex():
-        return tensor.fill_(float("nan"))
-    if tensor.dtype is torch.bool:
-        return tensor.fill_(True)
-    return tensor.fill_(torch.iinfo(tensor.dtype).max)
+        value = float("nan")
+    elif tensor.dtype is torch.bool:
+        value = True
+    else:
+        value = torch.iinfo(tensor.dtype).max
+    _STATE.poisoning = True
+    try:
+        return tensor.fill_(value)
+    finally:
+        _STATE.poisoning = False
+
+
+def poisoning() -> bool:
+    """True while `poison` fills: nobody who watches what is written should count it."""
+    return bool(getattr(_STATE, "poisoning", False))
 
 
 class Redirect(TorchFunctionMode):
