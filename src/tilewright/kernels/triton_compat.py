@@ -158,10 +158,21 @@ def compile_launch(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     Raises:
         Exception: whatever Triton raises where the kernel does not compile.
     """
+    return compile_with_code(kernel, args, kwargs)[0]
+
+
+def compile_with_code(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Compiled, bytes, str]:
+    """As `compile_launch`, with the machine code (a cubin) and the text of Triton's GPU dialect.
+
+    Raises:
+        Exception: whatever Triton raises where the kernel does not compile.
+    """
     options = {key: value for key, value in kwargs.items() if key not in {"grid", "warmup"}}
     compiled = kernel.run(*args, grid=None, warmup=True, **options)
-    registers, stack = _resource_usage(compiled.asm["cubin"])
-    return Compiled(registers, stack, int(compiled.metadata.shared), int(compiled.metadata.num_warps))
+    cubin = compiled.asm["cubin"]
+    registers, stack = _resource_usage(cubin)
+    said = Compiled(registers, stack, int(compiled.metadata.shared), int(compiled.metadata.num_warps))
+    return said, cubin, str(compiled.asm["ttgir"])
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int]:
