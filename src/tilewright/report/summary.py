@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from tilewright.values.exchange import Exchange
 from tilewright.values.measurement import Timing
 from tilewright.values.study import Study, Trial
 from tilewright.values.verdict import Verdict
@@ -103,6 +105,51 @@ def _what_happened(study: Study) -> str:
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     last = study.trials[0]
     return f"{len(study.trials)} tried ({counted}); the first: {last.reason}"
+
+
+@dataclass(frozen=True)
+class ExchangeRow:
+    """One exchange with a language model, for the table.
+
+    Attributes:
+        stage: of the run.
+        place: conversation and round, counted from 1.
+        came: what came back: a candidate, or the fault in words.
+        good: it held a candidate.
+        tokens: sent and received; `about` where the server did not count.
+        cost: at the prices given, or `-`.
+        seconds: of the request; `stored` where nothing was sent in this run.
+    """
+
+    stage: str
+    place: str
+    came: str
+    good: bool
+    tokens: str
+    cost: str
+    seconds: str
+
+
+def exchange_rows(exchanges: Sequence[Exchange]) -> tuple[ExchangeRow, ...]:
+    """The exchanges in order."""
+    return tuple(_exchange_row(exchange) for exchange in exchanges)
+
+
+def _exchange_row(exchange: Exchange) -> ExchangeRow:
+    at = exchange.position
+    fault = (
+        "" if exchange.fault is None else f"{exchange.fault}: {exchange.detail}" if exchange.detail else exchange.fault
+    )
+    attempt = f", attempt {at.attempt + 1}" if at.attempt else ""
+    return ExchangeRow(
+        at.stage,
+        f"{at.sample + 1}, round {at.round + 1}{attempt}",
+        str(fault) or f"candidate {exchange.candidate}",
+        exchange.fault is None,
+        f"{'about ' if exchange.estimated else ''}{exchange.input_tokens} + {exchange.output_tokens}",
+        "-" if exchange.cost_usd is None else f"{exchange.cost_usd:.4g} USD",
+        "stored" if exchange.resumed else f"{exchange.seconds:.1f} s",
+    )
 
 
 def time_text(timing: Timing | None) -> str:
