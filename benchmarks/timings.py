@@ -74,6 +74,7 @@ def record_case(case: Case, plan: str) -> dict[str, Any]:
     from tilewright.search.effort import find_effort
     from tilewright.search.evaluate import Evaluator
     from tilewright.search.meter import Meter
+    from tilewright.search.opening import Memory
     from tilewright.search.tools import Tools
     from tilewright.task.load import load_task
 
@@ -86,7 +87,7 @@ def record_case(case: Case, plan: str) -> dict[str, Any]:
             clock.start()
             with meter.on("synthesize"):
                 candidates = tools.synthesize(task, lambda message: None)
-            evaluator = Evaluator(task, tools, find_effort("full"), "measured", {}, None, meter)
+            evaluator = Evaluator(task, tools, find_effort("full"), "measured", {}, Memory(None), meter)
             with meter.on("compile"):
                 judged = [one for one in evaluator.predict_all(candidates) if not one.rejected]
             with meter.on("measure"):

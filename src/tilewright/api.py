@@ -101,7 +101,7 @@ def _drop_in(module: nn.Module, study: Study) -> nn.Module:
 def _import_source(candidate: Candidate) -> ModuleType:
     """Import a candidate that passed the gate; Triton reads its kernels' source from a file, so it gets one."""
     from tilewright.report.files import write_atomically
-    from tilewright.search.store import user_cache_dir
+    from tilewright.search.opening import user_cache_dir
 
     folder = user_cache_dir() / "modules"
     folder.mkdir(parents=True, exist_ok=True)

@@ -366,9 +366,9 @@ def _unpack(path: Path) -> object:
 
 
 def _stored(text: str) -> object:
-    from tilewright.search import store
+    from tilewright.search.records import decode_evaluation
 
-    return store._decode(text)
+    return decode_evaluation(text)
 
 
 def _clock_report(path: Path) -> object:

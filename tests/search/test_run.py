@@ -10,7 +10,6 @@ from tests.search.fakes import GPU, Bench, FakeClock, accepted, candidate, limit
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.profile.clock import ClockReport
-from tilewright.search.effort import EFFORTS
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
@@ -204,7 +203,7 @@ def test_a_finished_trial_is_not_repeated(tmp_path: Path) -> None:
     first = Bench({"given": 9.0, "a": 8.0}, {"given": rejected()}, synthesized=[candidate("a"), candidate("broken")])
     before = run(first, tmp_path, task(given="given"))
     second = Bench(first.times, first.verdicts, synthesized=first.synthesized)
-    after = run(second, tmp_path, task(given="given"))
+    after = run(second, tmp_path, task(given="given"), again=True)
     assert not [call for call in second.calls if call.startswith(("gate", "predict"))]
     assert [trial.resumed for trial in after.trials] == [True, True]
     assert after.best_number == before.best_number
@@ -245,7 +244,7 @@ def test_a_measured_run_resumes_without_measuring_a_trial_again(tmp_path: Path) 
 
     first, second = bench(), bench()
     before = run(first, tmp_path)
-    after = run(second, tmp_path)
+    after = run(second, tmp_path, again=True)
     assert after.best_number == before.best_number
     assert second.calls["measure"] == first.calls["measure"] - 1  # reference and final table alone
     assert not [call for call in second.calls if call.startswith("gate")]

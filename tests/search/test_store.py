@@ -10,7 +10,10 @@ import pytest
 
 from tests.search.fakes import GPU, accepted, candidate, rejected, task
 from tilewright.gpu.table import find_gpu
-from tilewright.search.store import Evaluation, StoreError, StudyStore, default_store_path, trial_key
+from tilewright.search.keys import trial_key
+from tilewright.search.opening import default_store_path
+from tilewright.search.records import Evaluation
+from tilewright.search.store import StoreError, StudyStore
 from tilewright.search.versions import versions
 from tilewright.task.task import InputSpec, Task
 from tilewright.values.measurement import Measured, Modelled

@@ -59,6 +59,8 @@ class Batches:
             if candidate.digest not in self._seen:
                 self.mark(candidate)
                 fresh.append(candidate)
+        if not fresh:
+            return 0
         most = self._effort.predicted
         if len(fresh) > most:
             self._notes.append(

@@ -8,8 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from tilewright.search.effort import Effort
+from tilewright.search.keys import task_key, trial_key
 from tilewright.search.meter import Meter
-from tilewright.search.store import Evaluation, StoreError, StudyStore, trial_key
+from tilewright.search.opening import Memory
+from tilewright.search.records import Evaluation
+from tilewright.search.store import StoreError
 from tilewright.search.tools import Clock, Prediction, Say, Tools
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
@@ -65,7 +68,7 @@ class Evaluator:
         effort: Effort,
         timing: str,
         versions: Mapping[str, str],
-        store: StudyStore | None,
+        memory: Memory,
         meter: Meter,
     ) -> None:
         """`timing` says how times are obtained, as `trial_key` takes it."""
@@ -74,7 +77,8 @@ class Evaluator:
         self._effort = effort
         self._timing = timing
         self._versions = versions
-        self._store = store
+        self._memory = memory
+        self._of_task = task_key(task, timing)
         self._meter = meter
         self._clock: Clock | None = None
         self.notes: list[str] = []
@@ -170,26 +174,26 @@ class Evaluator:
         )
 
     def _find(self, candidate: Candidate) -> Evaluation | None:
-        if self._store is None:
-            return None
         try:
-            return self._store.find(self._key(candidate))
+            return self._memory.find(self._key(candidate))
         except StoreError as error:
-            self._give_up_store(error)
+            self._note(error)
             return None
 
     def _learn(self, candidate: Candidate, known: Evaluation) -> Judged:
-        if self._store is not None:
+        if self._memory.store is not None:
+            key = self._key(candidate)
             try:
-                self._store.put(self._key(candidate), self._task, candidate, known, self._versions)
+                self._memory.store.put(key, self._task, candidate, known, self._versions, of_task=self._of_task)
             except StoreError as error:
-                self._give_up_store(error)
+                self._note(error)
         return Judged(candidate, known, resumed=False)
 
-    def _give_up_store(self, error: StoreError) -> None:
-        """A store that fails costs the memory of this run, not the run."""
-        self._store = None
-        self.notes.append(f"the run went on without its store: {error.what}")
+    def _note(self, error: StoreError) -> None:
+        """A store that fails costs nothing: what it could not take waits, and is written with what comes later."""
+        note = f"the run went on without its store: {error.what}"
+        if note not in self.notes:
+            self.notes.append(note)
 
 
 def _is_compiled(known: Evaluation) -> bool:

@@ -18,10 +18,11 @@ from tilewright.search.evaluate import Evaluator
 from tilewright.search.exchanges import open_log
 from tilewright.search.ledger import Ledger
 from tilewright.search.meter import Meter
+from tilewright.search.opening import Memory, open_memory
 from tilewright.search.progress import Pace, Progress
 from tilewright.search.reasons import gate_said
+from tilewright.search.recall import recalled_run, remember_run, tuned_elsewhere
 from tilewright.search.sight import ceilings_of
-from tilewright.search.store import StudyStore, open_store
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
 from tilewright.search.versions import versions
@@ -46,6 +47,7 @@ def optimize_task(
     conversation: Conversation | None = None,
     replay: Path | None = None,
     notes: Sequence[str] = (),
+    again: bool = False,
 ) -> Study:
     """Search for a faster module for `task` and return everything that was tried.
 
@@ -60,6 +62,8 @@ def optimize_task(
         conversation: a proposer that talks, asked after the others in each stage.
         replay: the study whose exchanges it hears again, instead of asking anybody.
         notes: what a reader of the study must know of how the run was set up.
+        again: search also where the study holds a finished run for this task, these versions and this effort;
+            otherwise its result is returned as it is.
 
     Raises:
         TilewrightError: the input is at fault; nothing was written.
@@ -70,11 +74,22 @@ def optimize_task(
     pace = Pace(progress, parts=2 + len(task.rules))
     pace.enter(0, "reading the task")
     meter = Meter()
-    with meter.on("understand"):
-        understanding = tools.understand(task)
-    with open_store(study, out) as (store, said), open_log(store if conversation else None, replay) as log:
-        said += notes
-        return _Search(task, tools, level, understanding, store, pace, said, meter, conversation, log).run(command)
+    with open_memory(study, out) as memory, open_log(memory.store if conversation else None, replay) as log:
+        memory.notes += notes
+        if conversation is None and not again:
+            recalled = recalled_run(memory, task, level, _timing(task, tools))
+            if recalled is not None:
+                return recalled
+        with meter.on("understand"):
+            understanding = tools.understand(task)
+        search = _Search(task, tools, level, understanding, memory, pace, meter, conversation, log)
+        return search.run(command)
+
+
+def _timing(task: Task, tools: Tools) -> str:
+    """Times are measured where the target itself is installed, and modelled elsewhere; never both."""
+    installed = tools.installed()
+    return "measured" if installed is not None and installed.key == task.gpu.key else "modelled"
 
 
 class _Search:
@@ -86,9 +101,8 @@ class _Search:
         tools: Tools,
         effort: Effort,
         understanding: Understanding,
-        store: StudyStore | None,
+        memory: Memory,
         pace: Pace,
-        notes: list[str],
         meter: Meter,
         conversation: Conversation | None = None,
         log: ExchangeLog | None = None,
@@ -98,20 +112,23 @@ class _Search:
         self.effort = effort
         self.understanding = understanding
         self.pace = pace
-        self.notes = notes
+        self.memory = memory
+        self.notes = memory.notes
         self.meter = meter
         self.conversation = conversation
         self.log = log
         self.started = datetime.now(UTC)
         self.clock_start = time.monotonic()
         self.versions = versions()
-        measures = self._can_measure()
+        self.timing = _timing(task, tools)
+        measures = self.timing == "measured"
+        if not measures:
+            self._say_that_times_are_modelled()
         self.deadline = self.clock_start + (effort.gpu_budget_s if measures else effort.budget_s)
-        timing = "measured" if measures else "modelled"
         self.ledger = Ledger(task, measures)
-        self.evaluator = Evaluator(task, tools, effort, timing, self.versions, store, meter)
+        self.evaluator = Evaluator(task, tools, effort, self.timing, self.versions, memory, meter)
         self.batches = Batches(
-            self.ledger, self.evaluator, effort, pace, notes, meter, self._time_is_up, self._settle_what_is_there
+            self.ledger, self.evaluator, effort, pace, self.notes, meter, self._time_is_up, self._settle_what_is_there
         )
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
@@ -132,7 +149,11 @@ class _Search:
                 self._measure_once_more()
         self._compare_with_limited_code()
         sights = self._look_at_all()
-        return self._study(command, sights)
+        study = self._study(command, sights)
+        said = len(self.notes)
+        remember_run(self.memory, self.task, study, self.timing)
+        self.memory.settle()
+        return replace(study, notes=(*study.notes, *self.notes[said:]))
 
     def _run_stages(self) -> None:
         idle = 0
@@ -147,14 +168,10 @@ class _Search:
 
     # What is there before the search.
 
-    def _can_measure(self) -> bool:
-        """Times are measured where the target itself is installed, and modelled elsewhere; never both."""
+    def _say_that_times_are_modelled(self) -> None:
         installed = self.tools.installed()
-        if installed is not None and installed.key == self.task.gpu.key:
-            return True
         here = f"this machine has a {installed.name}" if installed is not None else "there is no GPU here"
         self.notes.append(f"times are modelled for the {self.task.gpu.name}, not measured: {here}")
-        return False
 
     def _look_at_what_is_there(self, pool: ThreadPoolExecutor) -> None:
         """Begin to judge the given code; candidates are written and compiled meanwhile."""
@@ -236,13 +253,7 @@ class _Search:
     def _run_stage(self, rules: StageRules) -> StageResult:
         """One stage: what it started from, what it tried, and what was kept of it."""
         before = self.ledger.best
-        tried = 0
-        if self._may_synthesize(rules):
-            self.synthesized = True
-            self.pace.say("writing candidates from the reference")
-            with self.meter.on("synthesize"):
-                written = self.tools.synthesize(self.task, self.pace.say)
-            tried += self.batches.try_all(rules, written)
+        tried = self.batches.try_all(rules, self._written(rules))
         self._settle_what_is_there()
         code = self.ledger.code_to_tune
         if self.effort.retune and code is not None and not self._time_is_up():
@@ -253,6 +264,18 @@ class _Search:
         if self.conversation is not None:
             tried += self._converse(self.conversation, rules)
         return self._result_of_stage(rules, tried, before)
+
+    def _written(self, rules: StageRules) -> list[Candidate]:
+        """What was found for this task under other versions, in the first stage; and what the reference gives."""
+        written: list[Candidate] = []
+        if rules is self.task.rules[0]:
+            written += tuned_elsewhere(self.memory, self.task, self.timing)
+        if self._may_synthesize(rules):
+            self.synthesized = True
+            self.pace.say("writing candidates from the reference")
+            with self.meter.on("synthesize"):
+                written += self.tools.synthesize(self.task, self.pace.say)
+        return written
 
     def _result_of_stage(self, rules: StageRules, tried: int, before: Trial | None) -> StageResult:
         """The stage's result is kept, or everything of it is reverted; either is said."""

@@ -1,68 +1,51 @@
-"""The study store: one SQLite file, one row for each finished trial, found again by what it depends on.
+"""The study store: one SQLite file with a journal beside it; each finished trial and run, found by what it depends on.
 
-A trial's key covers everything that its results depend on: the candidate's source, the task (reference,
-constructor arguments, inputs with their shapes, precision, rules), the GPU, how times were obtained, the
-effort of the gate, and the versions. A trial with the same key is never run twice.
+A trial with the same key is never run twice, and a run that was finished for a task is found again without a search.
+Several processes may write at once (write-ahead log). What cannot be written is kept and tried again, and in the end
+laid down elsewhere: a store that fails costs nothing that was finished.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import json
-import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tilewright.errors import ExitCode, TilewrightError, path_location
+from tilewright.errors import TilewrightError, path_location
+from tilewright.search.journal import Journal, journal_path
+from tilewright.search.keys import task_key, trial_key
+from tilewright.search.records import (
+    KINDS,
+    Evaluation,
+    Record,
+    RunRecord,
+    TrialRecord,
+    canonical,
+    decode_evaluation,
+)
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
-from tilewright.values.measurement import Measured, Modelled
-from tilewright.values.serialise import as_json
-from tilewright.values.verdict import Verdict
 
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+__all__ = ["Evaluation", "StoreError", "StudyStore", "open_connection", "task_key", "trial_key"]
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS trial (
-    key TEXT PRIMARY KEY,
-    task TEXT NOT NULL,
-    gpu TEXT NOT NULL,
-    candidate TEXT NOT NULL,
-    source TEXT NOT NULL,
-    evaluation TEXT NOT NULL,
-    versions TEXT NOT NULL,
-    finished_at REAL NOT NULL
-) WITHOUT ROWID
-"""
-
-#: The store's name in the folder of results.
-STORE_NAME = "study.sqlite"
+_COLUMNS: Mapping[str, str] = {
+    "trial": "key TEXT PRIMARY KEY, task_key TEXT NOT NULL, task TEXT NOT NULL, gpu TEXT NOT NULL, "
+    "digest TEXT NOT NULL, source TEXT NOT NULL, description TEXT NOT NULL, schedule TEXT NOT NULL, "
+    "evaluation TEXT NOT NULL, versions TEXT NOT NULL, finished_at REAL NOT NULL",
+    "run": "key TEXT PRIMARY KEY, task_key TEXT NOT NULL, task TEXT NOT NULL, gpu TEXT NOT NULL, "
+    "versions TEXT NOT NULL, finished_at REAL NOT NULL, effort TEXT NOT NULL, timing TEXT NOT NULL, best_ms REAL, "
+    "best TEXT NOT NULL, study TEXT NOT NULL",
+}
 
 #: Another process may hold the write lock this long before we give up, seconds.
 _BUSY_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What is known of a candidate: the part of a trial that is worth keeping between runs.
-
-    Attributes:
-        prediction: the model's time, if it was asked and could answer.
-        verdict: the gate's, if it was asked.
-        measured: the clock's, if there was a GPU.
-    """
-
-    prediction: Modelled | None = None
-    verdict: Verdict | None = None
-    measured: Measured | None = None
+#: Several processes that open a new file at once switch it to the write-ahead log one after another.
+_OPEN_TRIES = 60
 
 
 class StoreError(TilewrightError):
@@ -80,13 +63,28 @@ def open_connection(path: Path, *, shared: bool = False) -> sqlite3.Connection:
         sqlite3.Error: it is no such file.
     """
     connection = sqlite3.connect(path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=not shared)
-    connection.execute("PRAGMA journal_mode=WAL")
+    try:
+        _use_log(connection)
+    except sqlite3.Error:
+        connection.close()
+        raise
     connection.execute("PRAGMA synchronous=NORMAL")
     return connection
 
 
+def _use_log(connection: sqlite3.Connection) -> None:
+    for attempt in range(_OPEN_TRIES):
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:  # the busy timeout does not cover this switch
+            if "locked" not in str(error) or attempt == _OPEN_TRIES - 1:
+                raise
+            time.sleep(0.05)
+
+
 class StudyStore:
-    """A study file, open for reading and writing; safe to share between processes (write-ahead log)."""
+    """A study file, open for reading and writing; safe to share between processes and threads."""
 
     def __init__(self, path: Path) -> None:
         """Open `path`, creating it and its folder.
@@ -95,13 +93,45 @@ class StudyStore:
             StoreError: it cannot be opened or is not a study.
         """
         self.path = path
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._pending: dict[tuple[str, str], Record] = {}
+        self._journal = Journal(journal_path(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = open_connection(path, shared=True)
-            self._connection.execute(_SCHEMA)
+            for table, columns in _COLUMNS.items():
+                self._connection.execute(f"CREATE TABLE IF NOT EXISTS {table} ({columns}) WITHOUT ROWID")
+                self._add_columns(table)
+            self._connection.execute("CREATE TABLE IF NOT EXISTS journal (inode INTEGER, size INTEGER)")
+            self._catch_up()
         except (sqlite3.Error, OSError) as error:
-            raise self._error("cannot be opened", error) from error
+            raise self.error("cannot be opened", error) from error
+
+    def _add_columns(self, table: str) -> None:
+        """Columns that a file of an earlier version lacks; what it has stays readable."""
+        present = {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+        for column in _COLUMNS[table].split(", "):
+            name = column.split()[0]
+            if name not in present:
+                default = "0" if "REAL" in column else "''"
+                self._connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} DEFAULT {default}")
+
+    def _catch_up(self) -> None:
+        """Take in what the journal has beyond what this file was told: all of it, where the file was made anew."""
+        inode, size = self._journal.identity
+        row = self._connection.execute("SELECT inode, size FROM journal").fetchone()
+        start = row[1] if row is not None and row[0] == inode and row[1] <= size else 0
+        if start == size:
+            return
+        records, end = self._journal.read(start)
+        self._connection.execute("BEGIN IMMEDIATE")
+        with self._connection:  # commits, or rolls back
+            for record in records:
+                self._connection.execute(_upsert(record), astuple(record))
+            self._connection.execute("DELETE FROM journal")
+            self._connection.execute("INSERT INTO journal VALUES (?, ?)", (inode, end))
+
+    # Trials.
 
     def find(self, key: str) -> Evaluation | None:
         """The evaluation stored under `key`; None where there is none, or where it no longer reads as one.
@@ -109,47 +139,151 @@ class StudyStore:
         Raises:
             StoreError: the file cannot be read.
         """
-        try:
-            with self._lock:
-                row = self._connection.execute("SELECT evaluation FROM trial WHERE key = ?", (key,)).fetchone()
-        except sqlite3.Error as error:
-            raise self._error("cannot be read", error) from error
-        return None if row is None else _decode(row[0])
+        waiting = self._pending.get((TrialRecord.TABLE, key))
+        if isinstance(waiting, TrialRecord):
+            return decode_evaluation(waiting.evaluation)
+        row = self._ask("SELECT evaluation FROM trial WHERE key = ?", (key,))
+        return decode_evaluation(row[0][0]) if row else None
 
     def put(
-        self, key: str, task: Task, candidate: Candidate, evaluation: Evaluation, versions: Mapping[str, str]
+        self,
+        key: str,
+        task: Task,
+        candidate: Candidate,
+        evaluation: Evaluation,
+        versions: Mapping[str, str],
+        *,
+        of_task: str = "",
     ) -> None:
         """Store a finished trial, replacing what was known under `key`.
+
+        Args:
+            key: of `trial_key`.
+            task, candidate: what was tried.
+            evaluation: what came of it.
+            versions: what it depends on.
+            of_task: of `task_key`.
+
+        Raises:
+            StoreError: it cannot be written now; it is kept, and written with a later one or at the end.
+        """
+        schedule = "; ".join(f"{one.kernel}: {one.describe()}" for one in candidate.schedules)
+        self.put_record(
+            TrialRecord(
+                key,
+                of_task,
+                task.name,
+                task.gpu.key,
+                candidate.digest,
+                candidate.source,
+                candidate.description,
+                schedule,
+                canonical(evaluation),
+                canonical(versions),
+                time.time(),
+            )
+        )
+
+    def put_record(self, record: Record) -> None:
+        """Store a record, and whatever could not be written before.
+
+        Raises:
+            StoreError: as `put` does.
+        """
+        with self._lock:
+            self._pending[record.TABLE, record.key] = record
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting.
+
+        Raises:
+            StoreError: as `put` does.
+        """
+        with self._lock:
+            for place, record in list(self._pending.items()):
+                # In either of the two it is safe: each is made again from the other.
+                failures = [failure for failure in (self._insert(record), self._append(record)) if failure is not None]
+                if len(failures) == 2:
+                    raise self.error("cannot be written", failures[0])
+                del self._pending[place]
+
+    def _insert(self, record: Record) -> sqlite3.Error | None:
+        try:
+            self._connection.execute(_upsert(record), astuple(record))
+        except sqlite3.Error as error:
+            return error
+        return None
+
+    def _append(self, record: Record) -> OSError | None:
+        try:
+            self._journal.append(record)
+        except OSError as error:
+            return error
+        return None
+
+    @property
+    def pending(self) -> Sequence[Record]:
+        """What could not be written so far."""
+        return tuple(self._pending.values())
+
+    # Runs.
+
+    def runs(self, of_task: str) -> tuple[RunRecord, ...]:
+        """The finished runs for a task, the last one first.
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        return tuple(
+            record
+            for record in self.records(RunRecord.TABLE, "WHERE task_key = ? ORDER BY finished_at DESC", (of_task,))
+            if isinstance(record, RunRecord)
+        )
+
+    def records(self, table: str, clause: str = "", values: tuple[str | float, ...] = ()) -> tuple[Record, ...]:
+        """The records of a table (`trial` or `run`).
+
+        Raises:
+            StoreError: the file cannot be read.
+        """
+        kind = KINDS[table]
+        names = ", ".join(field.name for field in fields(kind))
+        return tuple(kind(*row) for row in self._ask(f"SELECT {names} FROM {table} {clause}", values))
+
+    def delete(self, table: str, keys: Sequence[str]) -> None:
+        """Forget records, in the journal too, and give their space back.
 
         Raises:
             StoreError: the file cannot be written.
         """
-        row = (
-            key,
-            task.name,
-            task.gpu.key,
-            candidate.digest,
-            candidate.source,
-            json.dumps(as_json(evaluation)),
-            json.dumps(as_json(versions)),
-            time.time(),
-        )
+        gone = {(table, key) for key in keys}
         try:
             with self._lock:
-                self._connection.execute("INSERT OR REPLACE INTO trial VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
-        except sqlite3.Error as error:
-            raise self._error("cannot be written", error) from error
+                self._journal.rewrite(lambda record: (record.TABLE, record.key) not in gone)
+                self._connection.executemany(f"DELETE FROM {table} WHERE key = ?", [(key,) for key in keys])
+                self._connection.execute("VACUUM")
+        except (sqlite3.Error, OSError) as error:
+            raise self.error("cannot be written", error) from error
 
     def count(self) -> int:
         """How many finished trials the file holds."""
-        return int(self._connection.execute("SELECT COUNT(*) FROM trial").fetchone()[0])
+        return int(self._ask("SELECT COUNT(*) FROM trial")[0][0])
 
     def close(self) -> None:
         """Close the file; the store cannot be used afterwards."""
-        with contextlib.suppress(sqlite3.Error):
+        with self._lock, contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
-    def _error(self, what: str, error: Exception) -> StoreError:
+    def _ask(self, query: str, values: tuple[str | float, ...] = ()) -> list[tuple[Any, ...]]:
+        try:
+            with self._lock:
+                return self._connection.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise self.error("cannot be read", error) from error
+
+    def error(self, what: str, error: Exception) -> StoreError:
+        """What went wrong with this file, for people."""
         return StoreError(
             f"the study store {what}: {error}",
             where=path_location(self.path),
@@ -157,99 +291,25 @@ class StudyStore:
         )
 
 
-@contextlib.contextmanager
-def open_store(study: Path | None, out: Path | None) -> Iterator[tuple[StudyStore | None, list[str]]]:
-    """The study store, and what to note of it. One that was asked for by name must open; the default may fail.
-
-    Where the run ends with bad input, nothing that was made for the store stays.
-    """
-    path = study or (out / STORE_NAME if out is not None else default_store_path())
-    made = [folder for folder in path.parents if not folder.exists()]
-    is_new = not path.exists()
-    try:
-        store = StudyStore(path)
-    except StoreError as error:
-        if study is not None:
-            raise
-        yield None, [f"nothing is remembered of this run: {error.what}"]
-        return
-    try:
-        yield store, []
-    except TilewrightError as error:
-        store.close()
-        if is_new and error.exit_code is ExitCode.BAD_INPUT:
-            with contextlib.suppress(OSError):
-                path.unlink(missing_ok=True)
-                for folder in made:
-                    folder.rmdir()
-        raise
-    finally:
-        store.close()
+def _upsert(record: Record) -> str:
+    """A statement that puts a record where there is none of its key, or an older one."""
+    names = [field.name for field in fields(record)]
+    changed = ", ".join(f"{name} = excluded.{name}" for name in names)
+    return (
+        f"INSERT INTO {record.TABLE} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))}) "
+        f"ON CONFLICT (key) DO UPDATE SET {changed} WHERE excluded.finished_at >= {record.TABLE}.finished_at"
+    )
 
 
-@functools.cache
-def _adapter() -> TypeAdapter[Evaluation]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Evaluation)
-
-
-def _decode(text: str) -> Evaluation | None:
-    from pydantic import ValidationError
-
-    try:
-        return _adapter().validate_python(json.loads(text))
-    except (ValidationError, ValueError, RecursionError):
-        return None
+def readable_rows(path: Path, table: str) -> Iterator[Record]:
+    """What can still be read of a table in a damaged file: from both ends, up to the damage."""
+    kind = KINDS[table]
+    names = ", ".join(field.name for field in fields(kind))
+    for order in ("ASC", "DESC"):
+        with contextlib.suppress(sqlite3.Error, TypeError), contextlib.closing(read_only(path)) as connection:
+            for row in connection.execute(f"SELECT {names} FROM {table} ORDER BY key {order}"):
+                yield kind(*row)
 
 
-def trial_key(task: Task, candidate: Candidate, *, timing: str, gate_effort: str, versions: Mapping[str, str]) -> str:
-    """The key of a trial: SHA-256 over everything that its results depend on, 64 hex digits.
-
-    Args:
-        task: the task.
-        candidate: what is tried.
-        timing: how times are obtained: the GPU's name as the driver gives it, or `modelled`.
-        gate_effort: effort of the gate.
-        versions: what `tilewright.search.versions.versions` returns.
-    """
-    depends_on: dict[str, Any] = {
-        "source": candidate.source,
-        "needs_reference": candidate.needs_reference,
-        "reference": _reference_identity(task),
-        "specification": task.given_code if task.given_code_is_specification else None,
-        "gpu": task.gpu,
-        "precision": task.precision,
-        "rules": task.rules,
-        "output_rules": task.output_rules,
-        "timing": timing,
-        "gate_effort": gate_effort,
-        "versions": versions,
-    }
-    text = json.dumps(as_json(depends_on), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _reference_identity(task: Task) -> dict[str, Any] | None:
-    """The reference without its path: a file that was moved is the same task."""
-    reference = task.reference
-    if reference is None:
-        return None
-    return {
-        "source": reference.source,
-        "class_name": reference.class_name,
-        "init_args": reference.init_args,
-        "inputs": reference.inputs,
-        "pickled": None if reference.pickled is None else hashlib.sha256(reference.pickled).hexdigest(),
-    }
-
-
-def default_store_path() -> Path:
-    """The study file in the user's cache folder."""
-    return user_cache_dir() / STORE_NAME
-
-
-def user_cache_dir() -> Path:
-    """The user's cache folder for Tilewright: `$XDG_CACHE_HOME/tilewright` or `~/.cache/tilewright`."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "tilewright"
+def read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
