@@ -37,9 +37,9 @@ class RowBody(KernelNames):
         self.axes = plan.axes.axes
         sizes = {axis.size for axis in self.axes} | set(plan.axes.part_names)
         steps = {f"{axis.name}{suffix}" for axis in self.axes for suffix in ("", "_in", "_start", "_index", "_block")}
-        super().__init__(
-            plan.region.root, [operand.node for operand in plan.region.operands], graph, {*sizes, *steps, "parts"}
-        )
+        state = graph.state_names()
+        nodes = sorted((operand.node for operand in plan.region.operands), key=lambda node: node.name in state)
+        super().__init__(plan.region.root, nodes, graph, {*sizes, *steps, "parts"})
         self.values: dict[torch_fx.Node, str] = {}
         self.loads: dict[tuple[torch_fx.Node, DimAxes], str] = {}
         self.accumulators = find_accumulators(plan.region)
@@ -50,6 +50,14 @@ class RowBody(KernelNames):
             ]
             for accumulator in self.accumulators
         }
+        self._free = self.names.copy()
+
+    def restart(self) -> None:
+        """Another kernel: no values yet, and their names are free again."""
+        self.values, self.loads = {}, {}
+        self.names = self._free.copy()
+        for name in self.scalars:
+            self.names.unique(name)
 
     # -- axes and addresses --------------------------------------------------------------------------------
 
@@ -172,7 +180,7 @@ class RowBody(KernelNames):
             if node in wanted or node in self.values or node not in self.region.dims:
                 continue
             wanted.add(node)
-            stack += node.all_input_nodes
+            stack += self.region.inputs_of(node)
         return [node for node in self.region.nodes if node in wanted]
 
     def evaluate(self, lines: Lines, nodes: Iterable[torch_fx.Node]) -> None:
@@ -268,7 +276,7 @@ class RowBody(KernelNames):
         needed = self.missing(targets)
         self.evaluate(lines, [node for node in needed if not self.region.is_full(node)])
         for user in needed:
-            for source in user.all_input_nodes:
+            for source in self.region.inputs_of(user):
                 if source not in self.region.dims and not self.region.spans_row(self.region.uses[user, source]):
                     self.use(lines, user, source)
         scans = [node for node in needed if node.target in ROW_SCANS]

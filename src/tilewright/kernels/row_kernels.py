@@ -44,9 +44,6 @@ class _RowEmitter(RowBody):
     def blocks(self) -> list[str]:
         return [self.block(axis) for axis in self.plan.tile_axes]
 
-    def restart(self) -> None:
-        self.values, self.loads = {}, {}
-
     # -- wrapper -------------------------------------------------------------------------------------------
 
     def wrapper_head(self, lines: Lines) -> None:
@@ -235,7 +232,7 @@ class _SplitRows(_RowEmitter):
 
     def _round_name(self, round_: int) -> str:
         kinds = [ROW_REDUCTIONS[n.target] for a in self.accumulators if a.round == round_ for n in a.nodes]
-        return self.names.unique(f"{self.plan.name}_{'_'.join(dict.fromkeys(kinds))}_kernel")
+        return f"{self.plan.name}_{'_'.join(dict.fromkeys(kinds))}{round_}_kernel"
 
     def _part_docstring(self, last: bool) -> str:
         if last:
@@ -337,7 +334,7 @@ class _SplitRows(_RowEmitter):
             if node.target in ROW_REDUCTIONS:
                 found.add(node)
             else:
-                stack += node.all_input_nodes
+                stack += self.region.inputs_of(node)
         return found
 
     def _split_lines(self, lines: Lines) -> None:

@@ -97,6 +97,10 @@ class RowRegion:
             return any(self.spans_row(operand.dims) for operand in self.operands if operand.node is node)
         return self.spans_row(dims)
 
+    def inputs_of(self, node: torch_fx.Node) -> tuple[torch_fx.Node, ...]:
+        """The tensors that a node inside reads; sizes are not among them."""
+        return tuple(source for source in node.all_input_nodes if (node, source) in self.uses)
+
     def spans_row(self, dims: DimAxes) -> bool:
         """True where one of the dims walks an axis of the row."""
         return any(axis in self.row_axes for axes in dims for axis in axes)

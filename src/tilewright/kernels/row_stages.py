@@ -111,7 +111,7 @@ class Moments(Accumulator):
     def update(self, lines: Lines, names: Sequence[str], value: str, mask: str) -> None:
         """Each lane has a mean of its own."""
         count, mean, squares = names
-        lines.add(f"{count} += {mask}.to(tl.float32)" if mask else f"{count} += 1.0")
+        lines.add(f"{count} += tl.where({mask}, 1.0, 0.0)" if mask else f"{count} += 1.0")
         step = f"({value} - {mean}) / {count}"
         lines.add(f"{mean}_now = {mean} + " + (f"tl.where({mask}, {step}, 0.0)" if mask else step))
         change = f"({value} - {mean}) * ({value} - {mean}_now)"

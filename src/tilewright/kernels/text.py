@@ -37,6 +37,10 @@ class Names:
     def __init__(self, taken: Iterable[str] = ()) -> None:
         self._taken = set(taken)
 
+    def copy(self) -> Names:
+        """The same names taken, to go on from."""
+        return Names(self._taken)
+
     def unique(self, wish: str) -> str:
         """`wish` as a name, with a number where it is taken."""
         base = re.sub(r"\W+", "_", wish).strip("_") or "value"

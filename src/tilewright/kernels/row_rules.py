@@ -1,0 +1,87 @@
+"""The planner's rule for rows, and what it needs before the rules run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import Graph
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.native import operation_name
+from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles, plan_rows
+from tilewright.kernels.row_region import RowRegion, grow_row_region, moves_nothing
+from tilewright.kernels.text import Names
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class RowOptions:
+    """What distinguishes one plan of a module's rows from another.
+
+    Attributes:
+        tiles: limits of tiles.
+        form: the form where it is possible; None for the one that the sizes suggest.
+    """
+
+    tiles: RowTiles = field(default_factory=RowTiles)
+    form: RowForm | None = None
+
+    def describe(self) -> str:
+        """For people."""
+        form = f"{self.form.value} rows, " if self.form else "rows "
+        return f"{form}in tiles of {self.tiles.tile}, {self.tiles.warp} elements a warp"
+
+
+def find_row_regions(graph: Graph, allowed: Collection[torch_fx.Node]) -> dict[torch_fx.Node, RowRegion]:
+    """The row regions of a graph by their roots, none inside another.
+
+    Args:
+        graph: composites are written out.
+        allowed: nodes that may be roots.
+    """
+    state = {*graph.parameters, *graph.buffers, *graph.constants}
+    found: dict[torch_fx.Node, RowRegion] = {}
+    inside: set[torch_fx.Node] = set()
+    for node in reversed(list(graph.fx.nodes)):
+        if node in inside or node not in allowed or not node.users or not _is_float_tensor(node):
+            continue
+        region = grow_row_region(node)
+        if region is None or all(operand.node.name in state for operand in region.operands):
+            continue
+        found[node] = region
+        inside |= set(region.nodes)
+    return found
+
+
+def _is_float_tensor(node: torch_fx.Node) -> bool:
+    value = node.meta.get("val")
+    return node.op == "call_function" and isinstance(value, torch.Tensor) and value.dtype in _FLOATS
+
+
+def plan_row_region(
+    region: RowRegion,
+    formats: Mapping[torch_fx.Node, MemoryFormat],
+    names: Names,
+    options: RowOptions,
+    sm_count: int,
+) -> RowPlan | None:
+    """The plan of a row region; None where it declines."""
+    operations = [operation_name(node).strip("_") for node in region.nodes if not moves_nothing(node)]
+    plain = MemoryFormat.CONTIGUOUS
+    plan = plan_rows(
+        "rows",
+        region,
+        [formats.get(operand.node, plain) for operand in region.operands],
+        options.tiles,
+        programs_to_fill=sm_count,
+        form=options.form,
+        output_format=formats.get(region.root, plain),
+    )
+    if plan is None:
+        return None
+    name = names.unique(f"rows_{'_'.join(dict.fromkeys(operations[-5:]))}")
+    return RowPlan(**{**vars(plan), "name": name})
