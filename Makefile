@@ -21,7 +21,7 @@ demo: $(STAMP)
 		--reference examples/multiply_global_mean.py --gpu 4090 --out $(DEMO_OUT)
 
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
