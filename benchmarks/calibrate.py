@@ -145,6 +145,80 @@ def latencies() -> list[Point]:
     return points
 
 
+def cold_latency() -> list[Point]:
+    """Chains of pointers through memory that nothing has touched since the cache was overwritten."""
+    slots, hops = 1 << 24, 4000
+    out, flush = torch.empty(1, dtype=torch.int32, device="cuda"), torch.empty(64 * MIB, device="cuda")
+    chain = torch.zeros(slots * 32, dtype=torch.int32, device="cuda")
+    order = torch.randperm(slots, device="cuda")[: 2 * hops + 1]
+    chain[order[:-1] * 32] = (order[1:] * 32).int()
+    chain[0] = (order[0] * 32).int()
+
+    def cold(count: int) -> float:
+        flush.zero_()
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start.record()
+        kernels.chase_kernel[(1,)](chain, out, count, num_warps=1)
+        end.record()
+        end.synchronize()
+        return float(start.elapsed_time(end))
+
+    cold(hops)
+    long, short = (statistics.median(cold(count) for _ in range(5)) for count in (2 * hops, hops))
+    return [{"kind": "cold latency", "ns": (long - short) / hops * 1e6}]
+
+
+def short_runs() -> list[Point]:
+    """Reads in short contiguous runs, rows of 16 KiB apart: what of the bandwidth remains."""
+    row, points = 4096, []
+    x, out = _floats(65536 * row), torch.empty(1 << 20, device="cuda")
+    for run in (8, 16, 32, 64, 128, 512):
+        height = max(4, 2048 // run)
+        for warps in (4, 8):
+            rows = 8 * height
+            programs = 65536 // rows * (row // run)
+            ms = elapsed_ms(
+                lambda run=run, rows=rows, programs=programs, warps=warps, height=height: kernels.runs_kernel[
+                    (programs,)
+                ](x, out, rows, height, run, row, "", num_warps=warps),
+                3,
+            )
+            points.append(
+                {"kind": "down", "run": run, "height": height, "warps": warps, "bytes": 4 * x.numel(), "ms": ms}
+            )
+            ms = elapsed_ms(
+                lambda run=run, warps=warps, height=height: kernels.walk_kernel[(65536 // height,)](
+                    x, out, row, height, run, row, num_warps=warps
+                ),
+                3,
+            )
+            points.append(
+                {"kind": "along", "run": run, "height": height, "warps": warps, "bytes": 4 * x.numel(), "ms": ms}
+            )
+    return points
+
+
+def scattered() -> list[Point]:
+    """Reads that touch so many lines with each request, out of a matrix that lies in L2."""
+    row, points = 4096, []
+    x, out = _floats(1024 * row), torch.empty(1 << 20, device="cuda")
+    for run in (1, 2, 4, 8, 32):
+        strips = max(1, run // 4)
+        rows = 1024 // strips
+        height, programs = min(1024 // run, rows), strips * row // run
+        for cache in ("", ".cg"):
+            ms = elapsed_ms(
+                lambda run=run, rows=rows, height=height, programs=programs, cache=cache: kernels.runs_kernel[
+                    (programs,)
+                ](x, out, rows, height, run, row, cache, num_warps=4)
+            )
+            points.append(
+                {"kind": f"scattered{cache}", "run": run, "height": height, "rows": rows, "programs": programs}
+                | {"asked": 4 * rows * run * programs, "ms": ms}
+            )
+    return points
+
+
 def launches() -> list[Point]:
     """Empty kernels: one after the other in a graph, and with many programs."""
     out = torch.empty(1, device="cuda")
@@ -264,22 +338,27 @@ def profiled(sm_count: int) -> None:
     torch.cuda.profiler.stop()
 
 
-def measure() -> dict[str, Any]:
-    """All points, with the GPU's name and versions."""
+def measure(only: Sequence[str] = ()) -> dict[str, Any]:
+    """All points (or those of the groups named), with the GPU's name and versions."""
     properties = torch.cuda.get_device_properties(0)
     sm_count = properties.multi_processor_count
-    groups: Sequence[Callable[[], list[Point]]] = (
-        streams,
-        lambda: few_programs(sm_count),
-        lambda: cache_sizes(sm_count),
-        latencies,
-        launches,
-        mixtures,
-        lambda: arithmetic(sm_count),
-        lambda: products(sm_count),
-    )
+    groups: dict[str, Callable[[], list[Point]]] = {
+        "streams": streams,
+        "few_programs": lambda: few_programs(sm_count),
+        "cache_sizes": lambda: cache_sizes(sm_count),
+        "latencies": latencies,
+        "cold_latency": cold_latency,
+        "short_runs": short_runs,
+        "scattered": scattered,
+        "launches": launches,
+        "mixtures": mixtures,
+        "arithmetic": lambda: arithmetic(sm_count),
+        "products": lambda: products(sm_count),
+    }
     points: list[Point] = []
-    for group in groups:
+    for name, group in groups.items():
+        if only and name not in only:
+            continue
         try:
             points += group()
         except Exception as error:
@@ -297,12 +376,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="measure, and write the points here")
+    parser.add_argument("--only", nargs="*", default=(), metavar="GROUP", help="measure these groups alone")
     parser.add_argument("--profiled", action="store_true", help="run the kernels that are read under ncu")
     options = parser.parse_args(arguments)
     if options.profiled:
         profiled(torch.cuda.get_device_properties(0).multi_processor_count)
     elif options.out is not None:
-        record = measure()
+        record = measure(options.only)
         options.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{len(record['points'])} points on {record['gpu']}")
     else:

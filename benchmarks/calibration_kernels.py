@@ -89,3 +89,28 @@ def product_kernel(
     for _ in range(rounds):
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
     tl.store(out_ptr + m[:, None] * N + n[None, :], acc)
+
+
+@triton.jit
+def runs_kernel(x_ptr, out_ptr, rows, ROWS: tl.constexpr, RUN: tl.constexpr, ROW: tl.constexpr, CACHE: tl.constexpr):
+    """Each program reads a strip of a matrix: RUN contiguous elements of ROWS rows at a time, down its columns' rows.
+
+    Programs of one strip of rows read its columns one after the other, each column by another program.
+    """
+    column = (tl.program_id(0) % (ROW // RUN)) * RUN
+    first = (tl.program_id(0) // (ROW // RUN)).to(tl.int64) * rows
+    total = tl.zeros([ROWS, RUN], dtype=tl.float32)
+    for begin in range(0, rows, ROWS):
+        r = first + begin + tl.arange(0, ROWS)
+        total += tl.load(x_ptr + r[:, None] * ROW + column + tl.arange(0, RUN)[None, :], cache_modifier=CACHE)
+    tl.store(out_ptr + tl.program_id(0), tl.sum(total))
+
+
+@triton.jit
+def walk_kernel(x_ptr, out_ptr, columns, ROWS: tl.constexpr, RUN: tl.constexpr, ROW: tl.constexpr):
+    """Each program walks along ROWS rows of a matrix, RUN contiguous elements of each at a time."""
+    r = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros([ROWS, RUN], dtype=tl.float32)
+    for begin in range(0, columns, RUN):
+        total += tl.load(x_ptr + r[:, None] * ROW + begin + tl.arange(0, RUN)[None, :])
+    tl.store(out_ptr + tl.program_id(0), tl.sum(total))
