@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
@@ -22,12 +23,20 @@ def executable() -> str | None:
     return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 
+def _pipe(theirs: int) -> tuple[int, int]:
+    """A pipe whose end for the browser is out of the way of the descriptors 3 and 4."""
+    ends = list(os.pipe())
+    low, ends[theirs] = ends[theirs], fcntl.fcntl(ends[theirs], fcntl.F_DUPFD_CLOEXEC, 10)
+    os.close(low)
+    return ends[0], ends[1]
+
+
 class Chromium:
     """One browser with one page at a time."""
 
     def __init__(self, command: str, profile: Path) -> None:
-        ours_in, theirs_out = os.pipe()
-        theirs_in, ours_out = os.pipe()
+        ours_in, theirs_out = _pipe(theirs=1)
+        theirs_in, ours_out = _pipe(theirs=0)
         arguments = [
             "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
             "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
