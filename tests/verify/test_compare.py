@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tilewright.verify.compare import Allowed, Errors, compare, wrong_ranges
-from tilewright.verify.judge import cover
+from tilewright.verify.judge import Range, cover
 from tilewright.verify.planning import Family, Probe
 
 INF, NAN = math.inf, math.nan
@@ -106,14 +106,14 @@ def probe(name: str, **quantities: int) -> Probe:
 def test_a_cover_names_the_range_that_is_wrong() -> None:
     good = [probe("a", height=8, width=3), probe("b", height=32, width=90)]
     bad = {0: probe("c", height=33, width=3), 1: probe("d", height=64, width=5)}
-    assert cover(bad, good, (4, 32, 64)) == ([("height > 32", {0, 1})], set())
+    assert cover(bad, good, (4, 32, 64)) == ([(Range("height", 32, above=True), {0, 1})], set())
 
 
 def test_a_cover_needs_two_ranges_for_two_causes() -> None:
     good = [probe("a", height=8, width=8)]
     bad = {0: probe("c", height=33, width=8), 1: probe("d", height=8, width=2), 2: probe("e", height=40, width=8)}
     ranges, left = cover(bad, good, (4, 32))
-    assert ranges == [("height > 32", {0, 2}), ("width <= 4", {1})]
+    assert [(str(one), inside) for one, inside in ranges] == [("height > 32", {0, 2}), ("width <= 4", {1})]
     assert left == set()
 
 

@@ -196,13 +196,18 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "correctness.shape", _E,
-        "Number, shape and data type of the outputs are the reference's.",
+        "Number, nesting, shape and data type of the outputs are the reference's.",
         "Broadcasting hides a wrong shape in a naive comparison.",
     ),
     Check(
         "correctness.device", _E,
         "Outputs lie on the device of the inputs.",
         "A result left on the host is not the module that was asked for.",
+    ),
+    Check(
+        "correctness.stride", _E,
+        "Strides of the outputs are of the reference's kind (contiguous, channels last, ...), or contiguous.",
+        "A caller that takes a `view` of the result fails on any other layout; a contiguous one serves everybody.",
     ),
     Check(
         "correctness.parameters", _E,

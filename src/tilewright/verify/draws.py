@@ -42,17 +42,63 @@ def _non_finite(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Ten
     return values
 
 
+def _mean(value: float) -> Draw:
+    def draw(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        values = torch.randn(shape_of.shape, generator=generator, dtype=torch.float64)
+        return values.add_(value).to(shape_of.dtype)
+
+    return draw
+
+
+def _strongly_negative(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    values = torch.randn(shape_of.shape, generator=generator, dtype=torch.float64)
+    return values.abs_().mul_(-30.0).sub_(10.0).to(shape_of.dtype)
+
+
 #: Name -> how floating-point inputs are drawn; integers and booleans are always drawn from the task's own values.
 DRAWS: Mapping[str, Draw] = {
     "normal": _normal(1.0),
     "negative": _negative,
     "zeros": _zeros,
     "heavy-tailed": _heavy,
+    "with mean 1000": _mean(1e3),
+    "strongly negative": _strongly_negative,
     "times 100": _normal(1e2),
     "times 1e4": _normal(1e4),
     "times 1e6": _normal(1e6),
     "times 1e-20": _normal(1e-20),
+    **{f"times 1e{power}": _normal(10.0**power) for power in (9, 12, 18, 24)},
     "infinities and NaN": _non_finite,
+}
+
+#: Draws that are tried from the first to the last, until the reference's own outputs are all finite.
+HUGE: tuple[str, ...] = ("times 1e24", "times 1e18", "times 1e12", "times 1e9")
+#: ... and stay so at so many times these values: where it is about to overflow itself, nobody is asked more.
+HUGE_MARGIN = 1e3
+
+
+def _transposed(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.transpose(-1, -2).contiguous().transpose(-1, -2) if tensor.dim() > 1 else tensor
+
+
+def _every_second(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.dim() == 0:
+        return tensor
+    roomy = torch.zeros((*tensor.shape[:-1], 2 * tensor.shape[-1]), dtype=tensor.dtype)
+    return roomy[..., ::2].copy_(tensor)
+
+
+def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
+    forms = {4: torch.channels_last, 5: torch.channels_last_3d}
+    return tensor.contiguous(memory_format=forms[tensor.dim()]) if tensor.dim() in forms else tensor
+
+
+#: Name -> how inputs lie in memory; an input that a layout does not fit stays as it is.
+LAYOUTS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "packed": lambda tensor: tensor,
+    "transposed": _transposed,
+    "every second element": _every_second,
+    "channels last": _channels_last,
 }
 
 #: How many of the task's own values are kept to draw from.

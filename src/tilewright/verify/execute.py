@@ -22,7 +22,7 @@ from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import coverage, runtime, wire
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.pretend import really
-from tilewright.verify.subject import leaves, map_leaves, product_precision
+from tilewright.verify.subject import Form, as_tensors, leaves, map_leaves, product_precision
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 
@@ -164,12 +164,13 @@ class _Bench:
         return (built.to("cuda") if self.job["device"] == "cuda" else built).eval().requires_grad_(False)
 
     def _outputs(self, outputs: Any, packed: dict[str, torch.Tensor]) -> dict[str, Any]:
-        found = leaves(outputs)
         with really():
+            outputs = as_tensors(outputs)
+            found = leaves(outputs)
             plain = [leaf.detach().cpu() for leaf in found]
             return {
                 "outputs": wire.pack(plain, packed, "out"),
-                "devices": [leaf.device.type for leaf in found],
+                "form": Form.of(outputs).as_data(),
                 "types": [str(leaf.dtype).removeprefix("torch.") for leaf in found],
             }
 

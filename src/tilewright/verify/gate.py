@@ -33,7 +33,7 @@ from tilewright.verify.oracle import LARGE, SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Part, run_job
+from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
 from tilewright.verify.walls import own_folder
 
@@ -170,13 +170,14 @@ class _Gate:
                 continue
             class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
             outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
-            covered += _covered(part, outcomes[-1])
+            covered += coverage_findings.read_covered(part, outcomes[-1].index, outcomes[-1].choice)
         found = judge.findings_of(
             expected,
             outcomes,
             self._own_code,
             integer_constants(self.candidate.source),
             float(plan["response"]) >= SENSITIVE,
+            {str(name): int(size) for name, size in plan["own_sizes"]},
         )
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected)
@@ -337,6 +338,7 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         int(data["size"]),
         tuple(Crossing(str(c["what"]), int(c["value"]), int(c["constant"])) for c in data["crossings"]),
         tuple((str(name), int(value)) for name, value in data["quantities"]),
+        str(data["layout"]),
     )
 
 
@@ -349,15 +351,6 @@ def _prefixed(tree: Any, prefix: str) -> Any:
             return {**tree, "$tensor": prefix + tree["$tensor"]}
         return {key: _prefixed(value, prefix) for key, value in tree.items()}
     return tree
-
-
-def _covered(part: Part, outcome: judge.Outcome) -> list[Covered]:
-    """What a run says of its accesses; nothing where it cannot be read, which `judge_run` has said."""
-    try:
-        found = coverage_findings.read_covered(part, outcome.index, outcome.choice)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
-        return []
-    return [] if found is None else [found]
 
 
 def _run_index(name: str, count: int) -> int | None:
@@ -388,7 +381,8 @@ def _input_findings(
     skipped = [str(item) for item in plan["skipped"]]
     if skipped:
         yield finding("inputs.skipped", f"too dear to run: {'; '.join(dict.fromkeys(skipped))}")
-    unanswered = sum(answer is None for answer in expected)
+    refused = {part.name for part in oracle.parts if isinstance(part.data, Mapping) and "refused" in part.data}
+    unanswered = sum(answer is None and f"probe {i}" not in refused for i, answer in enumerate(expected))
     if unanswered:
         yield finding(
             "correctness.reference", f"the reference gave no answer on {unanswered} probes: {_last_line(oracle)}"

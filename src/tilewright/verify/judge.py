@@ -15,7 +15,7 @@ from tilewright.verify import wire
 from tilewright.verify.compare import Allowed, Errors, compare, wrong_ranges
 from tilewright.verify.planning import Family, Probe
 from tilewright.verify.sandbox import JobResult
-from tilewright.verify.subject import leaves
+from tilewright.verify.subject import Form, leaves
 
 #: Errors of outputs with fewer elements are luck as much as precision: the median of all probes counts too.
 _FEW = 4096
@@ -33,6 +33,7 @@ class Expected:
         native: outputs in the reference's own precision; empty where they are very large and all finite.
         types: of the reference's outputs.
         errors: the reference's own errors by precision class.
+        form: how its outputs are nested, and where and how they lie.
     """
 
     probe: Probe
@@ -42,6 +43,7 @@ class Expected:
     native: tuple[torch.Tensor, ...]
     types: tuple[torch.dtype, ...]
     errors: Mapping[str, Errors]
+    form: Form
 
     @property
     def elements(self) -> int:
@@ -80,13 +82,14 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
     found: list[Expected | None] = []
     for index, probe in enumerate(probes):
         part = result.part(f"probe {index}")
-        if part is None or "skipped" in part.data:
+        if part is None or "skipped" in part.data or "refused" in part.data:
             found.append(None)
             continue
         exact, native = (tuple(leaves(wire.unpack(part.data[name], part.tensors))) for name in ("oracle", "native"))
         types = tuple(getattr(torch, str(name)) for name in part.data["types"])
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
-        found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, types, errors))
+        form = Form.of_data(part.data["form"])
+        found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, types, errors, form))
     return found
 
 
@@ -127,25 +130,29 @@ def judge_run(
         lost = tuple(str(n) for n in (*data.get("missing", ()), *data.get("unset", ())))
         blank = replace(blank, parameters=lost)
         got = leaves(wire.unpack(data["outputs"], tensors))
-        devices = [str(device) for device in data["devices"]]
+        form = Form.of_data(data["form"])
         reduced = reduced or bool(data.get("narrowed")) or any(k != "ieee" for k in data.get("dots", {}))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         return replace(blank, problem="sandbox.garbage", message=f"its report cannot be read: {error!r}")
-    return _compare(blank, got, devices, expected, pool, precision if reduced else "ieee")
+    return _compare(blank, got, form, expected, pool, precision if reduced else "ieee")
 
 
 def _compare(
-    blank: Outcome, got: list[torch.Tensor], devices: list[str], expected: Expected, pool: Mapping[str, Errors],
+    blank: Outcome, got: list[torch.Tensor], form: Form, expected: Expected, pool: Mapping[str, Errors],
     precision: str,
 ) -> Outcome:  # fmt: skip
+    if form.structure != expected.form.structure:
+        text = f"outputs are nested as {form.structure}, right is {expected.form.structure}"
+        return replace(blank, problem="correctness.shape", message=text[:600])
     shapes = [tuple(output.shape) for output in got], [tuple(output.shape) for output in expected.exact]
     if shapes[0] != shapes[1]:
         return replace(blank, problem="correctness.shape", message=f"output shapes {shapes[0]}, right is {shapes[1]}")
     types = [output.dtype for output in got], list(expected.types)
     if types[0] != types[1]:
         return replace(blank, problem="correctness.shape", message=f"output types {types[0]}, right is {types[1]}")
-    if len(set(devices)) > 1:
-        return replace(blank, problem="correctness.device", message=f"outputs lie on {devices}")
+    if form.devices != expected.form.devices:
+        text = f"outputs lie on {', '.join(form.devices)}, right is {', '.join(expected.form.devices)}"
+        return replace(blank, problem="correctness.device", message=text)
     reference = expected.errors.get(precision, expected.errors["ieee"])
     if expected.elements < _FEW:
         few = pool.get(precision, Errors(0.0, 0.0))
@@ -157,7 +164,7 @@ def _compare(
         text = f"{errors.not_finite} outputs are not finite where they should be, or the reverse; {errors.where}"
         return replace(blank, problem="correctness.not_finite", message=text)
     if allowed.pass_(errors):
-        return blank
+        return _laid_out(blank, form, expected)
     exact = expected.exact[0]
     size = float(torch.where(torch.isfinite(exact), exact, 0).norm()) / max(exact.numel(), 1) ** 0.5
     wrong = wrong_ranges(exact, got[0], allowed.worst * size)
@@ -166,6 +173,17 @@ def _compare(
         f"{reference.norm:.2g}); wrong: {wrong or 'spread over the output'}; {errors.where}"
     )
     return replace(blank, problem="correctness.value", message=text)
+
+
+def _laid_out(right: Outcome, form: Form, expected: Expected) -> Outcome:
+    """Strides of the reference's kind, or packed ones, which serve every consumer; asked of packed inputs only."""
+    if expected.probe.layout != "packed":
+        return right
+    for number, (kind, wanted) in enumerate(zip(form.layouts, expected.form.layouts, strict=True)):
+        if kind not in {wanted, "contiguous"}:
+            text = f"output {number} is {kind} in memory, right is {wanted}"
+            return replace(right, problem="correctness.stride", message=text)
+    return right
 
 
 # --- findings ------------------------------------------------------------------------------------------------
@@ -200,6 +218,7 @@ def findings_of(
     own_code: bool,
     constants: Sequence[int],
     sensitive: bool,
+    own_sizes: Mapping[str, int],
 ) -> list[Finding]:
     """What the outcomes say, grouped by what the probes were about.
 
@@ -209,16 +228,18 @@ def findings_of(
         own_code: the candidate was emitted by this tool: every limit rejects.
         constants: integer constants of the candidate, at which its behaviour may change.
         sensitive: the output answers to the task's own inputs and weights; else passing on them shows nothing.
+        own_sizes: inner sizes of the reference's pass at the task's own sizes, whether or not that was run.
     """
     answered = {index: answer.probe for index, answer in enumerate(expected) if answer is not None}
     failed = [o for o in outcomes if o.problem and o.problem != "skipped" and o.index in answered]
     own = [o for o in outcomes if o.index in answered and answered[o.index].family is Family.OWN]
     own_right = bool(own) and all(not o.problem for o in own)
     level = _general_level([o for o in failed if answered[o.index].family is Family.VALUE])
+    said = {_same_fault(o) for o in failed if answered[o.index].family in {Family.OWN, Family.VALUE}}
     by_family: dict[Family, list[Outcome]] = {family: [] for family in Family}
     for outcome in failed:
         family = answered[outcome.index].family
-        if family in {Family.OWN, Family.VALUE} or not _explained(outcome, level):
+        if family in {Family.OWN, Family.VALUE} or not (_explained(outcome, level) or _same_fault(outcome) in said):
             by_family[family].append(outcome)
     bad = {o.index for group in by_family.values() for o in group}
     good = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"} - bad
@@ -235,12 +256,20 @@ def findings_of(
     found: list[Finding] = []
     for family in (Family.OWN, Family.VALUE):
         found += _plain_findings(by_family.pop(family), answered, severity({family}))
-    for text, indices in ranges:
+    for one, indices in ranges:
         group = [o for o in ranged if o.index in indices]
-        found.append(_range_finding(text, group, answered, severity({answered[i].family for i in indices})))
+        weight = severity({answered[i].family for i in indices})
+        if one.holds(own_sizes) and not _ran_inside(own, answered, one):
+            weight = Severity.ERROR  # the task's own size lies in it
+        found.append(_range_finding(str(one), group, answered, weight))
     for family, group in by_family.items():
         found += _plain_findings(group, answered, severity({family}))
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _ran_inside(own: Sequence[Outcome], answered: Mapping[int, Probe], one: Range) -> bool:
+    """Whether the task's own sizes were run, as far as this range is concerned."""
+    return any(o.problem != "skipped" and one.holds(dict(answered[o.index].quantities)) for o in own)
 
 
 def _tells(probe: Probe, sensitive: bool) -> bool:
@@ -260,6 +289,13 @@ def _general_level(wrong: Sequence[Outcome]) -> float:
 def _explained(outcome: Outcome, level: float) -> bool:
     errors = outcome.errors
     return outcome.problem == "correctness.value" and errors is not None and errors.norm <= _NEW * level
+
+
+def _same_fault(outcome: Outcome) -> tuple[str, str]:
+    """What two outcomes share if one of them says it all: the form of an output, or what was raised."""
+    if outcome.problem in {"correctness.stride", "correctness.shape", "correctness.device"}:
+        return outcome.problem, ""
+    return outcome.problem, f"{outcome.index} {outcome.message}" if outcome.errors is not None else outcome.message
 
 
 def _plain_findings(group: Sequence[Outcome], answered: Mapping[int, Probe], severity: Severity) -> list[Finding]:
@@ -306,43 +342,64 @@ def _evidence(outcome: Outcome, names: Sequence[str]) -> dict[str, JsonValue]:
 _KINDS = ("dim", "inner", "rows", "elements")
 
 
+@dataclass(frozen=True)
+class Range:
+    """Sizes of one inner dimension on one side of a constant."""
+
+    what: str
+    constant: int
+    above: bool
+
+    def __str__(self) -> str:
+        return f"{self.what} {'>' if self.above else '<='} {self.constant}"
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether these sizes lie in it; sizes that lack the dimension do not."""
+        return self.what in sizes and (sizes[self.what] > self.constant) == self.above
+
+    @property
+    def rank(self) -> int:
+        """How little it tells people: dimensions first, counts of elements last."""
+        return next((i for i, kind in enumerate(_KINDS) if self.what.startswith(kind)), len(_KINDS))
+
+
 def cover(
     bad: Mapping[int, Probe], good: Sequence[Probe], constants: Sequence[int]
-) -> tuple[list[tuple[str, set[int]]], set[int]]:
+) -> tuple[list[tuple[Range, set[int]]], set[int]]:
     """Ranges of inner sizes that hold wrong probes and no right one: `dim 2 of convolution's output > 32`.
 
     A greedy cover: each time the range that explains most of the wrong probes that are left.
 
     Returns:
-        (range for people, the probes in it) for each, and the probes that no range explains.
+        (range, the probes in it) for each, and the probes that no range explains.
     """
-    left = dict(bad)
-    ranges: list[tuple[str, set[int]]] = []
+    left = set(bad)
+    ranges: list[tuple[Range, set[int]]] = []
     sizes = {index: dict(probe.quantities) for index, probe in bad.items()}
     right = [dict(probe.quantities) for probe in good]
-    options = _options(sizes, right, constants)
+    options = [
+        (option, {index for index, table in sizes.items() if option.holds(table)})
+        for option in _options(sizes, right, constants)
+    ]
     while left:
-        best = max(options, key=lambda option: (len(option[1] & left.keys()), -option[2]), default=None)
-        if best is None or not best[1] & left.keys():
+        best = max(options, key=lambda option: (len(option[1] & left), -option[0].rank), default=None)
+        if best is None or not best[1] & left:
             break
-        ranges.append((best[0], best[1] & left.keys()))
-        left = {index: probe for index, probe in left.items() if index not in best[1]}
-    return ranges, set(left)
+        ranges.append((best[0], best[1] & left))
+        left -= best[1]
+    return ranges, left
 
 
 def _options(
     sizes: Mapping[int, Mapping[str, int]], right: Sequence[Mapping[str, int]], constants: Sequence[int]
-) -> list[tuple[str, set[int], int]]:
+) -> list[Range]:
     """Ranges bounded by a constant of the candidate with no right probe inside and some outside."""
     found = []
     for what in dict.fromkeys(name for table in sizes.values() for name in table):
         values = [table[what] for table in right if what in table]
-        rank = next((i for i, kind in enumerate(_KINDS) if what.startswith(kind)), len(_KINDS))
         for constant in constants if values else ():
             if max(values) <= constant:
-                inside = {index for index, table in sizes.items() if table.get(what, 0) > constant}
-                found.append((f"{what} > {constant}", inside, rank))
+                found.append(Range(what, constant, above=True))
             if min(values) > constant:
-                inside = {index for index, table in sizes.items() if table.get(what, constant + 1) <= constant}
-                found.append((f"{what} <= {constant}", inside, rank))
+                found.append(Range(what, constant, above=False))
     return found

@@ -22,9 +22,11 @@ from tilewright.verify.compare import Errors, combine, compare
 from tilewright.verify.planning import EFFORTS, Family, Plan, Probe
 from tilewright.verify.probes import make_plan
 from tilewright.verify.subject import (
+    Form,
     ReducedProducts,
     Subject,
     Tree,
+    as_tensors,
     leaves,
     map_leaves,
     product_precision,
@@ -58,15 +60,21 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         for index, probe in enumerate(plan.probes):
             key = f"{probe.constructor}:{probe.weights}"
             watch.deadline = time.process_time() + _INTERPRETED_S
-            state = oracle.weights(plan, probe)
-            if key not in sent:
-                emit(f"weights {key}", {}, state)
-                sent.add(key)
             try:
+                state = oracle.weights(plan, probe)
                 answer = oracle.answer(plan, probe)
             except runtime.TooDearError as error:
                 emit(f"probe {index}", {"skipped": str(error)}, None)
                 continue
+            except Exception as error:
+                if probe.family is Family.OWN:
+                    raise
+                # What the reference does not take, nobody has to take.
+                emit(f"probe {index}", {"refused": f"{type(error).__name__}: {error}"[:300]}, None)
+                continue
+            if key not in sent:
+                emit(f"weights {key}", {}, state)
+                sent.add(key)
             packed: dict[str, torch.Tensor] = {}
             emit(f"probe {index}", _answer_data(answer, packed) | {"weights": key}, packed)
         # Only now is it known whether each operation had a float64 form.
@@ -90,6 +98,7 @@ def _answer_data(answer: Answer, packed: dict[str, torch.Tensor]) -> dict[str, A
         "native": wire.pack(native, packed, "native"),
         "types": types,
         "errors": {name: errors.as_data() for name, errors in answer.errors.items()},
+        "form": answer.form.as_data(),
     }
 
 
@@ -100,6 +109,7 @@ def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
         "probes": [asdict(probe) for probe in plan.probes],
         "skipped": plan.skipped,
         "response": oracle.own_response,
+        "own_sizes": plan.own_sizes,
     }
 
 
@@ -111,6 +121,7 @@ class Answer:
     exact: list[torch.Tensor]
     native: list[torch.Tensor]
     errors: Mapping[str, Errors]
+    form: Form
 
 
 @dataclass
@@ -153,7 +164,16 @@ class Oracle:
         if probe.draw == "own" and not probe.sizes and probe.constructor == 0:
             return self.subject.inputs(probe.seed)
         template = planning.resized(self._own, dict(probe.sizes))
-        return draws.draw_inputs(template, self._samples, probe.draw, probe.seed)
+        drawn = draws.draw_inputs(template, self._samples, probe.draw, probe.seed)
+        laid_out: list[Any] = map_leaves(drawn, draws.LAYOUTS[probe.layout])
+        return laid_out
+
+    def finite(self, plan: Plan, probe: Probe, factor: float) -> bool:
+        """Whether the reference's own outputs are all finite on a probe's inputs times `factor`."""
+        inputs = map_leaves(self.inputs(probe), lambda t: t * factor if t.is_floating_point() else t)
+        arguments = plan.constructors[probe.constructor]
+        outputs = leaves(self._run(arguments, self.weights(plan, probe), inputs))
+        return all(bool(torch.isfinite(output).all()) for output in outputs if output.is_floating_point())
 
     def weights(self, plan: Plan, probe: Probe) -> dict[str, torch.Tensor]:
         """The state that a probe runs with."""
@@ -203,10 +223,11 @@ class Oracle:
         """The right outputs of a probe, and the reference's own errors."""
         arguments = plan.constructors[probe.constructor]
         state, inputs = self.weights(plan, probe), self.inputs(probe)
-        native = leaves(self._run(arguments, state, inputs))
+        outputs = self._outputs(arguments, state, inputs)
+        form, native = Form.of(outputs), [leaf.detach().cpu() for leaf in leaves(outputs)]
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
-            return Answer(inputs, exact, native, {name: Errors(0.0, 0.0) for name in {"ieee", self.precision}})
+            return Answer(inputs, exact, native, {name: Errors(0.0, 0.0) for name in {"ieee", self.precision}}, form)
         exact = self._exact(arguments, state, inputs)
         ieee = [compare(exact, native)]
         for seed in (1,) if probe.family is Family.OWN else (1, 2):
@@ -215,7 +236,7 @@ class Oracle:
         errors = {"ieee": combine(ieee)}
         if self.precision != "ieee":
             errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, inputs, exact, native)])
-        return Answer(inputs, exact, native, errors)
+        return Answer(inputs, exact, native, errors, form)
 
     def _class_errors(
         self,
@@ -239,13 +260,23 @@ class Oracle:
         inputs: Sequence[Any],
         precision: str = "ieee",
     ) -> Tree:
+        outputs = self._outputs(arguments, state, inputs, precision)
+        return map_leaves(outputs, lambda tensor: tensor.detach().cpu())
+
+    def _outputs(
+        self,
+        arguments: tuple[Any, ...] | None,
+        state: Mapping[str, torch.Tensor],
+        inputs: Sequence[Any],
+        precision: str = "ieee",
+    ) -> Tree:
         self._pristine(arguments)
         module = self.subject.build(arguments)
         module.load_state_dict(dict(state))
         module.to(self.device)
         moved = map_leaves(list(inputs), lambda tensor: tensor.to(self.device, copy=True))
         with torch.no_grad(), product_precision(precision):
-            return map_leaves(module(*moved), lambda tensor: tensor.detach().cpu())
+            return as_tensors(module(*moved))
 
     def _exact(
         self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]
@@ -256,7 +287,7 @@ class Oracle:
         moved = map_leaves(to_double(list(inputs)), lambda tensor: tensor.to(self.device, copy=True))
         try:
             with torch.no_grad():
-                return [leaf.detach().cpu() for leaf in leaves(to_double(exact(*moved)))]
+                return [leaf.detach().cpu() for leaf in leaves(to_double(as_tensors(exact(*moved))))]
         except (RuntimeError, NotImplementedError, TypeError) as error:
             self.kind = f"float32 reference without TF32 (no float64: {str(error).splitlines()[0][:120]})"
             return [

@@ -82,6 +82,7 @@ class Probe:
         sizes: changed dimensions of the inputs.
         weights: which weights: `own`, `responsive` or `responsive at full size`.
         draw: how inputs are drawn (a key of `draws.DRAWS`).
+        layout: how inputs lie in memory (a key of `draws.LAYOUTS`).
         seed: of the draw.
         group: name of the dimension that was varied, if one was.
         size: its size.
@@ -100,16 +101,22 @@ class Probe:
     size: int = 0
     crossings: tuple[Crossing, ...] = ()
     quantities: tuple[tuple[str, int], ...] = ()
+    layout: str = "packed"
 
 
 @dataclass
 class Plan:
-    """Constructor arguments and probes, in the order in which they should run, and what was left out."""
+    """Constructor arguments and probes, in the order in which they should run, and what was left out.
+
+    Attributes:
+        own_sizes: inner sizes of the reference's pass at the task's own sizes, by name.
+    """
 
     constructors: list[tuple[Any, ...] | None]
     changed: list[str]
     probes: list[Probe] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    own_sizes: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -440,7 +447,12 @@ def _replaced(item: Any, old: int, new: int) -> Any:
 
 def beyond(constants: Sequence[int], bound: int) -> int:
     """A prime above every constant that is at most `bound`."""
-    return next(_primes_from(max((c for c in constants if c <= bound), default=32) + 1))
+    return prime_after(max((c for c in constants if c <= bound), default=32))
+
+
+def prime_after(size: int) -> int:
+    """The smallest prime above `size`."""
+    return next(_primes_from(size + 1))
 
 
 def _primes_from(start: int) -> Iterator[int]:

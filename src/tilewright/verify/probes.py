@@ -9,8 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from tilewright.verify import draws, planning
 from tilewright.verify.planning import Effort, Family, Plan, Probe
+from tilewright.verify.subject import leaves
 
 if TYPE_CHECKING:
     from tilewright.verify.oracle import Oracle
@@ -25,11 +28,12 @@ def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     groups, base = planning.settle(trace, own, planning.find_groups(trace, own, oracle.template))
     _own_probes(plan, oracle, trace, groups, effort)
     home = _home(plan, oracle, trace, base)
-    _value_probes(plan, trace, groups, base, home)
+    _value_probes(plan, oracle, trace, groups, base, home)
     _constructor_probes(plan, oracle, trace, base, constants, effort)
     _size_probes(plan, trace, groups, base, home, constants, effort)
     _measure_response(plan, oracle)
     plan.probes = [_with_quantities(plan, trace, probe) for probe in plan.probes]
+    plan.own_sizes = planning.named_quantities(trace(own, {}))
     return plan
 
 
@@ -94,6 +98,7 @@ def _home(
 
 def _value_probes(
     plan: Plan,
+    oracle: Oracle,
     trace: planning.Tracer,
     groups: Sequence[planning.Group],
     base: planning.Sizes,
@@ -106,17 +111,47 @@ def _value_probes(
             sizes = larger
     place = tuple(sorted(sizes.items()))
 
-    def add(draw: str, family: Family, weights: str = "responsive", seed: int = 5) -> None:
+    def probe(draw: str, family: Family, weights: str = "responsive", layout: str = "packed") -> Probe:
         text = {"own": "the task's kind of inputs"}.get(draw, f"inputs {draw}")
-        plan.probes.append(Probe(f"{text}, {weights} weights", family, constructor, place, weights, draw, seed))
+        text += "" if layout == "packed" else f", {layout}"
+        return Probe(
+            f"{text}, {weights} weights", family, constructor, place, weights, draw, 5, layout=layout
+        )  # fmt: skip
 
-    add("own", Family.VALUE)
-    add("own", Family.VALUE, "own")
-    for draw in ("normal", "negative", "zeros"):
-        add(draw, Family.VALUE)
-    for draw in draws.DRAWS:
-        if draw not in {"normal", "negative", "zeros"}:
-            add(draw, Family.EXTREME)
+    plan.probes += [probe("own", Family.VALUE), probe("own", Family.VALUE, "own")]
+    plan.probes += [probe(draw, Family.VALUE) for draw in _ORDINARY]
+    template = planning.resized(oracle.template, dict(place))
+    for layout in _layouts(template):
+        plan.probes.append(probe("own", Family.VALUE, layout=layout))
+    plan.probes += [
+        probe(draw, Family.EXTREME) for draw in draws.DRAWS if draw not in _ORDINARY and draw not in draws.HUGE
+    ]
+    plan.probes += _huge(plan, oracle, [probe(draw, Family.EXTREME) for draw in draws.HUGE])
+
+
+#: Draws that any module is expected to take.
+_ORDINARY = ("normal", "negative", "zeros")
+
+
+def _layouts(template: Sequence[Any]) -> list[str]:
+    """Layouts that change the strides of some input."""
+    real = [torch.empty(leaf.shape, dtype=leaf.dtype) for leaf in leaves(list(template))]
+    return [
+        name for name, lay in draws.LAYOUTS.items() if any(lay(tensor).stride() != tensor.stride() for tensor in real)
+    ]
+
+
+def _huge(plan: Plan, oracle: Oracle, probes: Sequence[Probe]) -> list[Probe]:
+    """The largest values at which the reference itself is well away from overflow."""
+    if oracle.given_code:
+        return []
+    for probe in probes:
+        try:
+            if oracle.finite(plan, probe, draws.HUGE_MARGIN):
+                return [probe]
+        except Exception:  # whatever a reference raises on such values
+            continue
+    return []
 
 
 def _size_probes(
@@ -134,9 +169,13 @@ def _size_probes(
     for group in groups:
         crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
         plan.skipped += skipped
-        if trace(arguments, {**sizes, **group.at(1)}) is not None:
-            crossing.setdefault(1, ())
-        for size, crossings in planning.thinned(crossing, effort.sizes).items():
+        chosen = planning.thinned(crossing, effort.sizes)
+        larger = planning.prime_after(group.size)
+        for size in (1, larger):
+            taken = trace(arguments, {**sizes, **group.at(size)})
+            if taken is not None and taken.largest <= effort.elements:
+                chosen.setdefault(size, ())
+        for size, crossings in chosen.items():
             place = tuple(sorted({**sizes, **group.at(size)}.items()))
             name = f"{group.name} = {size}"
             found.append(
@@ -165,8 +204,9 @@ def _constructor_probes(
         return
     names = oracle.subject.argument_names
     most = planning.beyond(constants, effort.constructor_bound)
+    at_most = max((constant for constant in constants if constant < most), default=most)
     for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
-        for goal in (most, 5):
+        for goal in dict.fromkeys((most, at_most, 5)):
             # Groups and heads want a multiple.
             tries = (goal, goal + 1, *(multiple * (goal // multiple + 1) for multiple in (2, 4, 8, 16, 32, 64)))
             variations = (

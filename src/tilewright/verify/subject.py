@@ -41,6 +41,77 @@ def map_leaves(tree: Tree, change: Callable[[torch.Tensor], Any]) -> Tree:
     return tree
 
 
+def as_tensors(tree: Tree) -> Tree:
+    """A tree with each number in it as a tensor of its own, so that it is compared like one."""
+    if isinstance(tree, bool | int | float):
+        return torch.tensor(tree, dtype=torch.float64 if isinstance(tree, float) else None)
+    if isinstance(tree, Mapping):
+        return {key: as_tensors(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [as_tensors(value) for value in tree]
+    return tree
+
+
+@dataclass(frozen=True)
+class Form:
+    """What of outputs must agree beside values, shapes and types.
+
+    Attributes:
+        structure: how they are nested, `(tensor, {mean: tensor})`; lists and tuples are the same.
+        devices: type of each tensor's device.
+        layouts: kind of each tensor's strides, see `layout_kind`.
+    """
+
+    structure: str
+    devices: tuple[str, ...]
+    layouts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, tree: Tree) -> Form:
+        """The form of a module's outputs."""
+        found = leaves(tree)
+        return cls(_structure(tree), tuple(t.device.type for t in found), tuple(layout_kind(t) for t in found))
+
+    def as_data(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"structure": self.structure, "devices": list(self.devices), "layouts": list(self.layouts)}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Form:
+        """From JSON values."""
+        devices, layouts = (tuple(str(name) for name in data[key]) for key in ("devices", "layouts"))
+        return cls(str(data["structure"]), devices, layouts)
+
+
+def _structure(tree: Tree) -> str:
+    if isinstance(tree, torch.Tensor):
+        return "tensor"
+    if isinstance(tree, Mapping):
+        return "{" + ", ".join(f"{key}: {_structure(value)}" for key, value in tree.items()) + "}"
+    if isinstance(tree, list | tuple):
+        return "(" + ", ".join(_structure(value) for value in tree) + ")"
+    return "None" if tree is None else type(tree).__name__
+
+
+def layout_kind(tensor: torch.Tensor) -> str:
+    """`contiguous`, `channels_last`, `permuted` (dense in another order), `overlapping` or `with gaps`."""
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout)
+    if tensor.is_contiguous():
+        return "contiguous"
+    for dims, form in ((4, torch.channels_last), (5, torch.channels_last_3d)):
+        if tensor.dim() == dims and tensor.is_contiguous(memory_format=form):
+            return "channels_last"
+    extent = 1
+    for step, size in sorted(
+        (step, size) for size, step in zip(tensor.shape, tensor.stride(), strict=True) if size > 1
+    ):
+        if step != extent:
+            return "overlapping" if step < extent else "with gaps"
+        extent *= size
+    return "permuted"
+
+
 @dataclass(frozen=True)
 class Trace:
     """Shapes that a forward pass makes: of its outputs, and of every operation's first result, in order."""
