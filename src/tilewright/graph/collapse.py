@@ -1,12 +1,13 @@
 """Collapses: rules that remove most of the work of a module, each reported by name.
 
-The mean of a convolution over all its positions needs no convolution: every weight meets the sum of the inputs
-that its tap reads, which is the sum of all inputs less a few border rows. What is left is one pass over the input
-and a small matrix product.
+The mean of a convolution over its positions needs no convolution: every tap meets the sum of the inputs that it
+reads. What is left is one pass over the input and a small product. No two taps' weights are added together, so
+that infinities and NaN come out as the reference has them: an infinite input meets each weight with its own sign.
 """
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,202 +17,512 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.convolutions import (
+    FORWARD_OF_RANK,
+    TRANSPOSED_OF_RANK,
+    Convolution,
+    ConvolutionDim,
+    is_convolution,
+    read_convolution,
+)
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rule
 
 aten = torch.ops.aten
 
-_FORWARD = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}
-_TRANSPOSED = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3}
 _TO_THE_END = 2**63 - 1
+
+#: Positions of a plane from which sums beat the convolution for any number of channels.
+_LARGE_PLANE = 160
+
+#: Passes over the input that reducing a convolution over some of its dims may take.
+_MAX_PASSES = 4
+
+#: Taps of a strided convolution that are summed one by one.
+_MAX_STRIDED_TAPS = 32
+
+#: Key in a node's meta: the `CollapsedConvolution` that the node stands for.
+COLLAPSED = "collapsed_convolution"
+
+#: Under that key, of the slices of its input that are summed.
+SLICE = "slice"
 
 
 @dataclass(frozen=True)
-class Strip:
-    """Input positions at one end of a dim that some taps never read for a valid output.
+class TapReads:
+    """Input positions along one dim that a tap reads for valid outputs.
 
     Attributes:
-        start, end: as a slice takes them.
-        taps: first and last of the taps that leave these positions out.
+        start: the first.
+        left_out: positions left out at the end; None where that depends on the input's size (stride above 1).
+        step: from one to the next.
+        last_offset: with stride above 1, the last position read is `(outputs - 1) * step + last_offset`.
     """
 
     start: int
-    end: int
-    taps: tuple[int, int]
+    left_out: int | None
+    step: int = 1
+    last_offset: int = 0
+
+    @property
+    def is_everything(self) -> bool:
+        """Every position is read."""
+        return self.start == 0 and self.left_out == 0 and self.step == 1
 
 
-def unread_strips(
-    size: int, stride: int, padding: int, extra: int, dilation: int, transposed: bool
-) -> list[Strip] | None:
-    """The strips of one dim; None where they depend on the input's size.
+def tap_reads(dim: ConvolutionDim, tap: int, transposed: bool) -> TapReads:
+    """What a tap reads; positions past the input's end count as left out by whoever slices."""
+    offset = tap * dim.dilation - dim.padding
+    behind = dim.reach - tap * dim.dilation - dim.padding
+    if transposed:
+        low, high = -(offset // dim.stride), -((behind + dim.output_padding) // dim.stride)
+        return TapReads(max(0, low), max(0, high))
+    if dim.stride == 1:
+        return TapReads(max(0, offset), max(0, behind))
+    return TapReads(offset if offset >= 0 else offset % dim.stride, None, dim.stride, offset)
 
-    Tap t of a transposed convolution reads `i` for outputs `o = i * stride - padding + t * dilation` inside the
-    output; of a convolution with stride 1, `i = o - padding + t * dilation` inside the input.
+
+@dataclass(frozen=True)
+class CollapsedConvolution:
+    """A convolution reduced over all its positions, as the node that replaces it remembers it.
+
+    Attributes:
+        convolution: what it was.
+        mean: divided by the number of positions.
     """
-    before: dict[int, list[int]] = {}
-    after: dict[int, list[int]] = {}
-    for tap in range(size):
-        reach = dilation * (size - 1 - tap)
-        if transposed:
-            low = max(0, -((tap * dilation - padding) // stride))
-            high = max(0, -((reach + extra - padding) // stride))
-        elif stride == 1:
-            low, high = max(0, tap * dilation - padding), max(0, reach - padding)
-        else:
-            return None
-        if low and high:
-            return None  # in an input shorter than both, they would overlap
-        if low:
-            before.setdefault(low, []).append(tap)
-        if high:
-            after.setdefault(high, []).append(tap)
-    strips = [Strip(0, low, (taps[0], taps[-1])) for low, taps in before.items()]
-    return strips + [Strip(-high, _TO_THE_END, (taps[0], taps[-1])) for high, taps in after.items()]
+
+    convolution: Convolution
+    mean: bool
 
 
-def _each(value: object, rank: int) -> list[int]:
-    listed = [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
-    return listed * rank if len(listed) == 1 else listed
+def _is_plain_reduction(node: torch_fx.Node) -> bool:
+    return not node.kwargs and node.target in (aten.mean.dim, aten.sum.dim_IntList)
 
 
-def _strips_of(node: torch_fx.Node) -> list[list[Strip]] | None:
-    transposed = target_of(node) in _TRANSPOSED
-    rank = (_TRANSPOSED if transposed else _FORWARD)[target_of(node)]
-    padding = argument(node, 4, 0)
-    groups = argument(node, 6, 1)
-    if isinstance(padding, str) or groups != 1 or argument(node, 2) is not None:
+def _anchor_of(node: torch_fx.Node) -> tuple[torch_fx.Node, Convolution] | None:
+    """The convolution below a reduction: batched, without bias, used by nothing else."""
+    source = source_of(node)
+    found = read_convolution(source)
+    if found is None or not _is_plain_reduction(node) or len(source.users) != 1 or argument(source, 2) is not None:
         return None
-    stride, pads = _each(argument(node, 3, 1), rank), _each(padding, rank)
-    extra = _each(argument(node, 5, 0), rank) if transposed else [0] * rank
-    dilation = _each(argument(node, 7 if transposed else 5, 1), rank)
-    weight = node.args[1]
-    assert isinstance(weight, torch_fx.Node)
-    found = []
-    for dim in range(rank):
-        size = int(weight.meta["val"].shape[2 + dim])
-        strips = unread_strips(size, stride[dim], pads[dim], extra[dim], dilation[dim], transposed)
-        if strips is None:
-            return None
-        found.append(strips)
-    return found
+    x = source.args[0]
+    same_rank = isinstance(x, torch_fx.Node) and x.meta["val"].dim() == found.rank + 2
+    return (source, found) if same_rank else None
 
 
-def _mean_of_convolution(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    convolution = source_of(node)
-    if target_of(convolution) not in {**_FORWARD, **_TRANSPOSED} or node.kwargs or len(convolution.users) != 1:
+def _reduced_convolution(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    found = _anchor_of(node)
+    dims = listed_dims(node)
+    if found is None or not dims or dims[0] < 2:
         return None
-    rank = convolution.meta["val"].dim() - 2
-    x, weight = convolution.args[:2]
-    if (
-        not isinstance(x, torch_fx.Node)
-        or x.meta["val"].dim() != rank + 2
-        or listed_dims(node) != tuple(range(2, rank + 2))
-    ):
+    source, convolution = found
+    reduced = [dim - 2 for dim in dims]
+    if not _pays(graph, source, convolution, reduced):
         return None
-    strips = _strips_of(convolution)
-    if strips is None:
-        return None
-    sums, weights = _pieces(editor, x, weight, strips, target_of(convolution) in _TRANSPOSED)
-    total = editor.call(aten.linear.default, _concatenated(editor, sums), _concatenated(editor, weights))
-    count = _positions(editor, convolution, rank)
-    mean = editor.call(aten.div.Tensor, total, count)
+    work = _Collapse(editor, source, convolution, reduced)
+    total = work.full() if len(reduced) == convolution.rank else work.partial()
+    mean = node.target is aten.mean.dim
+    if mean:
+        total = editor.call(aten.div.Tensor, total, work.positions())
+    if len(reduced) == convolution.rank:
+        total.meta[COLLAPSED] = CollapsedConvolution(convolution, mean)
+    total = work.in_type_of(node, total)
     if not argument(node, 2):
-        return mean
-    return editor.call(aten.view.default, mean, [-1, _channels(convolution)] + [1] * rank)
+        return total
+    for dim in dims:
+        total = editor.call(aten.unsqueeze.default, total, dim)
+    return total
 
 
-def _channels(convolution: torch_fx.Node) -> int:
-    return int(convolution.meta["val"].shape[1])
+def _pays(graph: Graph, node: torch_fx.Node, convolution: Convolution, reduced: Sequence[int]) -> bool:
+    """The sums and their product cost less than the convolution, at the example sizes.
+
+    For each plane of the input, the weights of its channel are read anew: from about 160 positions on, that is less
+    than a convolution's work whatever the number of channels (400 TFLOP/s beside 5 TB/s from the L2 cache). Taps
+    that a stride keeps from reading neighbours are summed one by one; reducing some of the dims only takes a pass
+    over the input for each set of positions that a tap reads.
+    """
+    sizes = [convolution.dims[dim] for dim in reduced]
+    taps = math.prod(dim.size for dim in sizes)
+    if len(reduced) < convolution.rank:
+        reads = [{tap_reads(dim, tap, convolution.transposed) for tap in range(dim.size)} for dim in sizes]
+        return math.prod(map(len, reads)) <= _MAX_PASSES
+    if any(dim.stride > 1 for dim in sizes) and not convolution.transposed and taps > _MAX_STRIDED_TAPS:
+        return False
+    plane = math.prod(graph.shape_of(source_of(node))[2:])
+    weights = math.prod(dim.size for dim in convolution.dims) * int(node.meta["val"].shape[1]) // convolution.groups
+    return plane >= _LARGE_PLANE or weights <= _LARGE_PLANE // 5 * plane
 
 
-def _pieces(
-    editor: Editor, x: torch_fx.Node, weight: Any, strips: Sequence[Sequence[Strip]], transposed: bool
-) -> tuple[list[torch_fx.Node], list[torch_fx.Node]]:
-    """Sums of the input over each combination of strips (None: the whole dim), and of the taps that leave it out."""
-    dims = list(range(2, 2 + len(strips)))
-    sums, weights = [], []
-    for chosen in product(*([None, *of_dim] for of_dim in strips)):
-        part, taps, sign = x, weight, 1
-        for dim, strip in zip(dims, chosen, strict=True):
-            if strip is not None:
-                part = editor.call(aten.slice.Tensor, part, dim, strip.start, strip.end)
-                taps = editor.call(aten.slice.Tensor, taps, dim, strip.taps[0], strip.taps[1] + 1)
-                sign = -sign
-        piece = editor.call(aten.sum.dim_IntList, part, dims)
-        sums.append(piece if sign > 0 else editor.call(aten.neg.default, piece))
-        matrix = editor.call(aten.sum.dim_IntList, taps, dims)
-        weights.append(editor.call(aten.permute.default, matrix, [1, 0]) if transposed else matrix)
-    return sums, weights
+class _Collapse:
+    """Builds what replaces a convolution reduced over the spatial dims `reduced` (counted from 0)."""
 
+    def __init__(self, editor: Editor, node: torch_fx.Node, convolution: Convolution, reduced: Sequence[int]) -> None:
+        self.editor = editor
+        self.node = node
+        self.convolution = convolution
+        self.reduced = list(reduced)
+        self.x = self._wide(source_of(node))
+        weight = node.args[1]
+        assert isinstance(weight, torch_fx.Node)
+        self.weight = self._wide(weight)
+        self.given = source_of(node)
 
-def _concatenated(editor: Editor, parts: list[torch_fx.Node]) -> torch_fx.Node:
-    return parts[0] if len(parts) == 1 else editor.call(aten.cat.default, parts, 1)
+    def _wide(self, value: torch_fx.Node) -> torch_fx.Node:
+        """float16 sums would overflow: sums are taken in float32."""
+        if value.meta["val"].dtype in (torch.float16, torch.bfloat16):
+            return self.editor.call(aten._to_copy.default, value, dtype=torch.float32)
+        return value
 
+    def in_type_of(self, node: torch_fx.Node, value: torch_fx.Node) -> torch_fx.Node:
+        dtype = node.meta["val"].dtype
+        if value.meta["val"].dtype == dtype:
+            return value
+        return self.editor.call(aten._to_copy.default, value, dtype=dtype)
 
-def _positions(editor: Editor, convolution: torch_fx.Node, rank: int) -> Any:
-    """How many output positions there are, from the sizes of the convolution's input."""
-    transposed = target_of(convolution) in _TRANSPOSED
-    x, weight = convolution.args[:2]
-    assert isinstance(x, torch_fx.Node)
-    assert isinstance(weight, torch_fx.Node)
-    stride, padding = _each(argument(convolution, 3, 1), rank), _each(argument(convolution, 4, 0), rank)
-    extra = _each(argument(convolution, 5, 0), rank) if transposed else [0] * rank
-    dilation = _each(argument(convolution, 7 if transposed else 5, 1), rank)
-    count: Any = None
-    for dim in range(rank):
-        reach = dilation[dim] * (int(weight.meta["val"].shape[2 + dim]) - 1)
-        size = editor.call(aten.sym_size.int, x, 2 + dim)
-        if transposed:
-            size = editor.call(operator.mul, size, stride[dim])
-            constant = reach + extra[dim] + 1 - 2 * padding[dim] - stride[dim]
+    def full(self) -> torch_fx.Node:
+        """[N, CO]: sums of the input for each tap, times that tap's weights."""
+        groups = self.convolution.groups
+        sums = self._sums()
+        if groups == 1:
+            matrix = self.editor.call(aten.permute.default, self._taps_first(), [2, 0, 1])
+            matrix = self.editor.call(aten.reshape.default, matrix, [self._channels(), -1])
+            return self.editor.call(aten.linear.default, self._concatenated(sums, 1), matrix)
+        sums = [self.editor.call(aten.unflatten.int, part, 1, [groups, -1]) for part in sums]
+        rows = self.editor.call(aten.unsqueeze.default, self._concatenated(sums, 2), 2)
+        grouped = self._grouped_taps()
+        matrix = self.editor.call(aten.reshape.default, grouped, [groups, -1, self._channels() // groups])
+        result = self.editor.call(aten.matmul.default, rows, matrix)
+        return self.editor.call(aten.reshape.default, result, [-1, self._channels()])
+
+    def partial(self) -> torch_fx.Node:
+        """A convolution over the dims that stay, whose channels are the taps of those that went."""
+        groups = self.convolution.groups
+        sums = self._sums()
+        if groups > 1:
+            sums = [self.editor.call(aten.unflatten.int, part, 1, [groups, -1]) for part in sums]
+            x = self.editor.call(aten.flatten.using_ints, self._concatenated(sums, 2), 1, 2)
         else:
-            constant = 2 * padding[dim] - reach
-        size = editor.call(operator.add, size, constant)
-        count = size if count is None else editor.call(operator.mul, count, size)
-    return count
+            x = self._concatenated(sums, 1)
+        kept = [dim for dim in range(self.convolution.rank) if dim not in self.reduced]
+        dims = [self.convolution.dims[dim] for dim in kept]
+        hyper = [[d.stride for d in dims], [d.padding for d in dims]]
+        dilation = [d.dilation for d in dims]
+        if self.convolution.transposed:
+            extra = [d.output_padding for d in dims]
+            return self.editor.call(
+                TRANSPOSED_OF_RANK[len(kept)], x, self._kept_weight(kept), None, *hyper, extra, groups, dilation
+            )
+        return self.editor.call(FORWARD_OF_RANK[len(kept)], x, self._kept_weight(kept), None, *hyper, dilation, groups)
+
+    # -- the input -----------------------------------------------------------------------------------------
+
+    def _taps(self) -> list[tuple[int, ...]]:
+        return list(product(*(range(self.convolution.dims[dim].size) for dim in self.reduced)))
+
+    def _sums(self) -> list[torch_fx.Node]:
+        """For each tap of the reduced dims, the sum of what it reads; taps that read the same share one."""
+        known: dict[tuple[TapReads, ...], torch_fx.Node] = {}
+        result = []
+        for taps in self._taps():
+            reads = tuple(
+                tap_reads(self.convolution.dims[dim], tap, self.convolution.transposed)
+                for dim, tap in zip(self.reduced, taps, strict=True)
+            )
+            if reads not in known:
+                part = self.x
+                for dim, read in zip(self.reduced, reads, strict=True):
+                    part = self._sliced(part, dim, read)
+                known[reads] = self.editor.call(aten.sum.dim_IntList, part, [2 + dim for dim in self.reduced])
+            result.append(known[reads])
+        return result
+
+    def _sliced(self, part: torch_fx.Node, dim: int, read: TapReads) -> torch_fx.Node:
+        if read.is_everything:
+            return part
+        if read.left_out is not None:
+            end: Any = -read.left_out or _TO_THE_END
+            return self._slice(part, 2 + dim, read.start, end)
+        last = self.editor.call(operator.mul, self._outputs(dim), read.step)
+        end = self.editor.call(operator.add, last, read.last_offset - read.step + 1)
+        end = self.editor.call(torch.sym_max, end, 0)
+        return self._slice(part, 2 + dim, read.start, end, read.step)
+
+    def _slice(self, part: torch_fx.Node, *arguments: Any) -> torch_fx.Node:
+        node = self.editor.call(aten.slice.Tensor, part, *arguments)
+        node.meta[COLLAPSED] = SLICE
+        return node
+
+    def _concatenated(self, parts: list[torch_fx.Node], dim: int) -> torch_fx.Node:
+        return parts[0] if len(parts) == 1 else self.editor.call(aten.cat.default, parts, dim)
+
+    # -- the weights ---------------------------------------------------------------------------------------
+
+    def _channels(self) -> int:
+        return int(self.node.meta["val"].shape[1])
+
+    def _taps_first(self) -> torch_fx.Node:
+        """[taps, C, CO], without groups."""
+        spatial = [2 + dim for dim in range(self.convolution.rank)]
+        channels = [0, 1] if self.convolution.transposed else [1, 0]
+        turned = self.editor.call(aten.permute.default, self.weight, [*spatial, *channels])
+        return self.editor.call(aten.flatten.using_ints, turned, 0, self.convolution.rank - 1)
+
+    def _grouped_taps(self) -> torch_fx.Node:
+        """[groups, taps ..., C of a group, CO of a group]."""
+        split = self.editor.call(aten.unflatten.int, self.weight, 0, [self.convolution.groups, -1])
+        spatial = [3 + dim for dim in range(self.convolution.rank)]
+        channels = [1, 2] if self.convolution.transposed else [2, 1]
+        return self.editor.call(aten.permute.default, split, [0, *spatial, *channels])
+
+    def _kept_weight(self, kept: Sequence[int]) -> torch_fx.Node:
+        """The weight with the reduced dims' taps among its input channels."""
+        reduced, last = [2 + dim for dim in self.reduced], [2 + dim for dim in kept]
+        if not self.convolution.transposed:
+            turned = self.editor.call(aten.permute.default, self.weight, [0, *reduced, 1, *last])
+            return self.editor.call(aten.flatten.using_ints, turned, 1, 1 + len(reduced))
+        split = self.editor.call(aten.unflatten.int, self.weight, 0, [self.convolution.groups, -1])
+        order = [0, *(dim + 1 for dim in reduced), 1, 2, *(dim + 1 for dim in last)]
+        turned = self.editor.call(aten.permute.default, split, order)
+        return self.editor.call(aten.flatten.using_ints, turned, 0, 1 + len(reduced))
+
+    # -- sizes ---------------------------------------------------------------------------------------------
+
+    def positions(self) -> Any:
+        """How many output positions were reduced, from the sizes of the convolution's input."""
+        count: Any = None
+        for dim in self.reduced:
+            size = self._outputs(dim)
+            count = size if count is None else self.editor.call(operator.mul, count, size)
+        return count
+
+    def _outputs(self, dim: int) -> Any:
+        of = self.convolution.dims[dim]
+        size = self.editor.call(aten.sym_size.int, self.given, 2 + dim)
+        if self.convolution.transposed:
+            size = self.editor.call(operator.mul, size, of.stride)
+            return self.editor.call(operator.add, size, of.transposed_constant - of.stride)
+        size = self.editor.call(operator.add, size, 2 * of.padding - of.reach - 1)
+        if of.stride > 1:
+            size = self.editor.call(operator.floordiv, size, of.stride)
+        return self.editor.call(operator.add, size, 1)
 
 
-def _leads_to_convolution(node: torch_fx.Node) -> bool:
-    while target_of(node) in (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor):
+# -- over the batch, and over output features ---------------------------------------------------------------
+
+
+def _batch_apart(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Space first, then what else is reduced: the convolution goes with its positions."""
+    found = _anchor_of(node)
+    dims = listed_dims(node)
+    space = [dim for dim in dims if dim >= 2]
+    if found is None or not space or len(space) == len(dims):
+        return None
+    inner = editor.call(node.target, source_of(node), space, True)
+    return editor.call(node.target, inner, list(dims), argument(node, 2, False))
+
+
+def _batch_first(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """reduce(op(x, w), batch) -> op(reduce(x, batch), w), for what is linear in x."""
+    source = source_of(node)
+    if listed_dims(node) != (0,) or not _is_plain_reduction(node) or len(source.users) != 1:
+        return None
+    linear = target_of(source) is aten.linear.default and source.meta["val"].dim() > 1
+    if not (linear or _anchor_of(node) is not None) or argument(source, 2) is not None:
+        return None
+    x = source_of(source)
+    if is_one(x.meta["val"].shape[0]):
+        return None
+    reduced = editor.call(node.target, x, [0], True)
+    result = editor.call(source.target, reduced, *source.args[1:])
+    return result if argument(node, 2) else editor.call(aten.squeeze.dims, result, [0])
+
+
+#: Sums of weights of other types would round more than the reference does.
+_EXACT = (torch.float32, torch.float64)
+
+
+def signed_sums(editor: Editor, weight: torch_fx.Node, dim: int) -> tuple[torch_fx.Node, torch_fx.Node]:
+    """Two tensors whose sum is the sum of `weight` over `dim`, kept apart where its signs differ.
+
+    An infinite input times weights of both signs sums to NaN; times their sum it would not. Where all weights
+    have one sign, both are half of the sum.
+    """
+    positive = editor.call(aten.sum.dim_IntList, editor.call(aten.clamp_min.default, weight, 0.0), [dim], True)
+    negative = editor.call(aten.sum.dim_IntList, editor.call(aten.clamp_max.default, weight, 0.0), [dim], True)
+    smallest = editor.call(aten.amin.default, weight, [dim], True)
+    largest = editor.call(aten.amax.default, weight, [dim], True)
+    same = editor.call(
+        aten.gt.Scalar,
+        editor.call(aten.mul.Tensor, editor.call(aten.sign.default, smallest), editor.call(aten.sign.default, largest)),
+        0,
+    )
+    half = editor.call(aten.mul.Tensor, editor.call(aten.add.Tensor, positive, negative), 0.5)
+    return tuple(editor.call(aten.where.self, same, half, part) for part in (positive, negative))  # type: ignore[return-value]
+
+
+def _features_of_linear(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """The reduction over output features of a linear layer: one pass over x."""
+    source = source_of(node)
+    if target_of(source) is not aten.linear.default or not _is_plain_reduction(node) or len(source.users) != 1:
+        return None
+    last = source.meta["val"].dim() - 1
+    weight = source.args[1]
+    if last not in listed_dims(node) or argument(source, 2) is not None or not isinstance(weight, torch_fx.Node):
+        return None
+    features = int(weight.meta["val"].shape[0])
+    x = source_of(source)
+    if features < 4 or x.meta["val"].dtype not in _EXACT:
+        return None
+    rows = [editor.call(aten.squeeze.dims, part, [0]) for part in signed_sums(editor, weight, 0)]
+    products = [editor.call(aten.mul.Tensor, x, row) for row in rows]
+    total = editor.call(aten.sum.dim_IntList, editor.call(aten.add.Tensor, *products), [last], True)
+    if node.target is aten.mean.dim:
+        total = editor.call(aten.mul.Tensor, total, 1.0 / features)
+    rest = [dim for dim in listed_dims(node) if dim != last]
+    if rest:
+        total = editor.call(node.target, total, rest, True)
+    return total if argument(node, 2) else editor.call(aten.squeeze.dims, total, list(listed_dims(node)))
+
+
+def _channels_of_convolution(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """The reduction over output channels: a convolution with two of them."""
+    found = _anchor_of(node)
+    if found is None or listed_dims(node) != (1,) or found[1].groups != 1:
+        return None
+    source, convolution = found
+    weight = source.args[1]
+    assert isinstance(weight, torch_fx.Node)
+    channels = int(source.meta["val"].shape[1])
+    if channels < 8 or weight.meta["val"].dtype not in _EXACT:
+        return None
+    dim = 1 if convolution.transposed else 0
+    parts = signed_sums(editor, weight, dim)
+    both = editor.call(aten.cat.default, list(parts), dim)
+    result = editor.call(source.target, source.args[0], both, *source.args[2:])
+    total = editor.call(aten.sum.dim_IntList, result, [1], argument(node, 2, False))
+    return editor.call(aten.mul.Tensor, total, 1.0 / channels) if node.target is aten.mean.dim else total
+
+
+# -- what may lie between -----------------------------------------------------------------------------------
+
+_AFFINE = (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor)
+
+
+def _leads_to_linear_map(node: torch_fx.Node) -> bool:
+    while target_of(node) in _AFFINE:
         if len(node.users) != 1 or not isinstance(node.args[0], torch_fx.Node):
             return False
         node = node.args[0]
-    return target_of(node) in {**_FORWARD, **_TRANSPOSED} and len(node.users) == 1
+    known = is_convolution(node) or target_of(node) is aten.linear.default
+    return known and len(node.users) == 1
 
 
-def _mean_of_affine(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+def _reduced_affine(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """The reduction moves inside a factor that is constant along it, and to both sides of a sum."""
     affine = source_of(node)
-    if target_of(affine) not in (aten.mul.Tensor, aten.add.Tensor, aten.sub.Tensor, aten.div.Tensor):
-        return None
-    if node.kwargs or affine.kwargs or not _leads_to_convolution(affine):
+    if target_of(affine) not in _AFFINE or not _is_plain_reduction(node) or affine.kwargs:
         return None
     value, other = affine.args
-    dims = listed_dims(node)
-    if isinstance(other, torch_fx.Node) and not _constant_along(other, dims, affine.meta["val"].dim()):
+    rank = affine.meta["val"].dim()
+    if not _leads_to_linear_map(affine) or value.meta["val"].dim() != rank:  # type: ignore[union-attr]
         return None
-    mean = editor.call(aten.mean.dim, value, list(dims), True)
-    result = editor.call(affine.target, mean, other)
+    dims = listed_dims(node)
+    if affine.target in (aten.add.Tensor, aten.sub.Tensor):
+        other = _reduced_addend(editor, node, other, rank, graph)
+    elif not _is_safe(other, graph) or not _constant_along(other, dims, rank):
+        other = None
+    if other is None:
+        return None
+    inner = editor.call(node.target, value, list(dims), True)
+    result = editor.call(affine.target, inner, other)
     return result if argument(node, 2) else editor.call(aten.squeeze.dims, result, list(dims))
 
 
-def _constant_along(other: torch_fx.Node, dims: Sequence[int], rank: int) -> bool:
+def _reduced_addend(editor: Editor, node: torch_fx.Node, other: Any, rank: int, graph: Graph) -> Any:
+    """What is added, reduced; None where it varies along the reduction and does not belong to the module."""
+    dims = listed_dims(node)
+    is_sum = node.target is aten.sum.dim_IntList
+    varying: list[int] = []
+    if isinstance(other, torch_fx.Node):
+        shift = rank - other.meta["val"].dim()
+        varying = [dim for dim in dims if dim >= shift and not is_one(other.meta["val"].shape[dim - shift])]
+        if varying:
+            if not is_parameter_only(other, graph):
+                return None
+            other = editor.call(node.target, other, [dim - shift for dim in varying], True)
+    for dim in dims if is_sum else ():
+        if dim not in varying:
+            size = source_of(node).meta["val"].shape[dim]
+            count = size if isinstance(size, int) else editor.call(aten.sym_size.int, source_of(source_of(node)), dim)
+            if not isinstance(other, torch_fx.Node):
+                return None
+            other = editor.call(aten.mul.Tensor, other, count)
+    return other
+
+
+def _is_safe(other: Any, graph: Graph) -> bool:
+    """A factor that may be infinite, or a divisor that may be 0, does not commute with a sum of mixed signs."""
+    if isinstance(other, torch_fx.Node):
+        return other.name not in graph.inputs and is_parameter_only(other, graph)
+    return bool(other != 0) and abs(other) != float("inf")
+
+
+def is_parameter_only(node: torch_fx.Node, graph: Graph) -> bool:
+    """True where a value depends on parameters, buffers and constants alone."""
+    if node.op == "placeholder":
+        return node.name not in graph.inputs
+    if node.op != "call_function":
+        return False
+    return all(is_parameter_only(source, graph) for source in node.all_input_nodes)
+
+
+def _constant_along(other: Any, dims: Sequence[int], rank: int) -> bool:
+    if not isinstance(other, torch_fx.Node):
+        return True
     shape = other.meta["val"].shape
     return all(dim - (rank - len(shape)) < 0 or is_one(shape[dim - (rank - len(shape))]) for dim in dims)
 
 
+_REDUCTIONS = (aten.mean.dim, aten.sum.dim_IntList)
+
 COLLAPSE_RULES: tuple[Rule, ...] = (
     Rule(
-        "mean of an affine map of a convolution",
-        "mean(conv(x) * a + b) -> mean(conv(x)) * a + b, for a and b constant along the mean",
-        (aten.mean.dim,),
-        _mean_of_affine,
+        "mean of an affine map",
+        "mean(L(x) * a + b) -> mean(L(x)) * a + mean(b), for a convolution or linear layer L, a constant along the mean",
+        _REDUCTIONS,
+        _reduced_affine,
+    ),
+    Rule(
+        "space first", "mean(conv(x), batch and space) -> mean(mean(conv(x), space), batch)", _REDUCTIONS, _batch_apart
     ),
     Rule(
         "mean of a convolution",
-        "mean(conv(x, w), all positions) -> sum over strips of x @ sum over taps of w / positions",
-        (aten.mean.dim,),
-        _mean_of_convolution,
+        "mean(conv(x, w), positions) -> sum over taps of (sum of the x that the tap reads) @ w[tap] / positions",
+        _REDUCTIONS,
+        _reduced_convolution,
+        collapse=True,
+    ),
+    Rule(
+        "mean over the batch",
+        "mean(L(x), batch) -> L(mean(x, batch)), for a convolution or linear layer L",
+        _REDUCTIONS,
+        _batch_first,
+        collapse=True,
+    ),
+    Rule(
+        "sum over output features",
+        "sum(x @ w.T, features) -> sum(x * (w summed over features), inputs)",
+        _REDUCTIONS,
+        _features_of_linear,
+        collapse=True,
+    ),
+    Rule(
+        "sum over output channels",
+        "sum(conv(x, w), channels) -> conv(x, w summed over channels)",
+        _REDUCTIONS,
+        _channels_of_convolution,
         collapse=True,
     ),
 )

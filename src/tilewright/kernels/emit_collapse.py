@@ -1,0 +1,443 @@
+"""Emission of a collapsed convolution: one launch that reads the input once.
+
+A program sums the cells of one plane of the input (or of a few planes, or of a part of one), multiplies the sums
+that each tap reads by the tap's weights, and leaves one partial result for each output channel. The last program
+of an image adds the partial results in a fixed order, and goes on with what follows.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+
+from tilewright.graph.graph import Graph
+from tilewright.kernels.collapse_plan import CollapsePlan
+from tilewright.kernels.conv_pack import LETTERS
+from tilewright.kernels.layout import MemoryFormat, memory_order
+from tilewright.kernels.plan import EmittedKernel
+from tilewright.kernels.pointwise import helpers_in
+from tilewright.kernels.region import is_relabelling
+from tilewright.kernels.text import Lines, shape_text
+from tilewright.kernels.values import ValueEmitter, short_name
+
+#: Weights of so many taps are fetched before the sums are known.
+_EARLY_TAPS = 16
+
+#: Elements of a tile of partial results.
+_FINISH_TILE = 8192
+
+COUNTERS = '''
+_COUNTERS = {}
+
+
+def counters(x, count):
+    """At least `count` zeros, which kernels leave as zeros; a tensor for each stream."""
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
+    held = _COUNTERS.get((x.device, stream))
+    if held is None or held.numel() < count:
+        held = _COUNTERS[x.device, stream] = torch.zeros(max(count, 1024), device=x.device, dtype=torch.int32)
+    return held
+'''.strip("\n")
+
+
+def emit_collapse(plan: CollapsePlan, graph: Graph) -> EmittedKernel:
+    """Source of the kernel, its wrapper and the packing of its weights."""
+    return _CollapseEmitter(plan, graph).emit()
+
+
+def box_source(letters: tuple[str, ...]) -> str:
+    """A device function: the lanes of a box of a plane."""
+    lower = [letter.lower() for letter in letters]
+    ends = ", ".join(f"{name}_first: tl.constexpr, {name}_length: tl.constexpr" for name in lower)
+    count = " * ".join(f"{name}_length" for name in lower)
+    lines = Lines()
+    lines.add("@triton.jit")
+    sizes = "".join(f"{letter}: tl.constexpr, " for letter in letters[1:])
+    lines.open(f"def box_lanes(plane, {ends}, {sizes}lo, hi, BLOCK: tl.constexpr):")
+    lines.add('"""Lanes that sum up to a box of a plane, as far as its positions lie in [lo, hi)."""')
+    lines.add("lanes = tl.zeros([BLOCK], tl.float32)")
+    lines.open(f"for start in range(0, {count}, BLOCK):")
+    lines.add("e = start + tl.arange(0, BLOCK)")
+    position, rest = "", "e"
+    for index, (letter, name) in enumerate(zip(letters, lower, strict=True)):
+        inner = " * ".join(f"{other}_length" for other in lower[index + 1 :])
+        step = f"{rest} // ({inner})" if inner else rest
+        place = f"{name}_first + {step}" + (f" % {name}_length" if index else "")
+        position = f"({position}) * {letter} + {place}" if position else place
+    lines.add(f"p = {position}")
+    lines.add(f"inside = (e < {count}) & (p >= lo) & (p < hi)")
+    lines.add("lanes += tl.load(plane + p, mask=inside, other=0.0).to(tl.float32)")
+    lines.close()
+    lines.add("return lanes")
+    return str(lines)
+
+
+class _CollapseEmitter(ValueEmitter):
+    def __init__(self, plan: CollapsePlan, graph: Graph) -> None:
+        self.plan = plan
+        self.convolution = plan.convolution
+        self.letters = LETTERS[plan.convolution.rank]
+        self.segments = plan.segments if plan.x.name in graph.inputs else None
+        taken = {
+            "x",
+            "w",
+            "row",
+            "member",
+            "c",
+            "n",
+            "o",
+            "i",
+            "p",
+            "lane",
+            "plane",
+            "lanes",
+            "total",
+            "value",
+            "first",
+        }
+        taken |= {"step", "tap", "taps", "sums", "inside", "partial", "arrived", "weights", "lo", "hi", "members"}
+        taken |= {letter.lower() for letter in self.letters}
+        super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
+
+    # -- texts ---------------------------------------------------------------------------------------------
+
+    def _output_size(self, position: int) -> str:
+        """Output size of one dim, from the input's."""
+        dim, letter = self.convolution.dims[position], self.letters[position]
+        if self.convolution.transposed:
+            constant = dim.transposed_constant - dim.stride
+            scaled = f"{letter} * {dim.stride}" if dim.stride > 1 else letter
+            return f"({_plus(scaled, constant)})"
+        shifted = _plus(letter, 2 * dim.padding - dim.reach - 1)
+        return f"(({shifted}) // {dim.stride} + 1)" if dim.stride > 1 else f"({_plus(shifted, 1)})"
+
+    def _positions(self) -> str:
+        return " * ".join(self._output_size(position) for position in range(self.convolution.rank))
+
+    def _plane(self) -> str:
+        return " * ".join(self.letters)
+
+    # -- sums of the input ---------------------------------------------------------------------------------
+
+    def _coordinates(self, lines: Lines) -> None:
+        for position, letter in enumerate(self.letters):
+            inner = " * ".join(self.letters[position + 1 :])
+            text = f"p // ({inner})" if inner else "p"
+            lines.add(f"{letter.lower()} = {text}" + (f" % {letter}" if position else ""))
+
+    def _open_tiles(self, lines: Lines) -> None:
+        """Loops over the plane's part; `value` is what one load brings."""
+        lines.open("for first in range(0, STEPS, UNROLL):")
+        lines.open("for step in tl.static_range(UNROLL):")
+        lines.add("p = lo + (first + step) * BLOCK + lane")
+        lines.add("value = tl.load(plane + p, mask=p < hi, other=0.0).to(tl.float32)")
+
+    def _close_tiles(self, lines: Lines) -> None:
+        lines.close()
+        lines.close()
+
+    def _cells(self) -> list[tuple[int, ...]]:
+        """All cells, the interior first."""
+        assert self.segments is not None
+        cells = list(product(*(range(dim.count) for dim in self.segments)))
+        interior = tuple(dim.interior for dim in self.segments)
+        return [interior, *(cell for cell in cells if cell != interior)]
+
+    def _cell_name(self, cell: tuple[int, ...]) -> str:
+        return "cell_" + "_".join(map(str, cell))
+
+    def _cell_sums(self, lines: Lines) -> None:
+        """Loads of the border cells go out first, then the interior; all are summed after that."""
+        assert self.segments is not None
+        interior, *others = self._cells()
+        for cell in others:
+            ends = [dim.segment(i, size) for dim, i, size in zip(self.segments, cell, self.letters, strict=True)]
+            lengths = [length for _, length in ends]
+            block = "EDGE"
+            if all(length.isdigit() for length in lengths):
+                block = str(1 << max(0, math.prod(map(int, lengths)) - 1).bit_length())
+            sizes = "".join(f"{letter}, " for letter in self.letters[1:])
+            box = ", ".join(f"{start}, {length}" for start, length in ends)
+            lines.add(f"{self._cell_name(cell)} = box_lanes(plane, {box}, {sizes}lo, hi, {block})")
+        lines.add("lanes = tl.zeros([BLOCK], tl.float32)")
+        self._open_tiles(lines)
+        checks = self._interior_checks()
+        if checks:
+            self._coordinates(lines)
+            lines.add(f"value = tl.where({' & '.join(checks)}, value, 0.0)")
+        lines.add("lanes += value")
+        self._close_tiles(lines)
+        for cell in others:
+            lines.add(f"{self._cell_name(cell)} = tl.sum({self._cell_name(cell)})")
+        lines.add(f"{self._cell_name(interior)} = tl.sum(lanes)")
+
+    def _interior_checks(self) -> list[str]:
+        assert self.segments is not None
+        checks = []
+        for dim, letter in zip(self.segments, self.letters, strict=True):
+            if dim.lows[-1]:
+                checks.append(f"({letter.lower()} >= {dim.lows[-1]})")
+            if dim.highs[-1]:
+                checks.append(f"({letter.lower()} < {letter} - {dim.highs[-1]})")
+        return checks
+
+    def _tap_indices(self) -> list[tuple[int, ...]]:
+        return list(product(*(range(dim.size) for dim in self.convolution.dims)))
+
+    def _product_of_cells(self, lines: Lines) -> None:
+        """Each tap's sum, times its weights; taps that read the same cells share their sum."""
+        assert self.segments is not None
+        early = self.plan.taps <= _EARLY_TAPS
+        if early:
+            for number in range(self.plan.taps):
+                lines.add(f"w_{number} = {self._weights(str(number))}")
+        self._cell_sums(lines)
+        names: dict[tuple[tuple[int, ...], ...], str] = {}
+        for number, taps in enumerate(self._tap_indices()):
+            covered = tuple(dim.covered(tap) for dim, tap in zip(self.segments, taps, strict=True))
+            if covered not in names:
+                names[covered] = f"read_{len(names)}"
+                cells = " + ".join(self._cell_name(cell) for cell in product(*covered))
+                lines.add(f"{names[covered]} = {cells or '0.0'}")
+            weights = f"w_{number}" if early else self._weights(str(number))
+            lines.add(f"total += {names[covered]} * {weights}")
+
+    def _weights(self, tap: str) -> str:
+        return f"tl.load(weights + {tap} * CO + o, mask=(o < CO) & (c < C), other=0.0)"
+
+    def _product_under_masks(self, lines: Lines) -> None:
+        """Where strides make taps skip positions: each tile is summed once for each tap."""
+        count = self.plan.taps
+        lines.add(f"taps = tl.arange(0, {1 << max(0, count - 1).bit_length()})")
+        lines.add("sums = tl.where(taps < 0, 1.0, 0.0)")
+        self._open_tiles(lines)
+        self._coordinates(lines)
+        lines.open(f"for tap in range({count}):")
+        rest = "tap"
+        for dim, letter, position in reversed(
+            list(zip(self.convolution.dims, self.letters, range(len(self.letters)), strict=True))
+        ):
+            name = letter.lower()
+            index = f"({rest}) % {dim.size}" if position else rest
+            rest = f"{rest} // {dim.size}"
+            if self.convolution.transposed:
+                lines.add(f"{name}_to = {name} * {dim.stride} - {dim.padding} + ({index}) * {dim.dilation}")
+                check = f"({name}_to >= 0) & ({name}_to < {self._output_size(position)})"
+            else:
+                lines.add(f"{name}_to = {name} + {dim.padding} - ({index}) * {dim.dilation}")
+                check = f"({name}_to >= 0) & ({name}_to < {self._output_size(position)} * {dim.stride})"
+                check += f" & ({name}_to % {dim.stride} == 0)" if dim.stride > 1 else ""
+            inside = check if position == len(self.letters) - 1 else f"inside & {check}"
+            lines.add(f"inside = {inside}")
+        lines.add("sums += tl.where(taps == tap, tl.sum(tl.where(inside, value, 0.0)), 0.0)")
+        lines.close()
+        self._close_tiles(lines)
+        lines.open(f"for tap in range({count}):")
+        lines.add("total += tl.sum(tl.where(taps == tap, sums, 0.0)) * " + self._weights("tap"))
+        lines.close()
+
+    # -- the kernel ----------------------------------------------------------------------------------------
+
+    def _programs(self, lines: Lines) -> None:
+        lines.add("pid = tl.program_id(0)")
+        lines.add("row = pid // MEMBERS  # an image" + (", and a group" if self.convolution.groups > 1 else ""))
+        lines.add("member = pid % MEMBERS")
+        lines.add("lo = member % PARTS * (STEPS * BLOCK)")
+        lines.add(f"hi = tl.minimum(lo + STEPS * BLOCK, {self._plane()})")
+        lines.add("lane = tl.arange(0, BLOCK)")
+        lines.add("o = tl.arange(0, BLOCK_CO)")
+        lines.add("total = tl.zeros([BLOCK_CO], tl.float32)")
+
+    def _kernel(self, name: str) -> str:
+        body = Lines(1)
+        self._programs(body)
+        body.open("for i in range(CHANNELS):")
+        body.add("c = member // PARTS * CHANNELS + i")
+        body.add(f"plane = x_ptr + (row * C + c).to(tl.int64) * ({self._plane()})")
+        body.add("hi = tl.where(c < C, hi, 0)")
+        group = f"(row % {self.convolution.groups} * C + c)" if self.convolution.groups > 1 else "c"
+        body.add(f"weights = w_ptr + {group} * ({self.plan.taps} * CO)")
+        if self.segments is not None:
+            self._product_of_cells(body)
+        else:
+            self._product_under_masks(body)
+        body.close()
+        self._gather(body)
+        body.open("if is_last:")
+        self._finish(body)
+        body.close()
+        tensors = ["x_ptr", "w_ptr", "partial_ptr", "arrived_ptr", *(f"{p}_ptr" for p in self.pointers.values())]
+        head = self.signature(name, [*tensors, "out_ptr"], [], self._constants())
+        return f'{head}\n    """{self._docstring()}"""\n{body}'
+
+    def _gather(self, lines: Lines) -> None:
+        """The last program of an image adds the partial results of all; where there is one program, it has them."""
+        lines.add("is_last = MEMBERS == 1")
+        lines.open("if MEMBERS > 1:")
+        lines.add("tl.store(partial_ptr + pid * CO + o, total, mask=o < CO)")
+        lines.add("tl.debug_barrier()  # every thread has stored before the program counts as arrived")
+        lines.add('is_last = tl.atomic_add(arrived_ptr + row, 1, sem="acq_rel") == MEMBERS - 1')
+        lines.open("if is_last:")
+        lines.add("tl.store(arrived_ptr + row, 0)")
+        lines.add("members = tl.arange(0, BLOCK_MEMBERS)[:, None]")
+        lines.add("total = tl.zeros([BLOCK_CO], tl.float32)")
+        lines.open("for first in range(0, MEMBERS, BLOCK_MEMBERS):")
+        lines.add("inside = (first + members < MEMBERS) & (o < CO)[None, :]")
+        lines.add("address = partial_ptr + (row * MEMBERS + first + members) * CO + o[None, :]")
+        lines.add('total += tl.sum(tl.load(address, mask=inside, other=0.0, cache_modifier=".cg"), 0)')
+        for _ in range(3):
+            lines.close()
+
+    def _constants(self) -> list[str]:
+        edge = ["EDGE"] if self.segments is not None and len(self._cells()) > 1 else []
+        sizes = ["C", "CO", *self.letters, "CHANNELS", "PARTS", "MEMBERS", "STEPS", "UNROLL"]
+        return [*sizes, "BLOCK", *edge, "BLOCK_CO", "BLOCK_MEMBERS"]
+
+    def _docstring(self) -> str:
+        kind = "transposed convolution" if self.convolution.transposed else "convolution"
+        what = "mean" if self.plan.mean else "sum"
+        follows = [short_name(node) for node in self.region.nodes if not is_relabelling(node)]
+        return " -> ".join([f"{what} of a {kind} over its positions, from sums of x and the weights by tap", *follows])
+
+    def _finish(self, lines: Lines) -> None:
+        """What follows, on `value`, the row's output channels."""
+        self.values, self.loads = {}, {}
+        lines.add(f"value = total / ({self._positions()})" if self.plan.mean else "value = total")
+        own = next(index for index, operand in enumerate(self.region.operands) if operand.node is self.plan.anchor)
+        for index, operand in enumerate(self.region.operands):
+            if index != own:
+                self._load(lines, index)
+        self.loads[own] = "value"
+        self.values[self.plan.anchor] = "value"
+        self.emit_nodes(lines, 0)
+        lines.add(f"tl.store(out_ptr + row * CO + o, {self.values[self.region.root]}, mask=o < CO)")
+
+    def _load(self, lines: Lines, index: int) -> None:
+        operand = self.region.operands[index]
+        own = next(operand for operand in self.region.operands if operand.node is self.plan.anchor)
+        groups = self.convolution.groups
+        with_channels = own.map[1] is not None and own.map[1] in operand.map
+        terms = []
+        for axis in memory_order(operand.map, MemoryFormat.CONTIGUOUS):
+            if own.map.index(axis) == 0:
+                image = f"row // {groups}" if groups > 1 else "row"
+                terms.append(f"{image} * ({groups} * CO)" if with_channels else image)
+            else:
+                terms.append(f"row % {groups} * CO + o" if groups > 1 else "o")
+        pointer = self.pointers[operand.node]
+        name = self.names.unique(f"{pointer}_value")
+        mask = ", mask=o < CO, other=0.0" if with_channels else ""
+        address = " + ".join([f"{pointer}_ptr", *terms])
+        lines.add(f"{name} = tl.load({address}{mask}).to(tl.float32)")
+        self.loads[index] = name
+
+    # -- the wrapper ---------------------------------------------------------------------------------------
+
+    def emit(self) -> EmittedKernel:
+        name = f"{self.plan.name}_kernel"
+        kernel = self._kernel(name)
+        boxes = (box_source(tuple(self.letters)),) if "box_lanes(" in kernel else ()
+        return EmittedKernel(
+            kernel,
+            f"{self._pack()}\n\n\n{self._wrapper(name)}",
+            self.plan.name,
+            tuple(node.name for node in (self.plan.x, self.plan.matrix, *self.pointers)),
+            dict(self.scalars),
+            frozenset(helpers_in(kernel)),
+            (
+                "partial: partial results of each program, float32 [N * programs of an image, CO]",
+                "weights by tap, float32 [C, taps, CO], once for each change of the weights",
+            ),
+            shared_kernels=boxes,
+            shared_wrappers=(COUNTERS,),
+            packs=((1, f"pack_{self.plan.name}"),),
+            conditions=tuple(self._conditions()),
+        )
+
+    def _conditions(self) -> list[str]:
+        """Sizes at which there is an output, and at which the borders do not overlap."""
+        if self.plan.x.name not in self.graph.inputs:
+            return []
+        conditions = []
+        for position, letter in enumerate(self.letters):
+            dim = self.convolution.dims[position]
+            least = 1
+            if self.convolution.transposed:
+                least = max(1, -(-(1 - dim.transposed_constant) // dim.stride) + 1)
+            else:
+                least = max(1, dim.reach + 1 - 2 * dim.padding)
+            if self.segments is not None:
+                segments = self.segments[position]
+                least = max(least, segments.lows[-1] + segments.highs[-1])
+            if least > 1:
+                conditions.append(f"{{0}}.shape[{2 + position}] >= {least}")
+        return conditions
+
+    def _pack(self) -> str:
+        lines = Lines()
+        lines.open(f"def pack_{self.plan.name}(matrix):")
+        lines.add('"""The weights as float32 [C, taps, CO of a group]."""')
+        groups = self.convolution.groups
+        if groups > 1:
+            lines.add(f"matrix = matrix.unflatten(1, ({self.plan.taps}, -1)).transpose(1, 2).flatten(0, 1)")
+        else:
+            lines.add(f"matrix = matrix.unflatten(1, ({self.plan.taps}, -1)).permute(2, 1, 0)")
+        lines.add("return matrix.to(torch.float32).contiguous()")
+        return str(lines)
+
+    def _wrapper(self, kernel: str) -> str:
+        tiles, groups = self.plan.tiles, self.convolution.groups
+        lines = Lines()
+        lines.open(f"def {self.plan.name}({', '.join(['x', 'w', *self.pointers.values(), *self.scalars])}):")
+        lines.add(f'"""Launches {kernel}; w is packed by pack_{self.plan.name}."""')
+        lines.add(f"N, C, {', '.join(self.letters)} = x.shape")
+        lines.add("CO = w.shape[2]" + (f"  # of each of {groups} groups" if groups > 1 else ""))
+        rows = "N"
+        if groups > 1:
+            lines.add(f"C = C // {groups}")
+            rows = f"N * {groups}"
+        lines.add(f"out = torch.empty({self._output_shape()}, device=x.device, dtype={self._out_dtype()})")
+        lines.add(f"plane = {self._plane()}")
+        lines.add(f"BLOCK = min(triton.next_power_of_2(plane), {tiles.block})")
+        lines.add(f"CHANNELS = min(C, max(1, {tiles.elements} // plane))  # planes of a program")
+        lines.add("channel_blocks = triton.cdiv(C, CHANNELS)")
+        lines.add("steps = triton.cdiv(plane, BLOCK)")
+        lines.add(f"PARTS = min(steps, max(1, {tiles.target_programs} // ({rows} * channel_blocks)))")
+        lines.add(f"UNROLL = min(triton.cdiv(steps, PARTS), {tiles.unroll})")
+        lines.add("STEPS = triton.cdiv(triton.cdiv(steps, PARTS), UNROLL) * UNROLL")
+        lines.add("PARTS = triton.cdiv(steps, STEPS)")
+        lines.add("MEMBERS = channel_blocks * PARTS  # programs of an image")
+        lines.add("BLOCK_CO = triton.next_power_of_2(CO)")
+        lines.add(f"BLOCK_MEMBERS = min(triton.next_power_of_2(MEMBERS), max(1, {_FINISH_TILE} // BLOCK_CO))")
+        edge = ""
+        if "EDGE" in self._constants():
+            longest = "max(" + ", ".join(self.letters) + ")" if len(self.letters) > 1 else "1"
+            edge = f"EDGE=min(triton.next_power_of_2({longest}), 512), "
+        lines.add(f"partial = torch.empty({rows} * MEMBERS * CO, device=x.device, dtype=torch.float32)")
+        arguments = ["x", "w", "partial", f"counters(x, {rows})", *self.pointers.values(), "out", *self.scalars]
+        sizes = ", ".join(f"{size}={size}" for size in ["C", "CO", *self.letters, "CHANNELS", "PARTS", "MEMBERS"])
+        lines.open(f"{kernel}[({rows} * MEMBERS,)](")
+        lines.add(f"{', '.join(arguments)},")
+        lines.add(f"{sizes}, STEPS=STEPS, UNROLL=UNROLL,")
+        lines.add(f"BLOCK=BLOCK, {edge}BLOCK_CO=BLOCK_CO, BLOCK_MEMBERS=BLOCK_MEMBERS, num_warps={tiles.num_warps},")
+        lines.close()
+        lines.add(")")
+        lines.add("return out")
+        return str(lines)
+
+    def _out_dtype(self) -> str:
+        wanted = self.region.root.meta["val"].dtype
+        return "x.dtype" if self.plan.x.meta["val"].dtype is wanted else str(wanted)
+
+    def _output_shape(self) -> str:
+        own = next(operand for operand in self.region.operands if operand.node is self.plan.anchor)
+        channels = f"CO * {self.convolution.groups}" if self.convolution.groups > 1 else "CO"
+        names = dict(zip(own.map, ("N", channels), strict=True))
+        return shape_text("1" if axis is None else names[axis] for axis in self.region.maps[self.region.root])
+
+
+def _plus(text: str, number: int) -> str:
+    if number == 0:
+        return text
+    return f"{text} + {number}" if number > 0 else f"{text} - {-number}"
