@@ -13,37 +13,44 @@ LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 _SMALLEST = "0.0001220703125"  # 2**-13: half a unit in the last place of its subnormals is 2**-12 of this
 #: ... up to here.
 _LARGEST = "65504.0"
+#: Their bit patterns as float32.
+SMALLEST_BITS = "0x39000000"
+LARGEST_BITS = "0x477FE000"
 
 _PREPASS = '''
 @triton.jit
 def to_half_with_border_kernel(
-    x_ptr, out_ptr, unfit_ptr, N, C, {dims}, {padded}, {borders}, C_PADDED,
-    BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+    x_ptr, out_ptr, unfit_ptr, N, C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
+    {borders_constexpr}, C_PADDED: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
+    BLOCK_BORDER: tl.constexpr,
 ):
-    """x [N, C, {dims}] float32 -> float16 [N, {padded}, C_PADDED], zeros around the data and past the last image.
+    """x [N, C, {dims}] float32 -> float16 [N, {padded}, C_PADDED], zeros before the data and past the last image.
 
     Marks images that float16 cannot hold to TF32's accuracy: a value too large, or a tile where all are tiny and
-    not all are zero.
+    not all are zero. Bit patterns of absolute values are compared: NaN is the largest.
     """
     pid = tl.program_id(0)
-    w_blocks = tl.cdiv(W_PADDED, BLOCK_W)
-    w_padded = (pid % w_blocks) * BLOCK_W + tl.arange(0, BLOCK_W)
-    row = pid // w_blocks
-    w = w_padded - W_BORDER
+    w = (pid % tl.cdiv(W, BLOCK_W)) * BLOCK_W + tl.arange(0, BLOCK_W)
+    row = pid // tl.cdiv(W, BLOCK_W)
     rest = row
 {decompose}
-    inside = ({row_inside}) & (w >= 0) & (w < W)
-    pixel = row.to(tl.int64) * W_PADDED + w_padded
+    inside = ({row_inside}) & (w < W)
+    border = tl.arange(0, BLOCK_BORDER)
     image = x_ptr + n.to(tl.int64) * C * ({plane}) + {row_offset}
-    sizes = tl.zeros([BLOCK_C, BLOCK_W], tl.float32)
+    start = out_ptr + row.to(tl.int64) * W_PADDED * C_PADDED
+    sizes = tl.zeros([BLOCK_C], tl.int32)
     for c_start in range(0, C_PADDED, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
         x = tl.load(image + c[:, None] * ({plane}) + w[None, :], mask=(c < C)[:, None] & inside[None, :], other=0.0)
-        sizes = tl.maximum(sizes, tl.where(tl.abs(x) < {largest}, tl.abs(x), {largest}))  # NaN is too large
-        keep = (c < C_PADDED)[None, :] & (w_padded < W_PADDED)[:, None]
-        tl.store(out_ptr + pixel[:, None] * C_PADDED + c[None, :], tl.trans(x).to(tl.float16), mask=keep)
+        sizes = tl.maximum(sizes, tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1))
+        keep = (c < C_PADDED)[None, :]
+        data = start + (W_BORDER + w)[:, None] * C_PADDED + c[None, :]
+        tl.store(data, tl.trans(x.to(tl.float16)), mask=keep & (w < W)[:, None])
+        zeros = tl.zeros([BLOCK_BORDER, BLOCK_C], tl.float16)
+        first = (border < W_BORDER) & (pid % tl.cdiv(W, BLOCK_W) == 0)
+        tl.store(start + border[:, None] * C_PADDED + c[None, :], zeros, mask=keep & first[:, None])
     largest = tl.max(sizes)
-    fits = (largest == 0.0) | ((largest >= {smallest}) & (largest < {largest}))
+    fits = (largest == 0) | ((largest >= {smallest}) & (largest < {largest}))
     tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
     tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))
 
@@ -54,11 +61,10 @@ def to_half_with_border(x, {border_arguments}, c_padded, unfit):
 {padded_lines}
     rows = N * {row_product} + {tail_rows}
     out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype=torch.float16)
-    BLOCK_C = min(64, c_padded)
-    BLOCK_W = 64
-    to_half_with_border_kernel[(rows * triton.cdiv(W_PADDED, BLOCK_W),)](
+    BLOCK_C, BLOCK_W = min(64, c_padded), max(16, min(64, triton.next_power_of_2(W)))
+    to_half_with_border_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
         x, out, unfit, N, C, {dims}, {padded}, {border_names}, c_padded,
-        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, num_warps=4,
+        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=8,
     )
     return out
 '''
@@ -87,6 +93,9 @@ def prepass_source(rank: int) -> tuple[str, str]:
     ]
     text = _PREPASS.format(
         dims=", ".join(letters),
+        dims_constexpr=", ".join(f"{letter}: tl.constexpr" for letter in letters),
+        padded_constexpr=", ".join(f"{letter}_PADDED: tl.constexpr" for letter in letters),
+        borders_constexpr=", ".join(f"{letter}_BORDER: tl.constexpr" for letter in letters),
         padded=", ".join(f"{letter}_PADDED" for letter in letters),
         borders=", ".join(f"{letter}_BORDER" for letter in letters),
         decompose="\n".join(decompose),
@@ -98,8 +107,8 @@ def prepass_source(rank: int) -> tuple[str, str]:
         row_product=" * ".join(f"{letter}_PADDED" for letter in outer) or "1",
         tail_rows=" + ".join(tail),
         border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
-        smallest=_SMALLEST,
-        largest=_LARGEST,
+        smallest=SMALLEST_BITS,
+        largest=LARGEST_BITS,
     ).strip("\n")
     kernel, wrapper = text.split("\n\n\n")
     return kernel, wrapper

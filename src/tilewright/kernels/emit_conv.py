@@ -265,7 +265,7 @@ class ConvEmitter(ValueEmitter):
             self.plan.name,
             tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), self._weight(), *self.pointers)),
             dict(self.scalars),
-            frozenset(helpers_in(kernel)),
+            frozenset(helpers_in(kernel + wide_kernel)),
             self._scratch(),
             shared_kernels=(prepass_kernel,),
             shared_wrappers=(CHANNEL_BLOCK, prepass_wrapper),

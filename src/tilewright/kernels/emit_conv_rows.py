@@ -7,24 +7,27 @@ reads them again. What float16 cannot hold is noticed on the way, and left to a 
 
 from __future__ import annotations
 
+import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
-from tilewright.kernels.conv_pack import CHANNEL_BLOCK, pack_source
+from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LARGEST_BITS, SMALLEST_BITS, pack_source
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.emit_conv import IDENTITY, ConvEmitter
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.phases import Tap
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
-from tilewright.kernels.region import REDUCTIONS
+from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines
 
-#: Bits of the smallest and of the smallest too large float32 that float16 holds to TF32's accuracy: 2**-13 (half a
-#: unit in the last place of float16's subnormals is 2**-12 of it) and 65504.
-_SMALLEST_BITS = "0x39000000"
-_LARGEST_BITS = "0x477FE000"
+#: From finite operands, these make no NaN.
+_NO_NEW_NAN = (
+    torch.ops.aten.add.Tensor,
+    torch.ops.aten.sub.Tensor,
+    torch.ops.aten.mul.Tensor,
+)
 
 #: Programs that share an image which the main kernel could not do.
 _SHARE = 16
@@ -112,7 +115,9 @@ class _RowsEmitter(ConvEmitter):
                     lines.add(f"{self._tile(delta, j)} = {self._tile(delta + self.rows.input_step, j)}")
         lines.close()
         lines.add("largest = tl.max(sizes)")
-        lines.add(f"fits = (largest == 0) | ((largest >= {_SMALLEST_BITS}) & (largest < {_LARGEST_BITS}))")
+        lines.add(f"fits = (largest == 0) | ((largest >= {SMALLEST_BITS}) & (largest < {LARGEST_BITS}))")
+        for name in self.kept_loads.values():
+            lines.add(f"fits = fits & (tl.sum(tl.where(tl.abs({name}) < float('inf'), 0, 1)) == 0)")
         lines.add("tl.store(unfit_ptr + pid, (fits == 0).to(tl.int32))")
         self._finish(lines)
 
@@ -280,6 +285,8 @@ class _RowsEmitter(ConvEmitter):
         if kind in ("sum", "mean"):
             total = f"tl.sum({source}, 0)"
             lines.add(f"reduced = {total} / CO_ALL" if kind == "mean" else f"reduced = {total}")
+        elif self._stays_finite(source_of(node)) and not self.wide:
+            lines.add(f"reduced = tl.{kind}({source}, 0)")
         else:
             lines.add(f"reduced = {kind}_along({source}, 0, False)")
         if node is self.region.root:
@@ -287,6 +294,24 @@ class _RowsEmitter(ConvEmitter):
         self.values = {node: "reduced"}
         self.emit_nodes(lines, 1)
         return self.values[self._summed()]
+
+    def _stays_finite(self, node: torch_fx.Node) -> bool:
+        """A NaN cannot come up between the products, which are finite where they are kept, and `node`."""
+        if node is self.plan.anchor:
+            return True
+        if node.target not in _NO_NEW_NAN:
+            return is_relabelling(node) and self._stays_finite(source_of(node))
+        left, right = node.args[:2]
+        if isinstance(right, float | int):
+            return right != 0 and self._stays_finite(source_of(node))
+        while isinstance(right, torch_fx.Node) and is_relabelling(right) and right in self.region.maps:
+            right = source_of(right)
+        kept = isinstance(right, torch_fx.Node) and self._is_kept(right)
+        return kept and isinstance(left, torch_fx.Node) and self._stays_finite(left)
+
+    def _is_kept(self, node: torch_fx.Node) -> bool:
+        """Loaded once for all rows, and looked at for values that are not finite."""
+        return any(self.region.operands[index].node is node for index in self.kept_loads)
 
     def _summed(self) -> torch_fx.Node:
         """What is reduced over space: the node that the partial results stand after."""
@@ -356,7 +381,7 @@ class _RowsEmitter(ConvEmitter):
             self.plan.name,
             tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), self._weight(), *self.pointers)),
             dict(self.scalars),
-            frozenset(helpers_in(kernel)),
+            frozenset(helpers_in(kernel + wide_kernel)),
             self._scratch(),
             shared_wrappers=(CHANNEL_BLOCK,),
             packs=((2, f"pack_{self.plan.name}"),),
