@@ -90,6 +90,20 @@ def _separate_linear_bias(editor: Editor, node: torch_fx.Node, graph: Graph) -> 
     return editor.call(aten.add.Tensor, editor.call(aten.linear.default, *node.args[:2]), bias)
 
 
+def _separate_addend(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """A product and what is added to it, so that the addition lies with what follows."""
+    addend, left, right = node.args[:3]
+    beta, alpha = node.kwargs.get("beta", 1), node.kwargs.get("alpha", 1)
+    if beta == 0 or set(node.kwargs) - {"beta", "alpha"}:
+        return None  # then the addend is not read, NaN or not
+    product = editor.call(aten.mm.default if target_of(node) is aten.addmm.default else aten.bmm.default, left, right)
+    if alpha != 1:
+        product = editor.call(aten.mul.Tensor, product, alpha)
+    if beta != 1:
+        addend = editor.call(aten.mul.Tensor, addend, beta)
+    return editor.call(aten.add.Tensor, product, addend)
+
+
 def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
     replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
@@ -158,6 +172,12 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         _separate_bias,
     ),
     Rule("linear bias", "linear(x, w, b) -> linear(x, w) + b", (aten.linear.default,), _separate_linear_bias),
+    Rule(
+        "product and addend",
+        "addmm(c, a, b) -> a @ b * alpha + c * beta",
+        (aten.addmm.default, aten.baddbmm.default),
+        _separate_addend,
+    ),
     Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
     Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),
     Rule("reduction of all", "sum(x) -> sum(x, all dims)", (aten.sum.default, aten.mean.default), _whole_reduction),

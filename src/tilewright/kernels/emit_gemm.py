@@ -7,9 +7,6 @@ marked; without any it only looks at the marks.
 
 from __future__ import annotations
 
-import torch
-import torch.fx as torch_fx
-
 from tilewright.graph.graph import Graph
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_loops import GROUPED_TILE, GemmLoops
@@ -199,7 +196,7 @@ class _GemmEmitter:
         head = self._signature(
             f"{self.plan.name}_wide_kernel", tensors, self.loops.wide_sizes(), ["BLOCK_M", "BLOCK_N", "BLOCK_K"]
         )
-        doc = '"""The same in TF32, from operands as given, for row blocks that float16 cannot hold; others are skipped."""'
+        doc = '"""The same in TF32, from operands as given, where float16 cannot hold a row of the block."""'
         return f"{head}\n    {doc}\n{lines}"
 
     # -- words ---------------------------------------------------------------------------------------------
@@ -229,9 +226,3 @@ class _GemmEmitter:
         if self.plan.partial_rows:
             found.append("partial: row reductions of tiles, float32 [values, column blocks, M]")
         return tuple(found)
-
-
-def stored_dtype(node: torch_fx.Node) -> torch.dtype:
-    """dtype of a stored value."""
-    dtype: torch.dtype = node.meta["val"].dtype
-    return dtype

@@ -19,8 +19,8 @@ _LOWEST, _HIGHEST = -60, 96
 PREPASS_KERNEL = f'''
 @triton.jit
 def to_half_rows_kernel(
-    x_ptr, half_ptr, scale_ptr, unfit_ptr, other_ptr, own_ptr, B1, R, C, C_PADDED, STRIDE_0, STRIDE_1, STRIDE_R, STRIDE_C,
-    MARKS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_BLOCK: tl.constexpr,
+    x_ptr, half_ptr, scale_ptr, unfit_ptr, other_ptr, own_ptr, B1, R, C, C_PADDED, STRIDE_0, STRIDE_1, STRIDE_R,
+    STRIDE_C, MARKS: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, ONE_BLOCK: tl.constexpr,
 ):
     """x [B0, B1, R, C] float32 -> float16 [B0 * B1 * R, C_PADDED], each row times a power of two; scale: the inverse.
 
@@ -33,14 +33,17 @@ def to_half_rows_kernel(
     r_in = r < R
     c = tl.arange(0, BLOCK_C)[None, :]
     source = x_ptr + (matrix // B1) * STRIDE_0 + (matrix % B1) * STRIDE_1 + r.to(tl.int64)[:, None] * STRIDE_R
-    largest = tl.zeros([BLOCK_R], tl.float32)
-    smallest = tl.full([BLOCK_R], float("inf"), tl.float32)
-    for start in range(0, C, BLOCK_C):
-        inside = r_in[:, None] & (start + c < C)
-        x = tl.load(source + (start + c).to(tl.int64) * STRIDE_C, mask=inside, other=0.0)
-        size = tl.where(tl.abs(x) < 3.0e38, tl.abs(x), 3.0e38)  # NaN and infinity are too large
-        largest = tl.maximum(largest, tl.max(size, 1))
-        smallest = tl.minimum(smallest, tl.min(tl.where(inside, size, float("inf")), 1))
+    inside = r_in[:, None] & (c < C)
+    x = tl.load(source + c.to(tl.int64) * STRIDE_C, mask=inside, other=0.0)
+    size = tl.where(tl.abs(x) < 3.0e38, tl.abs(x), 3.0e38)  # NaN and infinity are too large
+    largest, smallest = tl.max(size, 1), tl.min(tl.where(inside, size, float("inf")), 1)
+    if not ONE_BLOCK:
+        for start in range(BLOCK_C, C, BLOCK_C):
+            inside = r_in[:, None] & (start + c < C)
+            x = tl.load(source + (start + c).to(tl.int64) * STRIDE_C, mask=inside, other=0.0)
+            size = tl.where(tl.abs(x) < 3.0e38, tl.abs(x), 3.0e38)
+            largest = tl.maximum(largest, tl.max(size, 1))
+            smallest = tl.minimum(smallest, tl.min(tl.where(inside, size, float("inf")), 1))
     exponent = (largest.to(tl.int32, bitcast=True) >> 23) - 127
     in_range = (largest == 0.0) | ((exponent >= {_LOWEST}) & (exponent <= {_HIGHEST}))
     exponent = tl.where(in_range & (largest > 0.0), exponent, 14)

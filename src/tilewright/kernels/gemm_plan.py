@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.graph import Graph
-from tilewright.graph.nodes import is_one, source_of, target_of
+from tilewright.graph.graph import Graph, fixed_size, size_hint
+from tilewright.graph.nodes import argument, target_of
 from tilewright.kernels.gemm_product import Product, find_product
-from tilewright.kernels.region import AxisMap
-from tilewright.kernels.tile_region import ROW_OPERATIONS, TileOperand, TileRegion, grow_tiles
+from tilewright.kernels.tile_region import TileOperand, TileRegion, grow_tiles
 
 aten = torch.ops.aten
+
+
+#: Columns that the finish of split products can hold in a tile.
+_SPLIT_COLUMNS = 4096
 
 
 class Operands(StrEnum):
@@ -54,6 +57,11 @@ class GemmSchedule:
     split: int = 1
     group_m: int = 8
     programs: int = 132
+
+    @property
+    def finish_columns(self) -> int:
+        """Columns at most that lie together when what follows the product is computed."""
+        return self.block_n if self.split == 1 else _SPLIT_COLUMNS
 
     def describe(self) -> str:
         """One line for people."""
@@ -140,34 +148,43 @@ def find_products(graph: Graph) -> tuple[Product, ...]:
 
 def grow(product: Product, schedule: GemmSchedule, taken: frozenset[torch_fx.Node] = frozenset()) -> TileRegion:
     """What the schedule's tiles can compute after the product."""
-    columns = product.node.meta["val"].shape[-1]
-    whole = isinstance(columns, int) and columns <= schedule.block_n and schedule.split == 1
-    group = schedule.block_n // schedule.parts if schedule.split == 1 else 0
-    return grow_tiles(product.node, whole_rows=whole, group=group, taken=taken)
+    width = schedule.finish_columns
+    whole = size_hint(product.node.meta["val"].shape[-1]) <= width and _columns_are_checked(product)
+    return grow_tiles(
+        product.node,
+        whole_rows=whole,
+        row_results=whole or schedule.split == 1,
+        group=width // schedule.parts,
+        taken=taken,
+    )
+
+
+def _columns_are_checked(product: Product) -> bool:
+    """The number of columns is fixed, or can be read off a tensor that the module is given."""
+    return product.right.op == "placeholder" or fixed_size(product.node.meta["val"].shape[-1]) is not None
 
 
 def wants_whole_rows(product: Product) -> bool:
     """Tiles that hold whole rows would take in more of the graph than others."""
-    whole = grow_tiles(product.node, whole_rows=True, group=1 << 30)
+    whole = grow_tiles(product.node, whole_rows=True, row_results=True, group=1 << 30)
     return whole.whole_rows or bool(whole.reductions)
 
 
 def group_size(product: Product) -> int:
     """Columns of the largest group of a group norm that follows at once; 0 for none."""
-    tiles = grow_tiles(product.node, whole_rows=False, group=1 << 30)
+    tiles = grow_tiles(product.node, whole_rows=False, row_results=False, group=1 << 30)
     norms = [node for node in tiles.nodes if target_of(node) is aten.group_norm.default]
-    return max((int(n.meta["val"].shape[1]) // int(n.args[1]) for n in norms), default=0)  # type: ignore[call-overload]
+    return max((int(n.meta["val"].shape[1]) // int(argument(n, 1)) for n in norms), default=0)
 
 
 def plan_gemms(
-    graph: Graph, schedules: Sequence[GemmSchedule], unique: Mapping[str, str] | None = None
+    graph: Graph, schedules: Sequence[GemmSchedule]
 ) -> tuple[tuple[Product, TileRegion, GemmSchedule, bool], ...]:
     """A region for each product, none overlapping: (product, region, schedule, whole rows).
 
     Args:
         graph: the canonical graph.
         schedules: for the products in execution order; the last one holds for all that are left.
-        unique: unused names.
     """
     products = find_products(graph)
     taken = {product.node for product in products}
@@ -178,9 +195,9 @@ def plan_gemms(
             continue
         tiles = grow(product, schedule, frozenset(taken))
         taken |= set(tiles.nodes)
-        columns = product.node.meta["val"].shape[-1]
-        needs = tiles.whole_rows or bool(tiles.reductions)
-        whole = needs and isinstance(columns, int) and columns <= schedule.block_n and schedule.split == 1
+        columns = size_hint(product.node.meta["val"].shape[-1])
+        whole = (tiles.whole_rows or bool(tiles.reductions)) and columns <= schedule.finish_columns
+        whole = whole and _columns_are_checked(product)
         found.append((product, tiles, schedule, whole))
     return tuple(found)
 
@@ -194,13 +211,15 @@ def _can_run(product: Product, schedule: GemmSchedule) -> bool:
         return True
     if product.batch:
         return False
-    return schedule.operands is Operands.HALF or _rows_are_aligned(product)
+    return schedule.operands is Operands.HALF or rows_are_aligned(product)
 
 
-def _rows_are_aligned(product: Product) -> bool:
+def rows_are_aligned(product: Product) -> bool:
     """Rows of both operands begin at multiples of 16 bytes, as descriptors need, and follow each other."""
     itemsize = product.dtype.itemsize
-    inner = product.left.meta["val"].shape[-1]
-    columns = product.node.meta["val"].shape[-1]
+    if not _columns_are_checked(product) or fixed_size(product.left.meta["val"].shape[-1]) is None:
+        return False
+    inner = size_hint(product.left.meta["val"].shape[-1])
+    columns = size_hint(product.node.meta["val"].shape[-1])
     last = inner if product.right_is_transposed else columns
-    return all(isinstance(size, int) and size * itemsize % 16 == 0 for size in (inner, last))
+    return inner * itemsize % 16 == 0 and last * itemsize % 16 == 0

@@ -9,9 +9,11 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one, source_of, target_of
-from tilewright.kernels.region import AxisMap
+from tilewright.kernels.region import AxisMap, permutation
 
 aten = torch.ops.aten
+
+PERMUTATIONS = (aten.t.default, aten.transpose.int, aten.permute.default)
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 _PRODUCTS = (aten.matmul.default, aten.mm.default, aten.bmm.default)
@@ -24,7 +26,7 @@ class Product:
     Attributes:
         node: the operation.
         left: the node of the left operand.
-        right: the node of the right operand; of a parameter, without its transposes.
+        right: the node of the right operand, without transposes of its matrices.
         right_is_transposed: `right` lies as [.., N, K].
         batch: leading dims of the output that choose a matrix; all other dims but the last are rows.
         rank: dims of the output.
@@ -96,9 +98,11 @@ def find_product(node: torch_fx.Node, graph: Graph) -> Product | None:
         return None
     rank = node.meta["val"].dim()
     prepared = depends_on_state_alone(right, graph)
-    while prepared and ranks[1] == 2 and target_of(right) in (aten.t.default, aten.transpose.int, aten.permute.default):
-        if _swaps(right):
-            transposed = not transposed
+    while (order := _order(right)) is not None and sorted(order) == list(range(ranks[1])):
+        last = order[-2:]
+        if order[:-2] != list(range(ranks[1] - 2)):
+            break
+        transposed = transposed != (last[0] > last[1])
         right = source_of(right)
     batch = 0 if ranks[1] == 2 else rank - 2
     return Product(node, left, right, transposed, batch, rank, prepared and ranks[1] == 2)
@@ -109,15 +113,11 @@ def _are_floats(left: torch_fx.Node, right: torch_fx.Node) -> bool:
     return len(dtypes) == 1 and dtypes <= set(_FLOATS)
 
 
-def _swaps(node: torch_fx.Node) -> bool:
-    """A permutation of a matrix's dims exchanges them."""
-    if target_of(node) is aten.permute.default:
-        dims = node.args[1]
-        assert isinstance(dims, list | tuple)
-        return [int(dim) % 2 for dim in dims] == [1, 0]  # type: ignore[call-overload]
-    if target_of(node) is aten.transpose.int:
-        return int(node.args[1]) % 2 != int(node.args[2]) % 2  # type: ignore[arg-type]
-    return True
+def _order(node: torch_fx.Node) -> list[int] | None:
+    """The dims of a permutation's input, in the order of its output; None for anything else."""
+    if node.op != "call_function" or target_of(node) not in PERMUTATIONS:
+        return None
+    return permutation(node, source_of(node).meta["val"].dim())
 
 
 def depends_on_state_alone(node: torch_fx.Node, graph: Graph) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.graph import size_hint
 from tilewright.graph.nodes import source_of, target_of
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_plan import GemmPlan
@@ -38,13 +39,12 @@ class Results:
         if not self.plan.schedule.descriptors:
             return {}
         plain = tuple(axis for axis in self.tiles.maps[self.plan.anchor] if axis is not None)
-        columns = self.plan.anchor.meta["val"].shape[-1]
+        columns = size_hint(self.plan.anchor.meta["val"].shape[-1])
         return {
             node: name
             for node, name in self.names.items()
             if node in self.in_tile
             and tuple(axis for axis in self.tiles.maps[node] if axis is not None) == plain
-            and isinstance(columns, int)
             and columns * node.meta["val"].dtype.itemsize % 16 == 0
         }
 
@@ -160,9 +160,7 @@ class Results:
         pointers = [f"{name}_ptr" for name in e.pointers.values()]
         outs = [f"{self.names[node]}_ptr" for node in self.in_finish]
         e.sizes.update({"M": None, "N": None, "ROWS": None, "COLUMN_BLOCKS": None})
-        head = e.signature(
-            f"{self.plan.name}_rows_kernel", ["partial_ptr", *pointers, *outs], list(e.sizes), ["BLOCK"]
-        )
+        head = e.signature(f"{self.plan.name}_rows_kernel", ["partial_ptr", *pointers, *outs], list(e.sizes), ["BLOCK"])
         return f'{head}\n    """Combines what the tiles know of each row, in order: deterministic."""\n{lines}'
 
     def _combined(self, lines: Lines) -> list[str]:

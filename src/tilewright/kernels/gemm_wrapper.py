@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.nodes import target_of
+from tilewright.graph.graph import size_hint
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_loops import GemmLoops
 from tilewright.kernels.gemm_plan import GemmPlan, Operands, group_size
 from tilewright.kernels.gemm_results import Results
 from tilewright.kernels.text import Lines, shape_text
-
-aten = torch.ops.aten
 
 #: Programs that share the columns of a row block in the wide kernel.
 _SHARES = 4
@@ -41,21 +38,22 @@ class GemmWrapper:
 
     def conditions(self) -> tuple[str, ...]:
         """Expressions in the wrapper's operands ({0}, {1}, ...) without which the module keeps the reference."""
-        found = []
+        found: list[str] = []
+        if self.product.right.op != "placeholder":
+            return ()  # then its sizes are fixed
         columns = "{1}.shape[-2]" if self.product.right_is_transposed else "{1}.shape[-1]"
         if self.plan.whole_rows:
-            found.append(f"{columns} <= {self._tile_columns()}")
+            found.append(f"{columns} <= {self.schedule.finish_columns}")
         if self.schedule.descriptors:
             stored = min((node.meta["val"].dtype.itemsize for node in self.results.by_descriptor), default=0)
             if stored:
                 found.append(f"{columns} % {16 // stored} == 0")
             if not self.half:
                 step = 16 // self.product.dtype.itemsize
-                found += [f"{{1}}.shape[-1] % {step} == 0", f"{{0}}.shape[-1] % {step} == 0"]
+                found.append(f"{{1}}.shape[-1] % {step} == 0")
+                inner = "{1}.shape[-1]" if self.product.right_is_transposed else "{1}.shape[-2]"
+                found.append(f"{inner} % {step} == 0")
         return tuple(dict.fromkeys(found))
-
-    def _tile_columns(self) -> int:
-        return self.schedule.block_n if self.schedule.split == 1 else 4096
 
     # -- the function --------------------------------------------------------------------------------------
 
@@ -83,7 +81,10 @@ class GemmWrapper:
     def _sizes(self, lines: Lines) -> None:
         left, right = self.left, self.right
         if self.batch:
-            ranks = [(name, node.meta["val"].dim()) for name, node in ((left, self.product.left), (right, self.product.right))]
+            ranks = [
+                (name, node.meta["val"].dim())
+                for name, node in ((left, self.product.left), (right, self.product.right))
+            ]
             for dim in range(self.batch):
                 sizes = [f"{name}.shape[{dim - self.rank}]" for name, rank in ranks if rank >= self.rank - dim]
                 lines.add(f"D{dim} = {f'max({sizes[0]}, {sizes[1]})' if len(sizes) == 2 else sizes[0]}")
@@ -262,10 +263,8 @@ class GemmWrapper:
 
     def _finish_columns(self) -> int:
         """Columns of a tile of the finish of split products."""
-        columns = self.plan.anchor.meta["val"].shape[-1]
-        if self.plan.whole_rows and isinstance(columns, int):
-            return 1 << max(4, (columns - 1).bit_length())
-        return 128
+        columns = size_hint(self.plan.anchor.meta["val"].shape[-1])
+        return 1 << max(4, (columns - 1).bit_length()) if self.plan.whole_rows else 128
 
     def _split(self, lines: Lines) -> None:
         s = self.schedule
@@ -311,8 +310,3 @@ class GemmWrapper:
             {size: size for size in self.epilogue.sizes} | {"BLOCK": "32"},
             "num_warps=1,",
         )
-
-
-def is_group_norm(node: torch_fx.Node) -> bool:
-    """True for group normalisation."""
-    return target_of(node) is aten.group_norm.default

@@ -76,6 +76,7 @@ class _Growth:
     columns: int
     group: int
     whole_rows_allowed: bool
+    row_results: bool
     maps: dict[torch_fx.Node, AxisMap] = field(default_factory=dict)
     on_rows: set[torch_fx.Node] = field(default_factory=set)  # values that depend on a whole row
     beyond: set[torch_fx.Node] = field(default_factory=set)  # not inside, but after something that is
@@ -88,9 +89,11 @@ class _Growth:
         if map_ is None or (not is_relabelling(node) and not _is_contiguous(node)):
             return False
         whole = any(source in self.on_rows for source in node.all_input_nodes)
-        if target_of(node) in ROW_OPERATIONS or self._reduces(node):
+        if target_of(node) in ROW_OPERATIONS or is_row_reduction(node):
             whole = True
         by_group = target_of(node) is aten.group_norm.default
+        if is_row_reduction(node) and not self.row_results:
+            return False
         if whole and self.columns in map_ and not self.whole_rows_allowed and not by_group:
             return False
         if by_group and not self._group_fits(node):
@@ -100,16 +103,13 @@ class _Growth:
             self.on_rows.add(node)
         return True
 
-    def _reduces(self, node: torch_fx.Node) -> bool:
-        return is_row_reduction(node)
-
     def _group_fits(self, node: torch_fx.Node) -> bool:
         """A group's columns lie in one tile, and their number is a power of two."""
         channels, groups = node.meta["val"].shape[1], argument(node, 1)
         if not isinstance(channels, int) or channels % groups:
             return False
         size = channels // groups
-        return size & (size - 1) == 0 and size <= self.group
+        return bool(size & (size - 1) == 0 and size <= self.group)
 
     def _map(self, node: torch_fx.Node) -> AxisMap | None:
         if is_relabelling(node):
@@ -142,7 +142,9 @@ class _Growth:
 
     def _relabelled(self, node: torch_fx.Node) -> AxisMap | None:
         source = source_of(node)
-        if target_of(node) in _PERMUTATIONS or len(node.all_input_nodes) > 1 and target_of(node) is aten.expand.default:
+        if target_of(node) in _PERMUTATIONS or (
+            len(node.all_input_nodes) > 1 and target_of(node) is aten.expand.default
+        ):
             return None
         axes = [axis for axis in self.maps[source] if axis is not None]
         sizes = node.meta["val"].shape
@@ -191,6 +193,7 @@ def grow_tiles(
     anchor: torch_fx.Node,
     *,
     whole_rows: bool,
+    row_results: bool,
     group: int,
     taken: frozenset[torch_fx.Node] = frozenset(),
 ) -> TileRegion:
@@ -199,11 +202,12 @@ def grow_tiles(
     Args:
         anchor: a node of at least two dims; its last one holds the columns.
         whole_rows: a tile holds whole rows.
+        row_results: reductions of rows are taken in.
         group: columns of a tile that surely lie together (a group norm's group must fit).
         taken: nodes that other kernels compute.
     """
     columns = anchor.meta["val"].dim() - 1
-    growth = _Growth(anchor, columns, group, whole_rows)
+    growth = _Growth(anchor, columns, group, whole_rows, row_results)
     growth.maps[anchor] = tuple(None if is_one(s) else dim for dim, s in enumerate(anchor.meta["val"].shape))
     node = anchor.next
     while node.op != "root":
