@@ -174,6 +174,9 @@ POINTWISE: dict[Any, Row] = {
     aten.where.ScalarSelf: lambda a: f"tl.where({a['condition']}, {a['self']}, {a['other']})",
     aten.where.Scalar: lambda a: f"tl.where({a['condition']}, {a['self']}, {a['other']})",
     aten.masked_fill.Scalar: lambda a: f"tl.where({a['mask']}, {a['value']}, {a['self']})",
+    aten.zeros_like.default: lambda a: "0.0",
+    aten.ones_like.default: lambda a: "1.0",
+    aten.sign.default: _unary("tl.where({0} > 0.0, 1.0, tl.where({0} < 0.0, -1.0, 0.0))"),
     aten.isnan.default: _unary("{0} != {0}"),
     aten.isinf.default: _unary('tl.abs({0}) == float("inf")'),
     # types: values are float32 in registers, so only the store rounds

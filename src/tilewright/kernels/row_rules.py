@@ -11,6 +11,7 @@ import torch.fx as torch_fx
 from tilewright.graph.graph import Graph
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import operation_name
+from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles, plan_rows
 from tilewright.kernels.row_region import RowRegion, grow_row_region, moves_nothing
 from tilewright.kernels.text import Names
@@ -36,25 +37,40 @@ class RowOptions:
         return f"{form}in tiles of {self.tiles.tile}, {self.tiles.warp} elements a warp"
 
 
-def find_row_regions(graph: Graph, allowed: Collection[torch_fx.Node]) -> dict[torch_fx.Node, RowRegion]:
+def find_row_regions(
+    graph: Graph, taken: Collection[torch_fx.Node], stops: Collection[torch_fx.Node]
+) -> dict[torch_fx.Node, RowRegion]:
     """The row regions of a graph by their roots, none inside another.
 
     Args:
         graph: composites are written out.
-        allowed: nodes that may be roots.
+        taken: nodes that other kernels compute.
+        stops: nodes that must stay operands.
     """
     state = {*graph.parameters, *graph.buffers, *graph.constants}
     found: dict[torch_fx.Node, RowRegion] = {}
-    inside: set[torch_fx.Node] = set()
+    inside: set[torch_fx.Node] = set(taken)
     for node in reversed(list(graph.fx.nodes)):
-        if node in inside or node not in allowed or not node.users or not _is_float_tensor(node):
+        if node in inside or not node.users or not _is_float_tensor(node):
             continue
-        region = grow_row_region(node)
+        region = grow_row_region(node, frozenset(stops))
         if region is None or all(operand.node.name in state for operand in region.operands):
             continue
         found[node] = region
         inside |= set(region.nodes)
     return found
+
+
+def ends_of_chains(anchors: Collection[torch_fx.Node]) -> set[torch_fx.Node]:
+    """The last of the pointwise operations that follow each anchor alone: they belong to the anchor's kernel."""
+    ends: set[torch_fx.Node] = set()
+    for anchor in anchors:
+        end = anchor
+        while len(end.users) == 1 and is_pointwise(user := next(iter(end.users))):
+            end = user
+        if end is not anchor:
+            ends.add(end)
+    return ends
 
 
 def _is_float_tensor(node: torch_fx.Node) -> bool:

@@ -1,0 +1,302 @@
+"""Emission of pooling: a program has a tile of output rows by columns, and walks the window with all of it."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import Graph
+from tilewright.graph.nodes import is_one, source_of
+from tilewright.kernels.conv_pack import LETTERS
+from tilewright.kernels.plan import EmittedKernel
+from tilewright.kernels.pointwise import helpers_in, pointwise_text
+from tilewright.kernels.pool_plan import PoolPlan, WindowDim
+from tilewright.kernels.region import AxisMap, Operand, Region, is_relabelling
+from tilewright.kernels.text import Lines, shape_text
+from tilewright.kernels.values import KernelNames, short_name
+
+_IDENTITY = {"max": 'float("-inf")', "mean": "0.0"}
+
+#: Windows of more elements are walked in a loop; smaller ones are unrolled.
+_UNROLLED = 32
+
+
+def emit_pool(plan: PoolPlan, graph: Graph) -> EmittedKernel:
+    """Source of the kernel and the wrapper of one plan."""
+    return _PoolEmitter(plan, graph).emit()
+
+
+class _PoolEmitter(KernelNames):
+    def __init__(self, plan: PoolPlan, graph: Graph) -> None:
+        self.plan = plan
+        self.pooling = plan.pooling
+        self.letters = LETTERS[len(plan.pooling.dims)]
+        self.lead = ("N", "C")[2 - (plan.pooling.node.meta["val"].dim() - len(self.letters)) :]
+        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS"]
+        taken = [*sizes, *(name.lower() for name in sizes), "plane", "rest", "inside", "pooled", "row"]
+        state = graph.state_names()
+        nodes = sorted((o.node for o in (*plan.loaded, *plan.added)), key=lambda node: node.name in state)
+        super().__init__(plan.root, nodes, graph, taken)
+        self.values: dict[torch_fx.Node, str] = {}
+
+    # -- values --------------------------------------------------------------------------------------------
+
+    def _offset(self, map_: AxisMap, axes: AxisMap, output: bool) -> str:
+        """Offset of an operand's element; `axes` are the axes of the pooled tensor's dims."""
+        dims = [axes.index(axis) if axis is not None else None for axis in map_]
+        suffix = "O" if output else ""
+        names = [*self.lead, *(f"{letter}{suffix}" for letter in self.letters)]
+        known = [dim for dim in dims if dim is not None]
+        lead = list(range(len(self.lead)))
+        spatial = list(range(len(lead), len(names)))
+        if output and known == [*lead, *spatial]:
+            return f"row * {names[-1]} + {names[-1].lower()}"
+        terms = []
+        merged = known[: len(lead)] == lead
+        for position, dim in enumerate(known):
+            if merged and dim in lead and dim != lead[-1]:
+                continue
+            index = "plane" if merged and lead and dim == lead[-1] else names[dim].lower()
+            stride = " * ".join(names[inner] for inner in known[position + 1 :])
+            stride = f"({stride})" if " " in stride else stride
+            terms.append(f"{index} * {stride}" if stride else index)
+        return " + ".join(terms)
+
+    def _load(self, lines: Lines, operand: Operand, axes: AxisMap, mask: str, output: bool, other: str) -> str:
+        pointer = self.pointers[operand.node]
+        offset = self._offset(operand.map, axes, output)
+        name = self.names.unique(f"{pointer}_value")
+        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
+        guard = f", mask={mask}, other={other}" if offset else ""
+        lines.add(f"{name} = tl.load({pointer}_ptr{f' + {offset}' if offset else ''}{guard}){cast}")
+        return name
+
+    def _evaluate(self, lines: Lines, region: Region, axes: AxisMap, mask: str, output: bool) -> str:
+        """A pointwise region's root, at the tile's elements."""
+        loads: dict[int, str] = {}
+
+        def use(user: torch_fx.Node, item: Any) -> str:
+            if not isinstance(item, torch_fx.Node):
+                return self._scalar_text(item)
+            if item in self.values:
+                return self.values[item]
+            index = _operand_index(region, user, item)
+            if index not in loads:
+                loads[index] = self._load(lines, region.operands[index], axes, mask, output, "0.0")
+            return loads[index]
+
+        for node in region.nodes:
+            if is_relabelling(node):
+                self.values[node] = use(node, source_of(node))
+                continue
+            text = pointwise_text(node, lambda item, user=node: use(user, item))  # type: ignore[misc]
+            if not text.isidentifier():
+                name = self.names.unique(short_name(node).strip("_"))
+                lines.add(f"{name} = {text}")
+                text = name
+            self.values[node] = text
+        return self.values[region.root]
+
+    # -- the kernel ----------------------------------------------------------------------------------------
+
+    def _indices(self, lines: Lines) -> None:
+        columns = f"{self.letters[-1]}O"
+        blocks = f"tl.cdiv({columns}, BLOCK_W)"
+        lines.add("pid = tl.program_id(0).to(tl.int64)")
+        lines.add(f"row = (pid // {blocks} * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]")
+        lines.add(f"{columns.lower()} = (pid % {blocks} * BLOCK_W + tl.arange(0, BLOCK_W))[None, :]")
+        lines.add(f"inside = (row < ROWS) & ({columns.lower()} < {columns})")
+        rest = "row"
+        for position, letter in enumerate(reversed(self.letters[:-1])):
+            name = f"{letter}O"
+            lines.add(f"{name.lower()} = {rest} % {name}")
+            last = position == len(self.letters) - 2
+            lines.add(f"{'plane' if last else 'rest'} = {rest} // {name}")
+            rest = "rest"
+        if len(self.letters) == 1:
+            lines.add("plane = row")
+        if len(self.lead) == 2:
+            lines.add("c = plane % C")
+            lines.add("n = plane // C")
+        elif self.lead:
+            lines.add(f"{self.lead[0].lower()} = plane")
+
+    def _window(self, lines: Lines) -> None:
+        """Everything in the window, added to or compared with what is there."""
+        kind = self.pooling.kind
+        lines.add(f"pooled = tl.full([BLOCK_R, BLOCK_W], {_IDENTITY[kind]}, tl.float32)")
+        unrolled = not self.pooling.is_adaptive and math.prod(dim.size for dim in self.pooling.dims) <= _UNROLLED
+        checks = []
+        for letter, dim in zip(self.letters, self.pooling.dims, strict=True):
+            low = letter.lower()
+            if dim.output is not None:
+                lines.add(f"{low}_first = {low}o * {letter} // {letter}O")
+                lines.add(f"{low}_end = (({low}o + 1) * {letter} + {letter}O - 1) // {letter}O")
+        for letter, dim in zip(self.letters, self.pooling.dims, strict=True):
+            low = letter.lower()
+            if dim.output is not None:
+                lines.open(f"for {low}_step in range(0, {letter}_WINDOW):")
+                lines.add(f"{low} = {low}_first + {low}_step")
+                checks.append(f"({low} < {low}_end)")
+                continue
+            if dim.size > 1:
+                lines.open(f"for {low}_step in {'tl.static_range' if unrolled else 'range'}(0, {dim.size}):")
+            lines.add(f"{low} = {_position(low, dim)}")
+            checks += [f"({low} >= 0)"] if dim.padding else []
+            checks += [f"({low} < {letter})"] if dim.padding or dim.ceil else []
+        mask = " & ".join(["inside", *checks])
+        value = self._source(lines, mask, kind, bool(checks))
+        lines.add(f"pooled = maximum(pooled, {value})" if kind == "max" else f"pooled += {value}")
+        for dim in self.pooling.dims:
+            if dim.output is not None or dim.size > 1:
+                lines.close()
+
+    def _source(self, lines: Lines, mask: str, kind: str, masked: bool) -> str:
+        axes = self._input_axes()
+        if self.plan.before is None:
+            return self._load(lines, self.plan.loaded[0], axes, mask, False, _IDENTITY[kind])
+        value = self._evaluate(lines, self.plan.before, axes, mask, False)
+        return f"tl.where({mask}, {value}, {_IDENTITY[kind]})" if masked else value
+
+    def _input_axes(self) -> AxisMap:
+        if self.plan.before is not None:
+            return self.plan.before.maps[self.plan.before.root]
+        return self.plan.loaded[0].map
+
+    def _divide(self, lines: Lines) -> None:
+        if self.pooling.kind != "mean":
+            return
+        if self.pooling.divisor is not None:
+            lines.add(f"pooled = pooled / {self.pooling.divisor}")
+            return
+        counts = [self._count(letter, dim) for letter, dim in zip(self.letters, self.pooling.dims, strict=True)]
+        numbers = [count for count in counts if isinstance(count, int)]
+        texts = [f"({count})" for count in counts if isinstance(count, str)]
+        factor = math.prod(numbers)
+        divisor = " * ".join([*([str(float(factor))] if factor != 1 or not texts else []), *texts])
+        if divisor != "1.0":
+            lines.add(f"pooled = pooled / ({divisor})" if " " in divisor else f"pooled = pooled / {divisor}")
+
+    def _count(self, letter: str, dim: WindowDim) -> int | str:
+        """Elements of a window along one dim."""
+        low = letter.lower()
+        if dim.output is not None:
+            return f"{low}_end - {low}_first"
+        first = f"{low}o * {dim.stride}" + (f" - {dim.padding}" if dim.padding else "")
+        if self.pooling.counts_padding:
+            if not dim.ceil:
+                return dim.size
+            end = f"{letter} + {dim.padding}" if dim.padding else letter
+            return f"tl.minimum({first} + {dim.size}, {end}) - ({first})"
+        if not dim.padding and not dim.ceil:
+            return dim.size
+        return f"tl.minimum({first} + {dim.size}, {letter}) - tl.maximum({first}, 0)"
+
+    def emit(self) -> EmittedKernel:
+        body = Lines(1)
+        self._indices(body)
+        self._window(body)
+        self._divide(body)
+        value = "pooled"
+        if self.plan.after is not None:
+            self.values = {self.pooling.node: "pooled"}
+            axes = self.plan.after.maps[self.plan.root]
+            value = self._evaluate(body, self.plan.after, axes, "inside", True)
+        body.add(f"tl.store(out_ptr + row * {self.letters[-1]}O + {self.letters[-1].lower()}o, {value}, mask=inside)")
+        name = f"{self.plan.name}_kernel"
+        tensors = [f"{pointer}_ptr" for pointer in self.pointers.values()]
+        head = self.signature(name, [*tensors, "out_ptr"], self._sizes(body), ["BLOCK_R", "BLOCK_W"])
+        kernel = f'{head}\n    """{self._docstring()}"""\n{body}'
+        return EmittedKernel(
+            kernel,
+            self._wrapper(name, self._sizes(body)),
+            self.plan.name,
+            tuple(node.name for node in self.pointers),
+            dict(self.scalars),
+            frozenset(helpers_in(kernel)),
+        )
+
+    def _sizes(self, body: Lines) -> list[str]:
+        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS"]
+        sizes += [f"{letter}_WINDOW" for letter in self.letters]
+        return [size for size in sizes if re.search(rf"\b{size}\b", str(body))]
+
+    def _docstring(self) -> str:
+        nodes = [node for node in self.plan.nodes if not is_relabelling(node) and "getitem" not in str(node.target)]
+        steps = " -> ".join(dict.fromkeys(short_name(node).strip("_") for node in nodes))
+        return f"{steps}; output [{', '.join([*self.lead, *(f'{letter}O' for letter in self.letters)])}]."
+
+    # -- the wrapper ---------------------------------------------------------------------------------------
+
+    def _wrapper(self, kernel: str, sizes: Sequence[str]) -> str:
+        lines = Lines()
+        lines.open(f"def {self.plan.name}({', '.join([*self.pointers.values(), *self.scalars])}):")
+        lines.add(f'"""{self._docstring()}"""')
+        for dim, name in enumerate([*self.lead, *self.letters]):
+            lines.add(f"{name} = {self._read(dim)}")
+        for letter, window in zip(self.letters, self.pooling.dims, strict=True):
+            self._output_size(lines, letter, window)
+        outputs = [*self.lead, *(f"{letter}O" for letter in self.letters)]
+        device = next(iter(self.pointers.values()))
+        shape = shape_text(outputs)
+        lines.add(f"out = torch.empty({shape}, device={device}.device, dtype={self.dtype_text()})")
+        lines.add(f"ROWS = {' * '.join(outputs[:-1]) or '1'}")
+        tiles = self.plan.tiles
+        lines.add(f"BLOCK_W = min(triton.next_power_of_2({outputs[-1]}), {tiles.row})")
+        lines.add(f"BLOCK_R = min(triton.next_power_of_2(ROWS), max(1, {tiles.tile} // BLOCK_W))")
+        lines.add(f"grid = triton.cdiv(ROWS, BLOCK_R) * triton.cdiv({outputs[-1]}, BLOCK_W)")
+        lines.open(f"{kernel}[(grid,)](")
+        lines.add(f"{', '.join([*self.pointers.values(), 'out', *self.scalars, *sizes])},")
+        lines.add(f"BLOCK_R=BLOCK_R, BLOCK_W=BLOCK_W, num_warps={tiles.num_warps},")
+        lines.close()
+        lines.add(")")
+        lines.add("return out")
+        return str(lines)
+
+    def _read(self, dim: int) -> str:
+        """Where the size of a dim of the pooled tensor stands."""
+        axis = self._input_axes()[dim]
+        for operand in self.plan.loaded:
+            if axis is not None and axis in operand.map:
+                return f"{self.pointers[operand.node]}.shape[{operand.map.index(axis)}]"
+        return "1"
+
+    def _output_size(self, lines: Lines, letter: str, dim: WindowDim) -> None:
+        if dim.output is not None:
+            lines.add(f"{letter}O = {dim.output}")
+            lines.add(f"{letter}_WINDOW = triton.cdiv({letter}, {letter}O) + ({letter} % {letter}O != 0)")
+            return
+        reach = dim.dilation * (dim.size - 1) + 1
+        spare = 2 * dim.padding - reach
+        room = f"{letter} + {spare}" if spare >= 0 else f"{letter} - {-spare}"
+        if not dim.ceil:
+            lines.add(f"{letter}O = ({room}) // {dim.stride} + 1" if dim.stride > 1 else f"{letter}O = {room} + 1")
+            return
+        lines.add(f"{letter}O = triton.cdiv({room}, {dim.stride}) + 1")
+        lines.add("# The last window starts inside the data or the padding before it.")
+        lines.add(f"{letter}O -= ({letter}O - 1) * {dim.stride} >= {letter} + {dim.padding}")
+
+
+def _position(low: str, dim: WindowDim) -> str:
+    text = f"{low}o * {dim.stride}" if dim.stride > 1 else f"{low}o"
+    text += f" - {dim.padding}" if dim.padding else ""
+    if dim.size == 1:
+        return text
+    return f"{text} + {low}_step" + (f" * {dim.dilation}" if dim.dilation > 1 else "")
+
+
+def _operand_index(region: Region, user: torch_fx.Node, source: torch_fx.Node) -> int:
+    """The operand that a user sees: of several maps of one tensor, the one that fits its own axes."""
+    same = [index for index, operand in enumerate(region.operands) if operand.node is source]
+    if len(same) == 1:
+        return same[0]
+    sizes = source.meta["val"].shape
+    map_ = region.maps[user]
+    aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
+    wanted = tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
+    return next((index for index in same if region.operands[index].map == wanted), same[0])

@@ -1,0 +1,284 @@
+"""Plans of pooling: windows over space, with pointwise operations before and after, in one kernel."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+
+import torch
+import torch.fx as torch_fx
+
+from tilewright.graph.graph import size_hint
+from tilewright.graph.nodes import argument, is_one, source_of, target_of
+from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.native import operation_name
+from tilewright.kernels.region import AxisMap, Operand, Region, grow_region, is_fusible, is_relabelling
+from tilewright.kernels.text import Names
+
+aten = torch.ops.aten
+
+_MAXIMUM = {aten.max_pool1d.default: 1, aten.max_pool2d.default: 2, aten.max_pool3d.default: 3}
+_AVERAGE = {aten.avg_pool1d.default: 1, aten.avg_pool2d.default: 2, aten.avg_pool3d.default: 3}
+_ADAPTIVE_AVERAGE = {
+    aten.adaptive_avg_pool1d.default: 1,
+    aten.adaptive_avg_pool2d.default: 2,
+    aten.adaptive_avg_pool3d.default: 3,
+}
+_ADAPTIVE_MAXIMUM = {
+    aten.adaptive_max_pool1d.default: 1,
+    aten.adaptive_max_pool2d.default: 2,
+    aten.adaptive_max_pool3d.default: 3,
+}
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class WindowDim:
+    """The windows along one dim.
+
+    Attributes:
+        size, stride, padding, dilation: as torch defines them; unused for adaptive windows.
+        ceil: the last window may reach beyond the padding.
+        output: number of adaptive windows, from o * H // output to the ceiling of (o + 1) * H / output; None for
+            windows of fixed size.
+    """
+
+    size: int = 1
+    stride: int = 1
+    padding: int = 0
+    dilation: int = 1
+    ceil: bool = False
+    output: int | None = None
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """A pooling operation.
+
+    Attributes:
+        node: whose value the windows' results are.
+        source: the tensor that is pooled.
+        kind: `max` or `mean`.
+        dims: the windows along each spatial dim.
+        counts_padding: a mean's divisor counts the padding.
+        divisor: a mean's divisor, where it is given.
+    """
+
+    node: torch_fx.Node
+    source: torch_fx.Node
+    kind: str
+    dims: tuple[WindowDim, ...]
+    counts_padding: bool = True
+    divisor: int | None = None
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Windows depend on the input's size."""
+        return self.dims[0].output is not None
+
+
+@dataclass(frozen=True)
+class PoolTiles:
+    """Tiles of a pooling kernel: at most so many outputs a program, so many along a row; powers of two."""
+
+    tile: int = 1024
+    row: int = 256
+    num_warps: int = 4
+
+
+@dataclass(frozen=True)
+class PoolSizes:
+    """What the wrapper compares: the operands of both sides, with a number for each size."""
+
+    operands: tuple[Operand, ...]
+    axis_levels: tuple[int, ...]
+    root: torch_fx.Node
+
+
+@dataclass(frozen=True)
+class PoolPlan:
+    """A pooling kernel.
+
+    Attributes:
+        name: of kernel and wrapper, without suffix.
+        pooling: the operation.
+        root: the node whose value is stored.
+        before: pointwise operations on the input; None where it is loaded as it is.
+        after: pointwise operations on the result; None where it is stored as it is.
+        tiles: tiles.
+        output_format: memory format of the output: row-major.
+    """
+
+    name: str
+    pooling: Pooling
+    root: torch_fx.Node
+    before: Region | None
+    after: Region | None
+    tiles: PoolTiles = field(default_factory=PoolTiles)
+    output_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+
+    @property
+    def nodes(self) -> tuple[torch_fx.Node, ...]:
+        """All nodes inside, in execution order."""
+        before = self.before.nodes if self.before else ()
+        after = self.after.nodes if self.after else ()
+        pooled = (self.pooling.node,)
+        return (*before, *((source_of(self.pooling.node),) if _is_pair(self.pooling.node) else ()), *pooled, *after)
+
+    @property
+    def loaded(self) -> tuple[Operand, ...]:
+        """What is loaded at the input's positions."""
+        if self.before is not None:
+            return self.before.operands
+        sizes = self.pooling.source.meta["val"].shape
+        return (Operand(self.pooling.source, tuple(None if is_one(s) else i for i, s in enumerate(sizes)), 0),)
+
+    @property
+    def added(self) -> tuple[Operand, ...]:
+        """What is loaded at the output's positions."""
+        operands = self.after.operands if self.after else ()
+        return tuple(operand for operand in operands if operand.node is not self.pooling.node)
+
+    @property
+    def region(self) -> PoolSizes:
+        """Both sides' operands; axes of the output are numbered after those of the input."""
+        shift = 1 + max((axis for operand in self.loaded for axis in operand.map if axis is not None), default=-1)
+        shifted = tuple(
+            Operand(operand.node, tuple(None if axis is None else axis + shift for axis in operand.map), 0)
+            for operand in self.added
+        )
+        count = shift + (len(self.after.axis_levels) if self.after else 0)
+        return PoolSizes((*self.loaded, *shifted), (0,) * count, self.root)
+
+
+def _is_pair(node: torch_fx.Node) -> bool:
+    return node.target is operator.getitem
+
+
+def _each(value: object, rank: int) -> tuple[int, ...]:
+    listed = [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
+    return tuple(listed * rank if len(listed) == 1 else listed)
+
+
+def find_pooling(node: torch_fx.Node) -> Pooling | None:
+    """The pooling that a node is; None for anything else."""
+    target = target_of(node)
+    if node.op != "call_function":
+        return None
+    if _is_pair(node) and argument(node, 1) == 0 and isinstance(node.args[0], torch_fx.Node):
+        pair = source_of(node)
+        if target_of(pair) in _ADAPTIVE_MAXIMUM and len(pair.users) == 1:
+            return _adaptive(node, pair, "max", _ADAPTIVE_MAXIMUM[target_of(pair)])
+        return None
+    if target in _ADAPTIVE_AVERAGE:
+        return _adaptive(node, node, "mean", _ADAPTIVE_AVERAGE[target])
+    if target in _MAXIMUM:
+        rank = _MAXIMUM[target]
+        dilation = _each(argument(node, 4, 1), rank)
+        return _regular(node, rank, "max", dilation, bool(argument(node, 5, False)))
+    if target in _AVERAGE:
+        rank = _AVERAGE[target]
+        return _regular(node, rank, "mean", (1,) * rank, bool(argument(node, 4, False)))
+    return None
+
+
+def _adaptive(node: torch_fx.Node, call: torch_fx.Node, kind: str, rank: int) -> Pooling | None:
+    sizes = argument(call, 1)
+    listed = _each(sizes, rank)
+    if not all(isinstance(size, int) for size in listed):
+        return None
+    return Pooling(node, source_of(call), kind, tuple(WindowDim(output=size) for size in listed))
+
+
+def _regular(node: torch_fx.Node, rank: int, kind: str, dilation: tuple[int, ...], ceil: bool) -> Pooling | None:
+    size = _each(argument(node, 1), rank)
+    stride = argument(node, 2)
+    steps = _each(stride, rank) if stride not in (None, []) else size
+    padding = _each(argument(node, 3, 0), rank)
+    if not all(isinstance(value, int) for value in (*size, *steps, *padding)):
+        return None
+    dims = tuple(WindowDim(k, s, p, d, ceil) for k, s, p, d in zip(size, steps, padding, dilation, strict=True))
+    if kind == "max":
+        return Pooling(node, source_of(node), kind, dims)
+    return Pooling(node, source_of(node), kind, dims, bool(argument(node, 5, True)), argument(node, 6))
+
+
+def plan_pooling(
+    root: torch_fx.Node,
+    stops: Collection[torch_fx.Node],
+    formats: Mapping[torch_fx.Node, MemoryFormat],
+    names: Names,
+    tiles: PoolTiles,
+) -> PoolPlan | None:
+    """A pooling that ends in `root`, with the pointwise operations around it; None where there is none.
+
+    Args:
+        root: the last node.
+        stops: nodes that must stay operands.
+        formats: memory formats of nodes that are not row-major; pooling declines those.
+        names: for kernels and wrappers.
+        tiles: tiles.
+    """
+    pooling, after = find_pooling(root), None
+    if pooling is None:
+        found = _pooling_behind(root, stops)
+        if found is None:
+            return None
+        pooling, after = found
+    if pooling.node.meta["val"].dtype not in _FLOATS or pooling.source.meta["val"].dtype not in _FLOATS:
+        return None
+    plan = PoolPlan("", pooling, root, _before(pooling, stops), after, tiles)
+    if any(operand.node in formats for operand in (*plan.loaded, *plan.added)) or root in formats:
+        return None
+    operations = [operation_name(node) for node in plan.nodes if not is_relabelling(node) and not _is_pair(node)]
+    name = names.unique(f"pool_{'_'.join(dict.fromkeys(operations[-5:]))}")
+    return PoolPlan(name, pooling, root, plan.before, after, tiles)
+
+
+def _pooling_behind(root: torch_fx.Node, stops: Collection[torch_fx.Node]) -> tuple[Pooling, Region] | None:
+    """A pooling whose result only a pointwise region uses, element by element."""
+    if not is_fusible(root):
+        return None
+    region = grow_region(root, frozenset(stops))
+    if region is None or region.depth > 0:
+        return None
+    for operand in region.operands:
+        pooling = find_pooling(operand.node)
+        if pooling is None or operand.map != region.maps[root]:
+            continue
+        alone = sum(other.node is operand.node for other in region.operands) == 1
+        if alone and all(user in region.maps for user in operand.node.users) and operand.node not in stops:
+            return pooling, region
+    return None
+
+
+def _before(pooling: Pooling, stops: Collection[torch_fx.Node]) -> Region | None:
+    """Pointwise operations on the input, where windows hardly overlap and nobody else reads their result."""
+    source = pooling.source
+    if source in stops or len(source.users) != 1 or not is_fusible(source) or _overlap(pooling) > 2.5:
+        return None
+    region = grow_region(source, frozenset(stops))
+    if region is None or region.depth > 0:
+        return None
+    return region
+
+
+def _overlap(pooling: Pooling) -> float:
+    """How many windows an element belongs to, about."""
+    factor = 1.0
+    for dim in pooling.dims:
+        factor *= dim.size / dim.stride
+    return factor
+
+
+def output_hint(pooling: Pooling) -> tuple[int, ...]:
+    """Sizes of the result at the example inputs."""
+    return tuple(size_hint(size) for size in pooling.node.meta["val"].shape)
+
+
+def full_map(region: Region | None, node: torch_fx.Node) -> AxisMap:
+    """Axes of a node's dims in its region; without one, its own dims."""
+    if region is not None:
+        return region.maps[node]
+    return tuple(None if is_one(size) else dim for dim, size in enumerate(node.meta["val"].shape))
