@@ -8,6 +8,7 @@ from pathlib import Path
 from tilewright.diagnosis.diagnose import diagnose
 from tilewright.diagnosis.facts import Facts
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
+from tilewright.diagnosis.unread import find_unread
 from tilewright.gpu.occupancy import occupancy
 from tilewright.graph.canonical import simplify
 from tilewright.graph.work import count_work
@@ -33,6 +34,7 @@ def look_at(
     *,
     subject: str = "given code",
     measured: ForwardProfile | None = None,
+    look_for_unread: bool = True,
 ) -> Sight:
     """Profile and diagnose a candidate, or the reference in eager PyTorch where there is none.
 
@@ -42,6 +44,8 @@ def look_at(
         understanding: of the task.
         subject: what it is called in the report.
         measured: a profile that a GPU gave; the task's own metrics where it is None.
+        look_for_unread: run a few of its programs to see whether they read all of their operands; code that the
+            gate accepts need not be asked.
     """
     work = understanding.work
     if candidate is None:
@@ -58,6 +62,7 @@ def look_at(
         modelled=modelled,
         measured=measured,
         graph=understanding.graph,
+        unread=find_unread(task, candidate, understanding.graph) if look_for_unread and recorded is not None else {},
         source=candidate.source,
         collapses=candidate.collapses,
     )

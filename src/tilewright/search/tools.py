@@ -96,7 +96,8 @@ def _open_clock(task: Task) -> Clock:
 def _look(task: Task, candidate: Candidate | None, understanding: Understanding, subject: str) -> Sight:
     from tilewright.search.sight import look_at
 
-    return look_at(task, candidate, understanding, subject=subject)
+    # The gate has accepted everything but, perhaps, the given code.
+    return look_at(task, candidate, understanding, subject=subject, look_for_unread=subject == "given code")
 
 
 def _installed() -> Gpu | None:
