@@ -56,6 +56,12 @@ def _replies(options: argparse.Namespace) -> Record:
     return soak_replies.run(options.count or 10_000, options.seed)
 
 
+def _store(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_store
+
+    return soak_store.run(options.count or 200, options.seed, options.seconds or 1800.0)
+
+
 _RUNS: Mapping[str, Run] = {
     "corpus": _corpus,
     "mutants": _mutants,
@@ -63,6 +69,7 @@ _RUNS: Mapping[str, Run] = {
     "kills": _kills,
     "replies": _replies,
     "alarms": _alarms,
+    "store": _store,
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -43,6 +44,7 @@ def optimize(
     study: str | Path | None = None,
     progress: Progress | None = None,
     llm: Settings | None = None,
+    again: bool = False,
 ) -> nn.Module:
     """A faster module that can take the place of `module`, verified against it.
 
@@ -65,6 +67,8 @@ def optimize(
         study: the study store's file; one in `out`, or in the user's cache folder, if None.
         progress: told what is being tried.
         llm: a language model to ask beside the engine (`tilewright.proposers.llm.Settings`); none if None.
+        again: search also where the study holds a finished run for this task, these versions and this effort;
+            otherwise its result is found again without a search.
 
     Raises:
         LlmError: the language model cannot be used.
@@ -76,7 +80,7 @@ def optimize(
 
     task = task_from_module(module, inputs, gpu=gpu, stage=stage, precision=precision, name=name)
     folder = None if out is None else Path(out)
-    result = _search(task, effort, folder, progress, study, "", llm)
+    result = _search(task, effort, folder, progress, study, "", llm, again)
     if folder is not None:
         from tilewright.report.files import write_report
 
@@ -136,6 +140,7 @@ def optimize_file(
     progress: Progress | None = None,
     command: str = "",
     llm: Settings | None = None,
+    again: bool = False,
 ) -> Study:
     """Search for a faster module for a document or a Python file, and write the results to `out`.
 
@@ -143,7 +148,7 @@ def optimize_file(
         path: a document, or a Python file with `Model`, `get_inputs` and `get_init_inputs`.
         reference: for a document, the Python file that says what is right.
         init, inputs: for a document without reference, how to call its code (`--init`, `--inputs`).
-        gpu, stage, precision, effort, study, progress, llm: as `optimize` takes them; `stage` may be `document`.
+        gpu, stage, precision, effort, study, progress, llm, again: as `optimize` takes them; `stage` may be `document`.
         strict: one literal `tl.store` an output and nothing else (`--rules strict`).
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         command: the command that repeats the run, for the report.
@@ -157,7 +162,7 @@ def optimize_file(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
-    result = _search(task, effort, folder, progress, study, command, llm)
+    result = _search(task, effort, folder, progress, study, command, llm, again)
     if folder is not None:
         write_report(result, folder)
     return result
@@ -171,6 +176,7 @@ def _search(
     study: str | Path | None,
     command: str,
     llm: Settings | None,
+    again: bool,
 ) -> Study:
     """Run the search, with a language model beside the engine where one is asked for."""
     from tilewright.search.run import optimize_task
@@ -192,6 +198,7 @@ def _search(
             conversation=model,
             replay=replay,
             notes=[note] if note else [],
+            again=again,
         )
     finally:
         if model is not None:
@@ -361,3 +368,56 @@ def diagnose(
 
     task = load(path, reference, init, inputs, gpu, None, precision)
     return look_at_task(task, None if ncu is None else Path(ncu), progress).report
+
+
+def study(
+    action: str = "list",
+    path: str | Path | None = None,
+    *,
+    task: str | None = None,
+    file: str | Path | None = None,
+    best_only: bool = False,
+    older_than_days: float | None = None,
+) -> dict[str, Any]:
+    """What was tried and found: list, show, export, import and prune a study store.
+
+    Args:
+        action: `list` (the tasks), `show` (one task's trials and result), `export` (portable JSON), `import`
+            (what was exported elsewhere) or `prune` (forget what was made under other versions).
+        path: the study file; the one in the user's cache folder if None.
+        task: a task's name or the beginning of its key: needed by `show`, narrows `export` and `prune`.
+        file: where `export` writes (it returns the data if None), what `import` reads.
+        best_only: `export` leaves the trials out.
+        older_than_days: `prune` forgets what ended longer ago, too.
+
+    Raises:
+        TilewrightError: there is no such study, action, task or file; or it cannot be written.
+    """
+    from tilewright.search import studies
+    from tilewright.search.store import StoreError
+    from tilewright.values.serialise import as_json
+
+    place = None if path is None else Path(path)
+    if action == "list":
+        return {"tasks": [as_json(one) for one in studies.list_tasks(place)]}
+    if action == "show" and task is not None:
+        return dict(studies.show_task(place, task))
+    if action == "export":
+        data = studies.export_study(place, task, best_only=best_only)
+        if file is None:
+            return dict(data)
+        from tilewright.report.files import write_atomically
+
+        try:
+            write_atomically(Path(file), json.dumps(data) + "\n")
+        except OSError as error:
+            raise StoreError(f"the export cannot be written: {error}") from None
+        records = data["records"]
+        return {"file": str(file), "records": len(records) if isinstance(records, list) else 0}
+    if action == "import" and file is not None:
+        return {"records": studies.import_study(place, Path(file)), "study": str(place or "the user's study")}
+    if action == "prune":
+        return {"forgotten": dict(studies.prune_study(place, task=task, older_than_days=older_than_days))}
+    needs = {"show": "a task", "import": "a file"}.get(action)
+    what = f"study {action} needs {needs}" if needs is not None else f"there is no study action {action!r}"
+    raise StoreError(what, hint="list; show TASK; export; import FILE; prune")

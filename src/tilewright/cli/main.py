@@ -13,6 +13,7 @@ from tilewright.cli.look import gpus, inspect, prompt
 from tilewright.cli.mcp_command import mcp
 from tilewright.cli.optimize import optimize
 from tilewright.cli.output import complain, show_json
+from tilewright.cli.study import app as study_app
 from tilewright.cli.verify import explain, verify
 from tilewright.errors import ExitCode, TilewrightError
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 for command in (optimize, verify, diagnose, inspect, prompt, gpus, explain, mcp):
     app.command()(command)
+app.add_typer(study_app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -36,6 +36,9 @@ def optimize(
             "--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."
         ),
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Search also where the study holds a finished run for this task.")
+    ] = False,
     llm: llm_options.Model = None,
     llm_samples: llm_options.Samples = llm_options.DEFAULT.samples,
     llm_repairs: llm_options.Repairs = llm_options.DEFAULT.repairs,
@@ -84,6 +87,7 @@ def optimize(
             progress=progress,
             command=shlex.join(["tilewright", *sys.argv[1:]]),
             llm=settings,
+            again=again,
         )
     names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
     if as_json:

@@ -121,6 +121,7 @@ def _laid_down(store: StudyStore, error: StoreError) -> str:
         with contextlib.suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
             path.write_text(lines)
+            store.give_up_pending()
             return (
                 f"{count} finished trials could not be written to {store.path} ({error.what}); they lie in {path}, and "
                 f"`tilewright study import` brings them back"

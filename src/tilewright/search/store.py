@@ -110,6 +110,9 @@ class StudyStore:
     def _add_columns(self, table: str) -> None:
         """Columns that a file of an earlier version lacks; what it has stays readable."""
         present = {row[1] for row in self._connection.execute(f"PRAGMA table_info({table})")}
+        if table == TrialRecord.TABLE and "digest" not in present:
+            self._connection.execute("ALTER TABLE trial RENAME COLUMN candidate TO digest")
+            present.add("digest")
         for column in _COLUMNS[table].split(", "):
             name = column.split()[0]
             if name not in present:
@@ -226,6 +229,11 @@ class StudyStore:
     def pending(self) -> Sequence[Record]:
         """What could not be written so far."""
         return tuple(self._pending.values())
+
+    def give_up_pending(self) -> None:
+        """Wait no longer for what could not be written: it lies elsewhere."""
+        with self._lock:
+            self._pending.clear()
 
     # Runs.
 
