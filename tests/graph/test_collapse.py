@@ -41,21 +41,19 @@ def reduced(layer: nn.Module, dims: Sequence[int], keepdim: bool = True, how: st
 
 
 @st.composite
-def convolutions(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor, int]:
-    """A convolution of either kind, an input that it accepts, and its spatial dims."""
-    rank, transposed = draw(st.integers(1, 3)), draw(st.booleans())
-    dims = [
-        (draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(0, 2)), draw(st.integers(1, 2)))
-        for _ in range(rank)
-    ]
-    size, stride, padding, dilation = (list(values) for values in zip(*dims, strict=True))
-    extra = [draw(st.integers(0, max(s, d) - 1)) for s, d in zip(stride, dilation, strict=True)]
-    groups = draw(st.sampled_from([1, 1, 2]))
-    lengths = [draw(st.integers(2, 7)) for _ in range(rank)]
-    for length, k, s, p, d, e in zip(lengths, size, stride, padding, dilation, extra, strict=True):
-        span = d * (k - 1) + 1
-        out = (length - 1) * s - 2 * p + span + e if transposed else (length + 2 * p - span) // s + 1
-        assume(out >= 2 and length + 2 * p >= span)
+def convolutions(draw: st.DrawFn, padded: bool = True) -> tuple[nn.Module, torch.Tensor, int]:
+    """A convolution of either kind, an input that it makes two positions or more of, and its spatial dims."""
+    rank, transposed, groups = draw(st.integers(1, 3)), draw(st.booleans()), draw(st.sampled_from([1, 1, 2]))
+    dims, lengths = [], []
+    for _ in range(rank):
+        size, stride, dilation = draw(st.integers(1, 4)), draw(st.integers(1, 3)), draw(st.integers(1, 2))
+        padding = draw(st.integers(0, 2)) if padded else 0
+        extra = draw(st.integers(0, max(stride, dilation) - 1))
+        span = dilation * (size - 1) + 1
+        least = -((span + extra - 2 - 2 * padding) // stride) + 1 if transposed else span + stride - 2 * padding
+        dims.append((size, stride, padding, dilation, extra))
+        lengths.append(max(2, least) + draw(st.integers(0, 3)))
+    size, stride, padding, dilation, extra = (list(values) for values in zip(*dims, strict=True))
     if transposed:
         layer = TRANSPOSED[rank](4, 6, size, stride, padding, extra, groups=groups, dilation=dilation)
     else:
@@ -63,7 +61,7 @@ def convolutions(draw: st.DrawFn) -> tuple[nn.Module, torch.Tensor, int]:
     return layer, torch.randn(2, 4, *lengths), rank
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(drawn=convolutions(), data=st.data())
 def test_reductions_of_convolutions(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject) -> None:
     layer, x, rank = drawn
@@ -73,8 +71,8 @@ def test_reductions_of_convolutions(drawn: tuple[nn.Module, torch.Tensor, int], 
     fired(reduced(layer, dims, data.draw(st.booleans()), data.draw(st.sampled_from(["mean", "sum"]))), x, other)
 
 
-@settings(max_examples=30, deadline=None)
-@given(drawn=convolutions(), data=st.data())
+@settings(max_examples=10, deadline=None)
+@given(drawn=convolutions(padded=False), data=st.data())
 def test_infinities_and_nan_come_out_where_they_belong(
     drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject
 ) -> None:
@@ -84,7 +82,6 @@ def test_infinities_and_nan_come_out_where_they_belong(
     for _ in range(data.draw(st.integers(1, 2))):
         place = data.draw(st.integers(0, x.numel() - 1))
         x.view(-1)[place] = data.draw(values)
-    assume(all(p == 0 for p in layer.padding))  # padding of weights times zero is torch's own affair
     fired(reduced(layer, range(2, 2 + rank)), x)
 
 
@@ -156,7 +153,7 @@ def test_it_declines(rule: str) -> None:
     assert rule not in fired(module, torch.randn(shape))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     features=st.tuples(st.integers(1, 5), st.integers(4, 9)),
     how=st.sampled_from(["sum", "mean"]),

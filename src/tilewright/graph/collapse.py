@@ -490,7 +490,7 @@ _REDUCTIONS = (aten.mean.dim, aten.sum.dim_IntList)
 COLLAPSE_RULES: tuple[Rule, ...] = (
     Rule(
         "mean of an affine map",
-        "mean(L(x) * a + b) -> mean(L(x)) * a + mean(b), for a convolution or linear layer L, a constant along the mean",
+        "mean(L(x) * a + b) -> mean(L(x)) * a + mean(b), for a convolution or linear layer L and a constant a",
         _REDUCTIONS,
         _reduced_affine,
     ),

@@ -1,4 +1,4 @@
-"""Plans of collapsed convolutions: sums over planes of the input, a small product and pointwise operations, in one launch.
+"""Plans of collapsed convolutions: sums over planes of the input, a small product and what follows, in one launch.
 
 Along each dim, the positions that taps leave out cut the input into segments; a plane's cells are their products.
 Each cell is summed once, and a tap's sum is the sum of the cells that it reads.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from itertools import product
 
-
 from tilewright.graph.graph import Graph
 from tilewright.kernels.collapse_plan import CollapsePlan
 from tilewright.kernels.conv_pack import LETTERS
@@ -305,7 +304,7 @@ class _CollapseEmitter(ValueEmitter):
         self.values, self.loads = {}, {}
         lines.add(f"value = total / ({self._positions()})" if self.plan.mean else "value = total")
         own = next(index for index, operand in enumerate(self.region.operands) if operand.node is self.plan.anchor)
-        for index, operand in enumerate(self.region.operands):
+        for index in range(len(self.region.operands)):
             if index != own:
                 self._load(lines, index)
         self.loads[own] = "value"
@@ -360,8 +359,7 @@ class _CollapseEmitter(ValueEmitter):
         if self.plan.x.name not in self.graph.inputs:
             return []
         conditions = []
-        for position, letter in enumerate(self.letters):
-            dim = self.convolution.dims[position]
+        for position, dim in enumerate(self.convolution.dims):
             least = 1
             if self.convolution.transposed:
                 least = max(1, -(-(1 - dim.transposed_constant) // dim.stride) + 1)

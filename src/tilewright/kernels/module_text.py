@@ -16,14 +16,21 @@ import torch.fx as torch_fx
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
+from tilewright.kernels.emit_collapse import emit_collapse
 from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_conv_rows import emit_conv_rows
+from tilewright.kernels.emit_gemm import emit_gemm
+from tilewright.kernels.emit_pool import emit_pool
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import native_text, operation_name
-from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.planner import ConvStep, FusedStep, ModulePlan, NativeStep
+from tilewright.kernels.plan import EmittedKernel, FusedPlan
+from tilewright.kernels.planner import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
+from tilewright.kernels.pool_plan import PoolPlan
+from tilewright.kernels.prepared import PreparedWriter
+from tilewright.kernels.row_kernels import emit_rows
+from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.text import Lines, Names, shape_text
 
 
@@ -52,18 +59,6 @@ class ForwardText:
     scratch: tuple[str, ...]
 
 
-_PACKED = '''
-def packed(module, pack, parameter):
-    """pack(parameter), done again only when it is another tensor or was changed in place."""
-    cache = module.__dict__.setdefault("_packed", {})
-    state = (parameter.data_ptr(), parameter._version, parameter.device)
-    held = cache.get(pack.__name__)
-    if held is None or held[0] is not parameter or held[1] != state:
-        held = cache[pack.__name__] = (parameter, state, pack(parameter.detach()))
-    return held[2]
-'''.strip("\n")
-
-
 def attribute_path(path: str, root: str = "self") -> str:
     """`net.0.weight` as an expression: `self.net[0].weight`."""
     text = root
@@ -83,10 +78,16 @@ def write_forward(plan: ModulePlan, inputs: Sequence[str], scalar_root: str = "s
     return _ForwardWriter(plan, inputs, scalar_root).write()
 
 
-def emit_step(step: FusedStep | ConvStep, graph: Graph) -> EmittedKernel:
+def emit_step(step: FusedStep | ConvStep | GemmStep | CollapseStep, graph: Graph) -> EmittedKernel:
     """Source of one step's kernel(s) and wrapper."""
+    if isinstance(step, GemmStep):
+        return emit_gemm(step.plan, graph)
+    if isinstance(step, CollapseStep):
+        return emit_collapse(step.plan, graph)
     if isinstance(step, FusedStep):
-        return emit_region(step.plan, graph)
+        if isinstance(step.plan, RowPlan):
+            return emit_rows(step.plan, graph)
+        return emit_pool(step.plan, graph) if isinstance(step.plan, PoolPlan) else emit_region(step.plan, graph)
     return emit_conv_rows(step.plan, graph) if step.plan.tiles.rows else emit_conv(step.plan, graph)
 
 
@@ -103,6 +104,7 @@ class _ForwardWriter:
         self.native_nodes = {step.node for step in plan.steps if isinstance(step, NativeStep)}
         self.lines = Lines()
         self._bind_placeholders(inputs)
+        self.prepared = PreparedWriter(self.graph, plan.prepared, self.text.__getitem__, self._linked, self.names)
 
     def _bind_placeholders(self, inputs: Sequence[str]) -> None:
         names = dict(zip(self.graph.inputs, inputs, strict=True))
@@ -124,7 +126,7 @@ class _ForwardWriter:
 
     def _text_of(self, item: Any) -> str:
         if isinstance(item, torch_fx.Node):
-            return self.text[item]
+            return self.prepared.value(item) if item in self.plan.prepared else self.text[item]
         if isinstance(item, list | tuple):
             return f"[{', '.join(self._text_of(part) for part in item)}]"
         if type(item) is float and (linked := self._linked(item)) is not None:
@@ -142,47 +144,52 @@ class _ForwardWriter:
             else:
                 self._native(step.node)
         self._return()
-        body = str(self.lines)
+        prepare = self.prepared.call()
+        body = f"{prepare}\n{self.lines}" if prepare else str(self.lines)
         shared = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_kernels)
         kernels = [*shared, *(kernel.kernels for kernel in self.emitted)]
         wrappers = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_wrappers)
-        if any(kernel.packs for kernel in self.emitted):
-            wrappers = {_PACKED: None, **wrappers}
+        own = [kernel.wrapper for kernel in self.emitted] + ([self.prepared.source()] if prepare else [])
         used = set().union(*(kernel.helpers for kernel in self.emitted))
         helpers = helper_source(used, approximate=self.plan.approximate)
         return ForwardText(
             "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
-            "\n\n\n".join([*wrappers, *(kernel.wrapper for kernel in self.emitted)]),
+            "\n\n\n".join([*wrappers, *own]),
             tuple(self._conditions()),
             body,
-            "F." in body or any("F." in kernel.wrapper for kernel in self.emitted),
-            tuple(self.scratch),
+            any("F." in text for text in (body, *own)),
+            (*self.scratch, *self.prepared.scratch()),
         )
 
-    def _fused(self, step: FusedStep | ConvStep) -> None:
+    def _fused(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> None:
         kernel = emit_step(step, self.graph)
         self.emitted.append(kernel)
         self.scratch += kernel.scratch
-        texts = [self._operand(self.graph.node(name)) for name in kernel.operands]
         packs = dict(kernel.packs)
-        arguments = [
-            f"packed(self, {packs[position]}, {text})" if position in packs else text
-            for position, text in enumerate(texts)
+        nodes = [self.graph.node(name) for name in kernel.operands]
+        texts = [
+            self.prepared.packed(packs[position], node) if position in packs else self._operand(node, strided=position in kernel.strided)
+            for position, node in enumerate(nodes)
         ]
+        arguments = list(texts)
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
         arguments += [keyword.format(*texts) for keyword in kernel.keywords]
-        self._assign(step.node, f"{kernel.wrapper_name}({', '.join(arguments)})")
-        if isinstance(step, FusedStep) and step.plan.output_format is MemoryFormat.CHANNELS_LAST:
-            shape = " * ".join(step.plan.axes.part_names)
+        results = step.plan.outputs if isinstance(step, GemmStep) else (step.node,)
+        self._assign_all(results, f"{kernel.wrapper_name}({', '.join(arguments)})")
+        plan = step.plan
+        if isinstance(plan, FusedPlan | RowPlan) and plan.output_format is MemoryFormat.CHANNELS_LAST:
+            shape = " * ".join(plan.axes.part_names)
             self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
-        self.contiguous.add(step.node)
+        self.contiguous |= set(results)
         readers = [user for user in step.node.users if user.op == "call_function"]
         if readers and step.node not in self.plan.formats:
             how = "native " if readers[0] in self.native_nodes else ""
             self.scratch.append(f"{self.text[step.node]}: stored once, operand of {how}{operation_name(readers[0])}")
 
-    def _operand(self, node: torch_fx.Node) -> str:
-        known = node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+    def _operand(self, node: torch_fx.Node, *, strided: bool = False) -> str:
+        if node in self.plan.prepared:
+            return self.prepared.value(node)
+        known = strided or node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
 
     def _native(self, node: torch_fx.Node) -> None:
@@ -191,6 +198,11 @@ class _ForwardWriter:
             self._assign(node, text)
         else:
             self.text[node] = f"({text})" if " " in text else text
+
+    def _assign_all(self, nodes: Sequence[torch_fx.Node], text: str) -> None:
+        names = [self.names.unique(node.name) for node in nodes]
+        self.lines.add(f"{', '.join(names)} = {text}")
+        self.text.update(zip(nodes, names, strict=True))
 
     def _assign(self, node: torch_fx.Node, text: str) -> None:
         name = self.names.unique(node.name)
@@ -201,6 +213,9 @@ class _ForwardWriter:
         texts = []
         for name in self.graph.outputs:
             node = self.graph.node(name)
+            if node in self.plan.prepared:
+                texts.append(f"{self.prepared.value(node)}.clone()")  # the caller may change what it is given
+                continue
             plain = self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
             texts.append(f"{self.text[node]}.contiguous()" if plain else self.text[node])
         self.lines.add(f"return {texts[0] if self.graph.single_output else shape_text(texts)}")
@@ -219,6 +234,10 @@ class _ForwardWriter:
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
+        for kernel in self.emitted:
+            texts = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
+            named = {node.name: text for node, text in self.text.items()}
+            conditions += [condition.format(*texts, **named) for condition in kernel.conditions]
         return list(dict.fromkeys(conditions))
 
     def _static_sizes(self, node: torch_fx.Node) -> list[str]:
@@ -245,7 +264,7 @@ class _ForwardWriter:
             return None
         return f"{self.text[weight]}.shape[{position}]"
 
-    def _shape_conditions(self, step: FusedStep | ConvStep) -> list[str]:
+    def _shape_conditions(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> list[str]:
         """Sizes that a kernel reads from one tensor and uses on another must agree."""
         region = step.plan.region
         conditions = []

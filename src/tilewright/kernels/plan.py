@@ -72,6 +72,9 @@ class EmittedKernel:
         packs: (position in `operands`, function) pairs: parameters that are passed packed, and packed again only
             when they change.
         keywords: further arguments of the wrapper, as text with `{0}` for the first operand and so on.
+        strided: positions of operands that may lie in any way.
+        conditions: what must hold of operands that are inputs for the kernels to run, as such text; `{name}` is the
+            tensor of that name in the graph.
     """
 
     kernels: str
@@ -85,3 +88,5 @@ class EmittedKernel:
     shared_wrappers: tuple[str, ...] = ()
     packs: tuple[tuple[int, str], ...] = ()
     keywords: tuple[str, ...] = ()
+    strided: frozenset[int] = frozenset()
+    conditions: tuple[str, ...] = ()

@@ -7,15 +7,17 @@ The last rule always matches: call PyTorch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.expand import expand_composites
 from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.nodes import argument, source_of
 from tilewright.graph.rewrite import Editor, copy_graph
+from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
 from tilewright.kernels.conv_plan import (
     ConvPlan,
     ConvTiles,
@@ -25,12 +27,18 @@ from tilewright.kernels.conv_plan import (
     keeps_weights,
     spatial_reduction,
 )
+from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
 from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
+from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
+from tilewright.kernels.prepared import prepared_nodes
 from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling
+from tilewright.kernels.row_plan import RowPlan
+from tilewright.kernels.row_region import RowRegion
+from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
 from tilewright.kernels.text import Names
 
 aten = torch.ops.aten
@@ -56,6 +64,11 @@ class PlanOptions:
         convolution_anchors: convolutions become kernels of ours, with what follows them, in float16 operands and
             float32 accumulators (the tf32 class).
         convolution_tiles: their tiles.
+        gemms: schedules of matrix products that become kernels of ours, in execution order; the last one holds for
+            all that follow, and without any they stay native.
+        collapse_tiles: tiles of collapsed convolutions.
+        rows: tiles of normalisations, the softmax family and scans; None leaves them to PyTorch.
+        pool_tiles: tiles of pooling.
     """
 
     convolution_format: MemoryFormat = MemoryFormat.CHANNELS_LAST
@@ -64,9 +77,15 @@ class PlanOptions:
     approximate: bool = False
     convolution_anchors: bool = False
     convolution_tiles: ConvTiles = field(default_factory=ConvTiles)
+    gemms: tuple[GemmSchedule, ...] = ()
+    collapse_tiles: CollapseTiles = field(default_factory=CollapseTiles)
+    rows: RowOptions | None = field(default_factory=RowOptions)
+    pool_tiles: PoolTiles = field(default_factory=PoolTiles)
 
     def describe(self) -> str:
         """One line for people."""
+        if self.gemms:
+            return f"products as anchors: {'; '.join(dict.fromkeys(gemm.describe() for gemm in self.gemms))}"
         if self.convolution_anchors:
             tiles = self.convolution_tiles
             kept = f"weights kept over {tiles.rows} rows, " if tiles.rows else ""
@@ -76,7 +95,7 @@ class PlanOptions:
             )
         return (
             f"native convolutions {self.convolution_format.value}, tiles of {self.limits.tile}, "
-            f"{self.limits.num_warps} warps"
+            f"{self.limits.num_warps} warps, {self.rows.describe() if self.rows else 'rows native'}"
         )
 
 
@@ -91,12 +110,12 @@ class NativeStep:
 class FusedStep:
     """One fused kernel; its result stands for the region's root."""
 
-    plan: FusedPlan
+    plan: FusedPlan | RowPlan | PoolPlan
 
     @property
     def node(self) -> torch_fx.Node:
         """The node whose value it computes."""
-        return self.plan.region.root
+        return self.plan.root if isinstance(self.plan, PoolPlan) else self.plan.region.root
 
 
 @dataclass(frozen=True)
@@ -111,7 +130,31 @@ class ConvStep:
         return self.plan.result or self.plan.region.root
 
 
-Step = NativeStep | FusedStep | ConvStep
+@dataclass(frozen=True)
+class CollapseStep:
+    """A collapsed convolution and what follows it, in one launch."""
+
+    plan: CollapsePlan
+
+    @property
+    def node(self) -> torch_fx.Node:
+        """The node whose value it computes."""
+        return self.plan.region.root
+
+
+@dataclass(frozen=True)
+class GemmStep:
+    """A matrix product and what follows it, in one kernel; it may have several results."""
+
+    plan: GemmPlan
+
+    @property
+    def node(self) -> torch_fx.Node:
+        """The first node whose value it computes."""
+        return self.plan.outputs[0]
+
+
+Step = NativeStep | FusedStep | ConvStep | GemmStep | CollapseStep
 
 
 @dataclass(frozen=True)
@@ -124,6 +167,7 @@ class ModulePlan:
         formats: memory format of the results of native convolutions.
         native: names for people of the operations that compute and stay native.
         approximate: activations may be approximate.
+        prepared: operations on parameters alone, which are no steps: done once for each change of a parameter.
     """
 
     graph: Graph
@@ -131,9 +175,10 @@ class ModulePlan:
     formats: Mapping[torch_fx.Node, MemoryFormat]
     native: tuple[str, ...]
     approximate: bool = False
+    prepared: frozenset[torch_fx.Node] = frozenset()
 
     @property
-    def fused(self) -> tuple[FusedPlan | ConvPlan, ...]:
+    def fused(self) -> tuple[FusedPlan | RowPlan | PoolPlan | ConvPlan | GemmPlan | CollapsePlan, ...]:
         """The plans of all steps that are kernels of ours."""
         return tuple(step.plan for step in self.steps if not isinstance(step, NativeStep))
 
@@ -145,10 +190,13 @@ class _Planning:
     formats: dict[torch_fx.Node, MemoryFormat]
     names: Names = field(default_factory=Names)
     stops: set[torch_fx.Node] = field(default_factory=set)
+    prepared: frozenset[torch_fx.Node] = frozenset()
     partial: dict[torch_fx.Node, ConvPlan] = field(default_factory=dict)
+    row_regions: dict[torch_fx.Node, RowRegion] = field(default_factory=dict)
+    chain_ends: set[torch_fx.Node] = field(default_factory=set)
 
 
-Found = Region | ConvPlan
+Found = Region | RowPlan | PoolPlan | ConvPlan | CollapsePlan
 PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 
@@ -156,6 +204,8 @@ def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
     if options.convolution_anchors and options.convolution_tiles.rows:
         graph = copy_graph(graph)  # partial results become nodes of their own
+    if options.rows is not None:
+        graph = _with_composites_written_out(graph, options)
     first = _plan(graph, options, {})
     formats = _convolution_formats(first, options)
     if not formats:
@@ -165,33 +215,99 @@ def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     return _plan(copied, options, _convert_inputs(copied, {by_name[node.name]: form for node, form in formats.items()}))
 
 
+def _with_composites_written_out(graph: Graph, options: PlanOptions) -> Graph:
+    """Composites that no anchor takes, as reductions and pointwise operations; the others stay as they are."""
+    gemms = _plan_gemms(_Planning(graph, options, {}))
+    return expand_composites(graph, keep={node.name for plan in gemms for node in plan.nodes}).graph
+
+
 def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, MemoryFormat]) -> ModulePlan:
     planning = _Planning(graph, options, formats)
+    prepared = planning.prepared = prepared_nodes(graph)
+    planning.stops |= prepared | {node for node in graph.fx.nodes if collapsed_of(node) is not None}
     found: dict[torch_fx.Node, Found] = {}
-    inside: set[torch_fx.Node] = set()
+    gemms = _plan_gemms(planning)
+    inside: set[torch_fx.Node] = {node for plan in gemms for node in plan.nodes}
+    _find_rows(planning, inside | prepared)
     for node in reversed(list(graph.fx.nodes)):
-        if node.op != "call_function" or node in inside or not node.users:
+        if node.op != "call_function" or node in inside or node in prepared or not node.users:
             continue
         match = next((match for rule in PLAN_RULES if (match := rule(planning, node)) is not None), None)
         if match is not None:
             found[node] = match
-            inside |= set(match.nodes if isinstance(match, Region) else (*match.region.nodes, match.anchor))
+            inside |= _nodes_inside(match)
         for result, plan in planning.partial.items():
             found[result] = plan
             inside |= {*plan.region.nodes, plan.anchor} - {plan.region.root}
         planning.partial.clear()
     steps: list[Step] = []
+    first_results = {plan.outputs[0]: plan for plan in gemms}
     for node in graph.fx.nodes:
+        if node in first_results:
+            steps.append(GemmStep(first_results[node]))
+            continue
         match = found.get(node)
         if isinstance(match, ConvPlan):
             steps.append(ConvStep(match))
+        elif isinstance(match, CollapsePlan):
+            steps.append(CollapseStep(match))
         elif match is not None:
-            steps.append(FusedStep(_fused_plan(planning, match)))
-        elif node.op == "call_function" and node not in inside and node.users:
+            steps.append(FusedStep(_fused_plan(planning, match) if isinstance(match, Region) else match))
+        elif node.op == "call_function" and node not in inside and node not in prepared and node.users:
             steps.append(NativeStep(node))
     computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
-    return ModulePlan(graph, tuple(steps), planning.formats, native, options.approximate)
+    return ModulePlan(graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate, prepared)
+
+
+def _nodes_inside(match: Found) -> set[torch_fx.Node]:
+    """The nodes that a match computes."""
+    if isinstance(match, Region | PoolPlan):
+        return set(match.nodes)
+    if isinstance(match, RowPlan):
+        return set(match.region.nodes)
+    if isinstance(match, CollapsePlan):
+        return {*match.region.nodes, *match.inside}
+    return {*match.region.nodes, match.anchor}
+
+
+def _plan_gemms(planning: _Planning) -> tuple[GemmPlan, ...]:
+    """All products that have a schedule; their results stay operands of every other kernel."""
+    plans = []
+    for product, tiles, schedule, whole_rows in plan_gemms(planning.graph, planning.options.gemms):
+        operations = [operation_name(node).strip("_") for node in tiles.nodes if not is_relabelling(node)]
+        chain = "_".join(dict.fromkeys([operation_name(product.node), *(operations[-4:] or ["product"])]))
+        plans.append(GemmPlan(planning.names.unique(chain), product, tiles, schedule, whole_rows))
+        planning.stops |= set(tiles.outputs)
+    return tuple(plans)
+
+
+def _in_order(steps: list[Step]) -> tuple[Step, ...]:
+    """The steps, each after what it reads: a kernel with several results may have to wait for a later operand."""
+    made = {
+        node: position
+        for position, step in enumerate(steps)
+        for node in (step.plan.outputs if isinstance(step, GemmStep) else (step.node,))
+    }
+    ordered: dict[int, Step] = {}
+
+    def visit(position: int) -> None:
+        for node in _reads(steps[position]):
+            if node in made and made[node] != position and made[node] not in ordered:
+                visit(made[node])
+        ordered[position] = steps[position]
+
+    for position in range(len(steps)):
+        if position not in ordered:
+            visit(position)
+    return tuple(ordered.values())
+
+
+def _reads(step: Step) -> Iterable[torch_fx.Node]:
+    if isinstance(step, NativeStep):
+        return step.node.all_input_nodes
+    own = (source_of(step.plan.anchor),) if isinstance(step, ConvStep) else ()
+    return (*own, *(operand.node for operand in step.plan.region.operands))
 
 
 def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) -> dict[torch_fx.Node, MemoryFormat]:
@@ -316,9 +432,56 @@ def _is_plain(anchor: torch_fx.Node) -> bool:
     )
 
 
+def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
+    """Row regions are found before the rules run, so that no other kernel grows into them."""
+    if planning.options.rows is None:
+        return
+    nodes = [node for node in planning.graph.fx.nodes if node.op == "call_function"]
+    anchored = planning.options.convolution_anchors
+    convolutions = [node for node in nodes if anchored and convolution_shape(node) is not None and _is_plain(node)]
+    planning.chain_ends = ends_of_chains(convolutions)
+    planning.row_regions = find_row_regions(planning.graph, taken, planning.stops | planning.chain_ends)
+    planning.stops |= set(planning.row_regions)
+
+
+def plan_rows_of(planning: _Planning, node: torch_fx.Node) -> RowPlan | None:
+    """Rows that are reduced, or scanned, and used element by element again."""
+    region, options = planning.row_regions.get(node), planning.options
+    if region is None or options.rows is None:
+        return None
+    return plan_row_region(region, planning.formats, planning.names, options.rows, options.sm_count)
+
+
+def plan_pool(planning: _Planning, node: torch_fx.Node) -> PoolPlan | None:
+    """A pooling that ends in `node`, and the pointwise operations around it."""
+    if not _is_device_tensor(node):
+        return None
+    stops = planning.stops | planning.chain_ends
+    return plan_pooling(node, stops, planning.formats, planning.names, planning.options.pool_tiles)
+
+
 def _chain_name(region: Region) -> str:
     operations = [operation_name(node).strip("_") for node in region.nodes if not is_relabelling(node)]
     return "_".join(dict.fromkeys(operations[-5:]))
+
+
+def plan_collapsed_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
+    """What a collapse left of a convolution, with what follows it."""
+    if collapsed_of(node) is not None:
+        name = f"{'mean' if collapsed_of(node).mean else 'sum'}_of_convolution"  # type: ignore[union-attr]
+        tiles = planning.options.collapse_tiles
+        return plan_collapse(node, None, planning.names.unique(name), tiles)
+    if not is_fusible(node) or not _is_device_tensor(node):
+        return None
+    region = grow_region(node, frozenset(planning.stops))
+    for operand in region.operands if region is not None else ():
+        anchor, collapsed = operand.node, collapsed_of(operand.node)
+        if collapsed is None or region is None or any(user not in region.maps for user in anchor.users):
+            continue
+        what = "mean" if collapsed.mean else "sum"
+        name = planning.names.unique(f"{what}_of_convolution_{_chain_name(region)}")
+        return plan_collapse(anchor, region, name, planning.options.collapse_tiles)
+    return None
 
 
 def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None:
@@ -326,7 +489,7 @@ def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None
     if not is_fusible(node) or not _is_device_tensor(node):
         return None
     region = grow_region(node, frozenset(planning.stops))
-    if region is None or not _has_data(planning.graph, region):
+    if region is None or not _has_data(planning.graph, region, planning.prepared):
         return None
     return region
 
@@ -335,13 +498,19 @@ def _is_device_tensor(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and node.meta["val"].dtype in (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _has_data(graph: Graph, region: Region) -> bool:
+def _has_data(graph: Graph, region: Region, planned: Set[torch_fx.Node]) -> bool:
     """Something in it depends on the inputs; what depends on parameters alone is small, and PyTorch's."""
     state = {*graph.parameters, *graph.buffers, *graph.constants}
-    return any(operand.node.name not in state for operand in region.operands)
+    return any(operand.node.name not in state and operand.node not in planned for operand in region.operands)
 
 
-PLAN_RULES: tuple[PlanRule, ...] = (plan_convolution, plan_fused_region)
+PLAN_RULES: tuple[PlanRule, ...] = (
+    plan_collapsed_convolution,
+    plan_convolution,
+    plan_rows_of,
+    plan_pool,
+    plan_fused_region,
+)
 
 
 # -- tiles -------------------------------------------------------------------------------------------------

@@ -10,17 +10,24 @@ import torch
 from torch import nn
 
 from tilewright.errors import TilewrightError
+from tilewright.gpu import Gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
+from tilewright.kernels.collapse_plan import CollapsePlan
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
 from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.gemm_plan import GemmPlan
+from tilewright.kernels.gemm_schedules import schedule_sets
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.pool_plan import PoolPlan, PoolTiles
+from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles
+from tilewright.kernels.row_rules import RowOptions
 from tilewright.kernels.shell import ReferenceClass, read_reference, write_file, write_live_file
 from tilewright.task.module_source import build_module, init_args, make_inputs
 from tilewright.task.task import ModuleSource, Task
@@ -31,6 +38,28 @@ Progress = Callable[[str], None]
 #: Warps on one SM that keep its memory pipes busy; what reductions are split for.
 _WARPS_TO_FILL = 48
 
+
+#: Choices of schedules for a module's matrix products.
+_GEMM_SETS = 10
+
+#: Programs that share an SM where a row is split.
+_PROGRAMS_OF_AN_SM = 8
+
+#: (elements of a tile, elements of a warp, form) of row kernels.
+_ROW_TILES = (
+    (2048, 512, None),
+    (4096, 512, None),
+    (2048, 256, None),
+    (4096, 1024, None),
+    (4096, 256, None),
+    (2048, 1024, None),
+    (2048, 256, RowForm.SPLIT),
+    (4096, 256, RowForm.SPLIT),
+    (4096, 512, RowForm.LOOPED),
+)
+
+#: (outputs of a tile, outputs along a row, warps) of pooling.
+_POOL_TILES = ((1024, 256, 4), (512, 128, 4), (2048, 256, 8), (512, 512, 2))
 
 #: (positions, channels, warps, stages) of convolution anchors.
 _CONV_TILES = (
@@ -62,6 +91,29 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
     return (*anchors, *native)
 
 
+def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precision: PrecisionClass) -> list[PlanOptions]:
+    """The variants again with matrix products as anchors before them; the plain ones stay, in case native is faster."""
+    sets = schedule_sets(graph, gpu, precision, _GEMM_SETS)
+    anchors = [replace(variants[0], gemms=gemms) for gemms in sets]
+    others = [replace(options, gemms=sets[0]) for options in variants[1:] if sets and options.convolution_anchors]
+    return [*anchors, *others, *variants]
+
+
+def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:
+    """The variants, and the first of them with other tiles for rows and pooling, where there are any."""
+    first = variants[0]
+    kernels = plan_module(graph, first).fused
+    others: list[PlanOptions] = []
+    if any(isinstance(kernel, RowPlan) for kernel in kernels):
+        for tile, warp, form in _ROW_TILES:
+            tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
+            others.append(replace(first, rows=RowOptions(tiles, form)))
+        others.append(replace(variants[-1], rows=None))
+    if any(isinstance(kernel, PoolPlan) for kernel in kernels):
+        others += [replace(first, pool_tiles=PoolTiles(*tiles)) for tiles in _POOL_TILES]
+    return [*others[:3], *variants, *others[3:]]
+
+
 def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candidate, ...]:
     """Candidates for a task with a reference, the most promising first; none where the code itself is the task.
 
@@ -81,7 +133,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
     )
     candidates: dict[str, Candidate] = {}
-    variants = plan_variants(task.gpu.sm_count, task.precision)
+    variants = with_gemms(plan_variants(task.gpu.sm_count, task.precision), graph, task.gpu, task.precision)
+    variants = with_rows(variants, graph, task.gpu.sm_count)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
     for options in variants:
         say(f"writing a plan: {options.describe()}")
@@ -155,7 +208,20 @@ def _fits(plan: ModulePlan, task: Task) -> bool:
     return all(ConvProduct(kernel, LETTERS[kernel.shape.rank]).shared_bytes() <= limit for kernel in anchors)
 
 
-def _schedule(kernel: FusedPlan | ConvPlan) -> Schedule:
+def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan | GemmPlan) -> Schedule:
+    if isinstance(kernel, RowPlan):
+        return Schedule(kernel.name, kernel.schedule_sizes, 4, 1)
+    if isinstance(kernel, PoolPlan):
+        pool = kernel.tiles
+        return Schedule(kernel.name, (("TILE", pool.tile), ("ROW", pool.row)), pool.num_warps, 1)
+    if isinstance(kernel, GemmPlan):
+        gemm = kernel.schedule
+        blocks = (("BLOCK_M", gemm.block_m), ("BLOCK_N", gemm.block_n), ("BLOCK_K", gemm.block_k))
+        return Schedule(kernel.name, blocks, gemm.num_warps, gemm.num_stages, gemm.split)
+    if isinstance(kernel, CollapsePlan):
+        collapse = kernel.tiles
+        sizes = (("BLOCK", collapse.block), ("UNROLL", collapse.unroll), ("ELEMENTS", collapse.elements))
+        return Schedule(kernel.name, sizes, collapse.num_warps, 1)
     if isinstance(kernel, ConvPlan):
         tiles = kernel.tiles
         sizes = (("BLOCK_P", tiles.block_p), ("BLOCK_C", tiles.block_c))
