@@ -128,6 +128,34 @@ def test_verify_and_optimize_with_progress(folder: Path) -> None:
     with_client(folder, use)
 
 
+def test_diagnose_answers_with_causes_and_refuses_what_lies_outside(folder: Path) -> None:
+    told: list[str | None] = []
+
+    async def listen(progress: float, total: float | None, message: str | None) -> None:
+        told.append(message)
+
+    async def use(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert tools["diagnose"].input_schema["required"] == ["path"]
+        asked = {"path": "right.py", "reference": "model.py", "gpu": "4090"}
+        answer = (await client.call_tool("diagnose", asked, progress_callback=listen)).structured_content
+        assert answer is not None
+        report = answer["result"]
+        assert report["gpu"] == "RTX 4090"
+        assert [part["name"] for part in report["parts"]] == ["addmm", "relu_double_kernel"]
+        assert report["total_label"] == "modelled"
+        for one in report["diagnoses"]:
+            assert one["remedy"]
+            assert one["evidence"][0]["source"]
+        assert any("compiling" in (message or "") for message in told)
+        (folder.parent / "profile.json").write_text("{}")
+        refused = await client.call_tool("diagnose", {**asked, "ncu": "../profile.json"})
+        assert refused.is_error
+        assert "outside the folders" in text_of(refused)
+
+    with_client(folder, use)
+
+
 def workers(folder: Path) -> set[int]:
     """Processes that serve this folder's calls."""
     found = set()
