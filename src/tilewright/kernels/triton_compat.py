@@ -231,6 +231,7 @@ def refine_interpreter() -> Seen:
     seen = Seen()
     builder = interpreter.InterpreterBuilder
     _lighten(interpreter)
+    _patch_once(interpreter)
     _index_by_scalars(interpreter)
     _refine_numbers(builder, interpreter.TensorHandle, seen)
 
@@ -281,6 +282,38 @@ def _lighten(interpreter: Any) -> None:
     interpreter.interpreter_builder.options = dataclasses.replace(
         interpreter.interpreter_builder.options, sanitize_overflow=False
     )
+
+
+def _patch_once(interpreter: Any) -> None:
+    """Prepare Triton's language once for a launch, not again for each call of a helper function in it."""
+    import triton.language as tl
+
+    plain = interpreter._patch_lang
+    languages: dict[int, frozenset[int]] = {}
+    ready: set[int] = set()
+    scopes: list[Any] = []
+
+    class Launch:
+        """Undoes what the launch and its helpers changed."""
+
+        def restore(self) -> None:
+            while scopes:
+                scopes.pop().restore()
+            ready.clear()
+
+    def patch_lang(function: Any) -> Any:
+        names = function.__globals__
+        if id(names) not in languages:
+            languages[id(names)] = frozenset(
+                id(value) for value in names.values() if inspect.ismodule(value) and value in (tl, tl.core)
+            )
+        wanted = languages[id(names)]
+        if not (wanted and wanted <= ready):
+            scopes.append(plain(function))
+            ready.update(wanted)
+        return Launch()
+
+    interpreter._patch_lang = patch_lang
 
 
 def _index_by_scalars(interpreter: Any) -> None:

@@ -207,6 +207,8 @@ def _constructor_probes(
     at_most = max((constant for constant in constants if constant < most), default=most)
     for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
         for goal in dict.fromkeys((most, at_most, 5)):
+            if goal == own[position]:
+                continue
             # Groups and heads want a multiple.
             tries = (goal, goal + 1, *(multiple * (goal // multiple + 1) for multiple in (2, 4, 8, 16, 32, 64)))
             variations = (
