@@ -78,7 +78,7 @@ def judged(name: str, first: int, count: int) -> Iterator[dict[str, Any]]:
     from tilewright.verify import judge, runtime, wire
     from tilewright.verify.oracle import Oracle
     from tilewright.verify.planning import Plan
-    from tilewright.verify.subject import Subject, leaves, map_leaves, product_precision
+    from tilewright.verify.subject import Form, Subject, leaves, map_leaves, product_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task = load_task(EXAMPLES / f"{name}.py", gpu="h200", precision="tf32")
@@ -98,12 +98,17 @@ def judged(name: str, first: int, count: int) -> Iterator[dict[str, Any]]:
             inputs = map_leaves(answer.inputs, lambda tensor: tensor.to(device, copy=True))
             watch.reset(0, 0.0)
             with torch.no_grad(), product_precision("tf32"):
-                outputs = [leaf.cpu() for leaf in leaves(candidate(*inputs))]
+                returned = candidate(*inputs)
+                outputs = [leaf.cpu() for leaf in leaves(returned)]
             packed: dict[str, torch.Tensor] = {}
-            data = {"outputs": wire.pack(outputs, packed, "out"), "devices": [device], "launches": dict(watch.launches)}
+            data = {
+                "outputs": wire.pack(outputs, packed, "out"),
+                "form": Form.of(returned).as_data(),
+                "launches": dict(watch.launches),
+            }
             types = tuple(output.dtype for output in answer.native)
             exact, native = tuple(answer.exact), tuple(answer.native)
-            expected.append(judge.Expected(probe, "", None, exact, native, types, answer.errors))
+            expected.append(judge.Expected(probe, "", None, exact, native, types, answer.errors, answer.form))
             parts.append((data, packed))
     pool = {kind: judge.pooled(expected, kind) for kind in {"ieee", task.precision.value}}
     for number, (answer, (data, packed)) in enumerate(zip(expected, parts, strict=True)):

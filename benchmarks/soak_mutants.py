@@ -239,7 +239,11 @@ def run(count: int, seed: int, jobs: int, pattern: str, journal: Path | None = N
             return Fate(**row)
         if time.monotonic() > stop:
             return None
-        fate = make()
+        try:
+            fate = make()
+        except Exception as error:
+            print(f"broken: {type(error).__name__}: {error}", flush=True)
+            return None  # the gate itself failed: it stays open, and the goal unmet
         book.add(asdict(fate))
         print(f"{fate.kind:11}{fate.seconds:4.0f} s  {fate.subject}: {fate.mutant}: {fate.reason[:160]}", flush=True)
         return fate

@@ -397,6 +397,47 @@ def _reduce_slices(operation: Any, operands: Any, plain: Callable[..., Any]) -> 
     return [operation.to_tensor(values, operand.dtype) for values, operand in zip(results, operands, strict=True)]
 
 
+def change_stores(change: Callable[[Any, Any, Callable[[float], Any]], Any]) -> None:
+    """Let `change` replace floating-point values that interpreted kernels store or add atomically, from now on.
+
+    It is called as `change(values, lanes, constant_of)` with NumPy arrays: what is stored, which lanes are, and a
+    function that makes an array of one value in the stored type. It returns what is stored instead.
+    """
+    import numpy as np
+    from triton.runtime import interpreter
+
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    plain_store, plain_add = builder.create_masked_store, builder.create_atomic_rmw
+
+    def changed(value: Any, mask: Any) -> Any:
+        if not value.dtype.scalar.is_floating():
+            return value
+        kind, data = str(value.dtype.scalar), value.data
+
+        def constant_of(constant: float) -> Any:
+            # The interpreter keeps bfloat16 as the upper half of float32.
+            bits = int(np.float32(constant).view(np.uint32)) >> 16 if kind == "bf16" else constant
+            return np.full_like(data, bits)
+
+        found = change(data, mask.data, constant_of)
+        return value if found is data else handle(found, value.dtype)
+
+    def store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        return plain_store(self, ptrs, changed(value, mask), mask, *rest)
+
+    def atomic_rmw(self: Any, operation: Any, ptr: Any, val: Any, mask: Any, *rest: Any) -> Any:
+        return plain_add(self, operation, ptr, changed(val, mask), mask, *rest)
+
+    builder.create_masked_store, builder.create_atomic_rmw = store, atomic_rmw
+
+
+def out_of_resources() -> Exception:
+    """What a launch raises where the device has too little shared memory for it."""
+    from triton.runtime.errors import OutOfResources
+
+    return OutOfResources(1 << 30, 1 << 16, "shared memory")  # type: ignore[no-any-return]
+
+
 def watch_programs(before: Callable[[str, int, int], None]) -> None:
     """Call `before(kernel, index, programs)` ahead of each program that the interpreter runs; it may raise."""
     from triton.runtime import interpreter

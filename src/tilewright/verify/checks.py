@@ -2,29 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from tilewright.values.verdict import Severity
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check.
-
-    Attributes:
-        name: stable, `group.subject`.
-        severity: of its findings, unless the finding's circumstances make it weigh less.
-        what: what it does, one sentence.
-        why: why it exists, with the rule or the experience behind it.
-        form: it is about the form of an answer to a document, not about what the code computes.
-    """
-
-    name: str
-    severity: Severity
-    what: str
-    why: str
-    form: bool = False
-
+from tilewright.verify.check import Check as Check
+from tilewright.verify.honesty_checks import HONESTY_CHECKS, SANDBOX_CHECKS
 
 _E, _L, _N = Severity.ERROR, Severity.LIMIT, Severity.NOTE
 
@@ -266,36 +246,8 @@ CHECKS: tuple[Check, ...] = (
         "Names the probes that were too dear to run.",
         "A probe that was not run must not look like one that passed.",
     ),
-    Check(
-        "sandbox.crash", _E,
-        "The candidate's process lives until it has answered.",
-        "A crash, os._exit or a kill is no answer.",
-    ),
-    Check(
-        "sandbox.timeout", _E,
-        "The candidate ends by its deadline.",
-        "A kernel that hangs in one case hangs its user.",
-    ),
-    Check(
-        "sandbox.memory", _E,
-        "The candidate stays within its memory.",
-        "What needs many times its inputs' memory does not fit beside a model.",
-    ),
-    Check(
-        "sandbox.processes", _E,
-        "The candidate starts no more processes than allowed.",
-        "Kernels need none.",
-    ),
-    Check(
-        "sandbox.garbage", _E,
-        "What comes back from the candidate's process is what the wrapper writes there.",
-        "The verdict must not depend on a channel that the candidate can write to.",
-    ),
-    Check(
-        "sandbox.unprotected", _N,
-        "Says which protection this system does not offer.",
-        "A user must know that a candidate could reach the network.",
-    ),
+    *HONESTY_CHECKS,
+    *SANDBOX_CHECKS,
 )  # fmt: skip
 
 BY_NAME = {check.name: check for check in CHECKS}

@@ -29,4 +29,5 @@ def explain(check: str) -> str:
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(BY_NAME)}"
         raise UnknownCheckError(f"no check is named {check!r}", hint=hint)
     weight = {"error": "rejects", "limit": "accepts, with a named limit", "note": "informs"}[found.severity.value]
-    return f"{found.name} ({weight})\n\n{found.what}\n\nWhy: {found.why}"
+    source = f"\n\nSource: {found.source}" if found.source else ""
+    return f"{found.name} ({weight})\n\n{found.what}\n\nWhy: {found.why}{source}"

@@ -19,13 +19,14 @@ from tilewright.errors import InputMismatchError, MissingReferenceError
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import coverage_findings, judge
+from tilewright.verify import coverage_findings, judge, wire
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.coverage_findings import Covered
 from tilewright.verify.execute import MAX_CONFIGURATIONS
+from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
 from tilewright.verify.limits import CHECK_OF, Limits, Outcome
@@ -101,9 +102,11 @@ class _Gate:
         errors: list[ErrorRow] = []
         launches: Mapping[str, int] = {}
         if recorded.ended not in _FATAL:
-            self.say("correctness")
-            errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
-            findings += found
+            self.say("correctness and honesty")
+            with ThreadPoolExecutor(1) as pool:
+                honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
+                errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
+                findings += [*found, *honest.result()]
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
         end = oracle.part("oracle")
@@ -187,6 +190,25 @@ class _Gate:
                 launches[name] = launches.get(name, 0) + count
         return judge.error_rows(expected, outcomes), launches, found
 
+    def _honesty(
+        self,
+        plan: Mapping[str, Any],
+        oracle: JobResult,
+        expected: Sequence[Expected | None],
+        recorded: Recorded,
+        source: Source,
+    ) -> list[Finding]:
+        """Experiments beside the ordinary runs, in a process of their own."""
+        assert self.task.reference is not None
+        sizes = [sum(output.nbytes for output in answer.exact) for answer in expected if answer is not None]
+        stage = Stage(
+            self._job("") | {"constructors": plan["constructors"]}, oracle, expected, self.candidate, source, recorded,
+            self.task.precision.value, _reduces(recorded, source), self.effort,
+            candidate_limits((sum(sizes), max(sizes, default=0)), BUDGET_S[self.effort]),
+            own_folder(self.task.reference.path),
+        )  # fmt: skip
+        return stage.findings()
+
     def _coverage_findings(
         self,
         plan: Mapping[str, Any],
@@ -209,7 +231,7 @@ class _Gate:
                 assert part is not None
                 assert state is not None
                 prefix = f"p{index}."
-                question["inputs"] = _prefixed(answer.inputs, prefix)
+                question["inputs"] = wire.prefixed(answer.inputs, prefix)
                 tensors |= {f"{prefix}{n}": t for n, t in part.tensors.items() if n.startswith("inputs.")}
                 tensors |= {f"{key}|{n}": t for n, t in state.tensors.items()}
             job = self._job("tilewright.verify.perturb:run") | {
@@ -242,7 +264,7 @@ class _Gate:
                     "index": index,
                     "constructor": answer.probe.constructor,
                     "weights_key": answer.weights_key,
-                    "inputs": _prefixed(answer.inputs, prefix),
+                    "inputs": wire.prefixed(answer.inputs, prefix),
                     "own": own,
                     "large": answer.elements > LARGE,
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
@@ -340,17 +362,6 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         tuple((str(name), int(value)) for name, value in data["quantities"]),
         str(data["layout"]),
     )
-
-
-def _prefixed(tree: Any, prefix: str) -> Any:
-    """A packed tree whose tensors go by another name."""
-    if isinstance(tree, list):
-        return [_prefixed(item, prefix) for item in tree]
-    if isinstance(tree, dict):
-        if "$tensor" in tree:
-            return {**tree, "$tensor": prefix + tree["$tensor"]}
-        return {key: _prefixed(value, prefix) for key, value in tree.items()}
-    return tree
 
 
 def _run_index(name: str, count: int) -> int | None:

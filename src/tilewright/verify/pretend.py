@@ -30,7 +30,7 @@ def poison(tensor: torch.Tensor) -> torch.Tensor:
     """Fill with what no kernel means to write: NaN, or the integers' extreme; returns the tensor."""
     value: float | int | bool
     if tensor.is_floating_point() or tensor.is_complex():
-        value = float("nan")
+        value = getattr(_STATE, "poison", None) or float("nan")
     elif tensor.dtype is torch.bool:
         value = True
     else:
@@ -40,6 +40,11 @@ def poison(tensor: torch.Tensor) -> torch.Tensor:
         return tensor.fill_(value)
     finally:
         _STATE.poisoning = False
+
+
+def set_poison(value: float | None) -> None:
+    """What unwritten floating-point memory of this thread holds from now on; None for NaN."""
+    _STATE.poison = value
 
 
 def poisoning() -> bool:

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Watch:
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
+        on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
     """
 
     launches: dict[str, int] = field(default_factory=dict)
@@ -48,6 +49,7 @@ class Watch:
     choice: int | None = 0
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
+    on_launch: Callable[[str], None] | None = None
     _first: float = 0.0
 
     def reset(self, choice: int | None, deadline: float) -> None:
@@ -61,6 +63,8 @@ class Watch:
         """Count a launch; returns the grid, or a wrapped one that notes its value."""
         name = triton_compat.kernel_name(kernel)
         self.launches[name] = self.launches.get(name, 0) + 1
+        if self.on_launch is not None:
+            self.on_launch(name)
         if callable(grid):
             return lambda meta: self._note(name, grid(meta))
         return self._note(name, grid)

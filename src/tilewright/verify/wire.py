@@ -67,6 +67,17 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
     raise GarbageError(f"unknown mark in a tree: {sorted(tree)[:3]}")
 
 
+def prefixed(tree: Any, prefix: str) -> Any:
+    """A packed tree whose tensors go by another name."""
+    if isinstance(tree, list):
+        return [prefixed(item, prefix) for item in tree]
+    if isinstance(tree, dict):
+        if "$tensor" in tree:
+            return {**tree, "$tensor": prefix + tree["$tensor"]}
+        return {key: prefixed(value, prefix) for key, value in tree.items()}
+    return tree
+
+
 def _is_entry(entry: Any) -> bool:
     return isinstance(entry, list) and len(entry) == 2 and isinstance(entry[0], str | int | float | bool | None)
 
