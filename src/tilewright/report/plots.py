@@ -16,7 +16,9 @@ PART_COLOURS = 8
 
 # The roofline's drawing, in units of about a pixel on a phone.
 _WIDTH, _HEIGHT = 350.0, 270.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 12.0, 40.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 20.0, 18.0, 40.0
+#: Steps that take a smaller part of the forward pass are not drawn.
+_SMALLEST_PART = 0.01
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,13 @@ class Numbered:
 
 
 def numbered_points(sights: Sequence[Sight], ceilings: Ceilings) -> tuple[Numbered, ...]:
-    """All steps of all modules that can be placed."""
+    """All steps of all modules that can be placed and take their part of the time."""
     found: list[Numbered] = []
     for sight in sights:
+        total = sight.report.total_ms or sum(point.time_ms for point in sight.points)
         for point in sight.points:
-            if point.operations > 0 and point.moved_bytes > 0 and point.time_ms > 0:
+            drawn = point.time_ms > _SMALLEST_PART * total
+            if drawn and point.operations > 0 and point.moved_bytes > 0:
                 part = point.tflops / roof(point.intensity, ceilings)
                 found.append(Numbered(len(found) + 1, sight.subject, point, part))
     return tuple(found)

@@ -52,6 +52,11 @@ def study_view(study: Study) -> Group:
     if study.given is not None and study.given.verdict is not None and study.given.verdict.findings:
         parts.append(findings_table("what the gate says of the given code", study.given.verdict.findings))
     parts.extend(Text(line) for line in _about_best(study))
+    parts.extend(
+        Text(f"what holds back {sight.subject}: {sight.report.summary}")
+        for sight in study.sights
+        if sight.subject != "reference" or len(study.sights) == 1
+    )
     parts.extend(Text(f"note: {note}", style="dim") for note in study.notes)
     parts.append(Text(sentence(study), style="bold green" if study.best is not None else "bold yellow"))
     return Group(*parts)
