@@ -38,7 +38,8 @@ def walls(scratch: Path, *, cuda: bool, readable: Sequence[Path] | None, writabl
     devices = [f"/dev/{name}" for name in _DEVICES]
     if cuda:
         devices += sorted(str(path) for path in Path("/dev").glob("nvidia*"))
-        devices += ["/dev/shm", "/dev/dri"]
+        # The driver names its threads there, and does not start where it cannot; the path is the job's own.
+        devices += ["/dev/shm", "/dev/dri", "/proc/self"]
     if readable is None:
         seen = ["/"]
     else:
