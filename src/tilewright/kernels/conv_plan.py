@@ -36,6 +36,7 @@ class ConvTiles:
         block_p: q positions (of one phase) in a tile.
         block_c: output channels in a tile.
         num_warps, num_stages: of the launch.
+        block_k: input channels in one step of a product at most; behind a prepass.
         rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
     """
 
@@ -44,6 +45,7 @@ class ConvTiles:
     num_warps: int = 4
     num_stages: int = 2
     rows: int = 0
+    block_k: int = 64
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,11 @@ class ConvPlan:
     def channel_root(self) -> torch_fx.Node:
         """The reduction over channels."""
         return self.region.reductions(self.region.depth)[0]
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """Input and output channels of one group."""
+        return group_channels(self.anchor, self.shape)
 
     @property
     def joins_columns(self) -> bool:
@@ -194,14 +201,18 @@ def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channe
 
     Channels that are reduced must all be there at once.
     """
-    weight = anchor.args[1]
-    assert isinstance(weight, torch_fx.Node)
-    sizes = weight.meta["val"].shape
-    given = int(sizes[1]) if shape.transposed else int(sizes[0])
-    if shape.rank != 2 or (reduces_channels and (shape.groups > 1 or given > _MAX_KEPT_CHANNELS)):
+    channels, outputs = group_channels(anchor, shape)
+    if shape.rank != 2 or (reduces_channels and (shape.groups > 1 or outputs > _MAX_KEPT_CHANNELS)):
         return False
-    channels = int(sizes[0]) // shape.groups if shape.transposed else int(sizes[1])
     shifts = 1
     for dim in shape.dims:
         shifts *= len({tap.delta for phase in dim.phases for tap in phase})
     return channels <= _MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS
+
+
+def group_channels(anchor: torch_fx.Node, shape: ConvolutionShape) -> tuple[int, int]:
+    """Input and output channels of one group of a convolution."""
+    weight = anchor.args[1]
+    assert isinstance(weight, torch_fx.Node)
+    first, second = (int(size) for size in weight.meta["val"].shape[:2])
+    return (first // shape.groups, second) if shape.transposed else (second, first // shape.groups)

@@ -68,13 +68,30 @@ class ConvProduct:
             inner *= dim.size
         return inner
 
-    def shared_bytes(self, block_k: int = 64) -> int:
-        """Shared memory of the pipelined loop, bytes, as Triton allocates it: every loaded tile once a stage."""
+    def shared_bytes(self) -> int:
+        """Shared memory of the pipelined loop, bytes, as Triton allocates it: every loaded tile once a stage.
+
+        For a strip of rows, its weights and the input tiles in flight.
+        """
         tiles = self.plan.tiles
+        if tiles.rows:
+            return self._kept_bytes()
+        block_k = tiles.block_k
         width = tiles.block_c * (self.columns if self.plan.packs_columns else 1)
         products = 1 if self.plan.packs_columns else sum(len(taps) for taps in self.shape.columns.phases)
         inputs = 1 if self.plan.packs_columns else len(self.deltas)
         return tiles.num_stages * 2 * block_k * (inputs * tiles.block_p + products * width)
+
+    def _kept_bytes(self) -> int:
+        """Of a strip of rows: all taps of a block of channels, and its input tiles."""
+        channels, outputs = self.plan.channels
+        block_k = 64 * -(-channels // 64) if channels > 32 else 32 if channels > 16 else 16
+        whole = 1 << max(4, (outputs - 1).bit_length())
+        block_c = whole if self.plan.reduces_channels else min(self.plan.tiles.block_c, 64 * -(-outputs // 64))
+        shifts = 1
+        for dim in self.shape.dims:
+            shifts *= len({tap.delta for phase in dim.phases for tap in phase})
+        return 2 * block_k * (self.shape.tap_count * block_c + shifts * self.plan.tiles.block_p)
 
     def emit(self, lines: Lines) -> None:
         """The accumulators, from the tile's indices and phase."""

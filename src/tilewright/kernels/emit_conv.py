@@ -416,7 +416,8 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"half = to_half_with_border({source}, {borders}, C{f' * {groups}' if groups > 1 else ''}, unfit)")
         lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
         tiles = self.plan.tiles
-        lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, min({tiles.block_c}, CO_PADDED), channel_block(C)")
+        block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
+        lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, min({tiles.block_c}, CO_PADDED), {block_k}")
         lines.add("BY_ROWS = triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")

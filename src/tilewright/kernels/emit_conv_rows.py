@@ -162,7 +162,13 @@ class _RowsEmitter(ConvEmitter):
             if j in self._checked():
                 bits = f"next_{name}.to(tl.int32, bitcast=True) & 0x7FFFFFFF"
                 folded = f"tl.max(tl.reshape({bits}, [BLOCK_K, BLOCK_P // 4, 4]), 2)"
+                first = self.column_deltas[0]
+                seen = j > 0 and self.columns.input_step == 1 and first <= 0
+                if seen:
+                    lines.open(f"if W_Q{_signed(first)} < W:  # else the first column shift has seen all")
                 lines.add(f"sizes = tl.maximum(sizes, {folded})")
+                if seen:
+                    lines.close()
             lines.add(f"{name} = next_{name}.to(tl.float16)")
 
     def _checked(self) -> tuple[int, ...]:

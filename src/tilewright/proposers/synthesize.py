@@ -61,16 +61,21 @@ _ROW_TILES = (
 #: (outputs of a tile, outputs along a row, warps) of pooling.
 _POOL_TILES = ((1024, 256, 4), (512, 128, 4), (2048, 256, 8), (512, 512, 2))
 
-#: (positions, channels, warps, stages) of convolution anchors.
+#: Of convolution anchors, the most promising first.
 _CONV_TILES = (
-    (64, 64, 4, 2),
-    (128, 64, 8, 2),
-    (128, 64, 4, 2),
-    (64, 64, 4, 1),
-    (128, 128, 8, 2),
-    (64, 128, 8, 2),
-    (64, 32, 4, 2),
-    (32, 64, 4, 2),
+    ConvTiles(64, 64, 4, 2),
+    ConvTiles(64, 64, 4, 2, block_k=32),
+    ConvTiles(128, 128, 8, 1, rows=16),
+    ConvTiles(128, 64, 8, 2),
+    ConvTiles(64, 64, 4, 1),
+    ConvTiles(128, 64, 4, 2),
+    ConvTiles(128, 128, 8, 2),
+    ConvTiles(64, 128, 8, 2),
+    ConvTiles(128, 64, 8, 3, block_k=32),
+    ConvTiles(128, 128, 8, 1, rows=8),
+    ConvTiles(64, 64, 4, 1, rows=16),
+    ConvTiles(64, 32, 4, 2),
+    ConvTiles(32, 64, 4, 2),
 )
 
 
@@ -85,9 +90,7 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
     if precision is not PrecisionClass.TF32:
         return tuple(native)
     native = [replace(options, approximate=True) for options in native]
-    anchors = [
-        replace(native[0], convolution_anchors=True, convolution_tiles=ConvTiles(*tiles)) for tiles in _CONV_TILES
-    ]
+    anchors = [replace(native[0], convolution_anchors=True, convolution_tiles=tiles) for tiles in _CONV_TILES]
     return (*anchors, *native)
 
 
