@@ -16,6 +16,7 @@ from tilewright.task.task import InputSpec, ModuleSource, Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.measurement import Measured, Modelled
 from tilewright.values.precision import PrecisionClass
+from tilewright.values.sight import Sight
 from tilewright.values.verdict import ErrorRow, Finding, KernelResources, Severity, Verdict
 
 GPU = find_gpu("4090")
@@ -72,6 +73,7 @@ class Bench:
     retuned: Mapping[str, Sequence[Candidate]] = field(default_factory=dict)
     installed: Gpu | None = None
     understanding: Understanding = NOTHING
+    sights: Mapping[str, Sight] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     stages_retuned: list[tuple[str, Stage]] = field(default_factory=list)
 
@@ -85,8 +87,14 @@ class Bench:
             gate=self._gate,
             open_clock=lambda task: FakeClock(self, task),
             installed=lambda: self.installed,
-            look=lambda task, candidate, understanding, subject: None,
+            look=self._look,
         )
+
+    def _look(
+        self, task: Task, candidate: Candidate | None, understanding: Understanding, subject: str
+    ) -> Sight | None:
+        self.calls[f"look {candidate.source if candidate else ''}"] += 1
+        return self.sights.get(candidate.source if candidate else "")
 
     def _synthesize(self, task: Task, say: object) -> tuple[Candidate, ...]:
         self.calls["synthesize"] += 1

@@ -25,7 +25,15 @@ except ImportError:
 
 from tilewright.errors import ExitCode, TilewrightError
 from tilewright.search.journal import Journal, journal_path
-from tilewright.search.records import KINDS, Evaluation, Record, RunRecord, decode_evaluation, record_as_json
+from tilewright.search.records import (
+    KINDS,
+    Evaluation,
+    Record,
+    RunRecord,
+    TrialRecord,
+    decode_evaluation,
+    record_as_json,
+)
 from tilewright.search.store import StoreError, StudyStore, read_only, readable_rows
 
 #: The store's name in the folder of results.
@@ -89,27 +97,33 @@ class Memory:
 
 
 class ReadOnlyStudy:
-    """A study file that is only read."""
+    """A study that is only read: its file as far as it was written out, and its journal, which has the rest."""
 
     def __init__(self, path: Path) -> None:
-        """Open it.
+        """Read it.
 
         Raises:
-            sqlite3.Error: it is no study.
+            sqlite3.Error: neither can be read.
         """
         self._connection = read_only(path)
-        self._connection.execute("SELECT COUNT(*) FROM trial")
+        self._journal = {record.key: record for record in Journal(journal_path(path)).read()[0]}
+        if not self._journal:
+            self._connection.execute("SELECT COUNT(*) FROM trial")
 
     def find(self, key: str) -> Evaluation | None:
         """As `StudyStore.find`."""
+        record = self._journal.get(key)
+        if isinstance(record, TrialRecord):
+            return decode_evaluation(record.evaluation)
         with contextlib.suppress(sqlite3.Error):
             row = self._connection.execute("SELECT evaluation FROM trial WHERE key = ?", (key,)).fetchone()
             return decode_evaluation(row[0]) if row else None
         return None
 
     def runs(self, of_task: str) -> tuple[RunRecord, ...]:
-        """As `StudyStore.runs`."""
-        return ()
+        """As `StudyStore.runs`, of those that the journal has."""
+        found = [one for one in self._journal.values() if isinstance(one, RunRecord) and one.task_key == of_task]
+        return tuple(sorted(found, key=lambda one: -one.finished_at))
 
 
 def _laid_down(store: StudyStore, error: StoreError) -> str:

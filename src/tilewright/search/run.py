@@ -407,7 +407,8 @@ class _Search:
                     self.seen_of[key] = self.tools.look(self.task, candidate, self.understanding, subject)
             except Exception as error:
                 self.seen_of[key] = None
-                self.notes.append(f"{subject}: no diagnosis, {type(error).__name__}: {str(error).splitlines()[:1]}")
+                first_line = next(iter(str(error).splitlines()), "")
+                self.notes.append(f"{subject}: no diagnosis, {type(error).__name__}: {first_line}")
         sight = self.seen_of[key]
         return None if sight is None else replace(sight, subject=subject)
 

@@ -320,4 +320,10 @@ def readable_rows(path: Path, table: str) -> Iterator[Record]:
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)
+    """A connection that writes nothing: with what lies in the write-ahead log where that can be read, else without."""
+    name = path.resolve().as_uri()
+    with contextlib.suppress(sqlite3.Error):
+        connection = sqlite3.connect(f"{name}?mode=ro", uri=True, check_same_thread=False)
+        connection.execute("SELECT COUNT(*) FROM sqlite_master")
+        return connection
+    return sqlite3.connect(f"{name}?mode=ro&immutable=1", uri=True, check_same_thread=False)
