@@ -220,6 +220,11 @@ def test_a_part_of_the_work_costs_as_much_as_the_whole() -> None:
     assert b.cost_ms > 3 * a.cost_ms
 
 
+def test_a_kernel_that_takes_no_time_holds_nothing_back() -> None:
+    small = kernel(0.05, metrics=busy(93.0), traffic=HALF, unread=(Unread("x", 0.5, "the rest"),))
+    assert rules_of(forward(native(time_ms=3.0), small)) == {"unread", "native-operation"}
+
+
 def test_in_short_has_cause_cost_and_remedy() -> None:
     text = in_short(diagnose(forward(native(time_ms=3.0), kernel(metrics=busy(93.0), traffic=HALF))))
     assert text.count("\n- ") == 1

@@ -13,6 +13,8 @@ from tilewright.values.diagnosis import Diagnosis, DiagnosisReport, ForwardPart
 
 #: Causes that the summary names.
 _FIRST = 3
+#: Part of the forward pass under which nothing but wrong results is said of a kernel.
+_SMALL_KERNEL = 0.03
 #: Cost, as a part of the forward pass, under which a cause is not named in the summary beside heavier ones.
 _MINOR = 0.02
 
@@ -23,7 +25,9 @@ def diagnose(facts: Facts, rules: Sequence[Rule] = RULES) -> DiagnosisReport:
     Wrong results come first, then what costs most; what nobody can put a cost on comes last, in the order of the
     table.
     """
-    found = _without_explained([(rule, one) for rule in rules for one in rule.look(facts, rule.threshold)])
+    small = _small_kernels(facts)
+    said = [(rule, one) for rule in rules for one in rule.look(facts, rule.threshold)]
+    found = _without_explained([(rule, one) for rule, one in said if one.wrong or one.subject not in small])
     total = facts.total_ms
     weighed = [_with_share(one, total) for one in found]
     ordered = sorted(weighed, key=lambda one: (not one.wrong, -(one.cost_ms if one.cost_ms is not None else -1.0)))
@@ -37,6 +41,16 @@ def diagnose(facts: Facts, rules: Sequence[Rule] = RULES) -> DiagnosisReport:
         total_label=total.label if total is not None else "",
         notes=facts.notes,
     )
+
+
+def _small_kernels(facts: Facts) -> set[str]:
+    """Kernels that take too little of the forward pass to hold it back."""
+    total = facts.total_ms
+    return {
+        kernel.name
+        for kernel in facts.kernels
+        if total is not None and kernel.time_ms is not None and kernel.time_ms.value < _SMALL_KERNEL * total.value
+    }
 
 
 def _without_explained(found: Sequence[tuple[Rule, Diagnosis]]) -> list[Diagnosis]:
