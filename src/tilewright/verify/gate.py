@@ -104,9 +104,13 @@ class _Gate:
         if recorded.ended not in _FATAL:
             self.say("correctness and honesty")
             with ThreadPoolExecutor(1) as pool:
-                honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
+                # With no effort nothing is done for a candidate that is known to be wrong.
+                at_once = self.effort != "none"
+                honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source) if at_once else None
                 errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
-                findings += [*found, *honest.result()]
+                if honest is None and not any(one.severity is Severity.ERROR for one in (*findings, *found)):
+                    honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
+                findings += [*found, *(honest.result() if honest is not None else ())]
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
         end = oracle.part("oracle")
