@@ -55,9 +55,14 @@ class Epilogue(KernelNames):
 
     # -- addresses -----------------------------------------------------------------------------------------
 
-    def offset(self, map_: Sequence[int | None]) -> str:
-        """Offset of an element of a contiguous tensor whose dims follow these axes."""
+    def offset(self, map_: Sequence[int | None], *, of_block: bool = False) -> str:
+        """Offset of an element of a contiguous tensor whose dims follow these axes.
+
+        With `of_block`, it has a dim for rows even where the product has a single row.
+        """
         groups = self._groups([axis for axis in map_ if axis is not None])
+        if of_block and not self.row_axes:
+            groups.insert(len(groups) - (self.tiles.columns in map_), ("m", "M"))
         terms = []
         for position, (index, _) in enumerate(groups):
             stride = " * ".join(size for _, size in groups[position + 1 :])
@@ -100,10 +105,10 @@ class Epilogue(KernelNames):
     def _size(self, size: str) -> None:
         self.sizes[size] = None
 
-    def mask(self, map_: Sequence[int | None]) -> str:
-        """What must hold for an element to exist."""
+    def mask(self, map_: Sequence[int | None], *, of_block: bool = False) -> str:
+        """What must hold for an element to exist; `of_block` as for `offset`."""
         parts = []
-        if any(axis in self.row_axes for axis in map_):
+        if of_block or any(axis in self.row_axes for axis in map_):
             parts.append("(m < M)")
             self._size("M")
         if self.tiles.columns in map_:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.graph import Graph, fixed_size, size_hint
+from tilewright.graph.graph import Graph, size_hint
 from tilewright.graph.nodes import argument, target_of
 from tilewright.kernels.gemm_product import Product, find_product
 from tilewright.kernels.tile_region import TileOperand, TileRegion, grow_tiles
@@ -149,7 +149,7 @@ def find_products(graph: Graph) -> tuple[Product, ...]:
 def grow(product: Product, schedule: GemmSchedule, taken: frozenset[torch_fx.Node] = frozenset()) -> TileRegion:
     """What the schedule's tiles can compute after the product."""
     width = schedule.finish_columns
-    whole = size_hint(product.node.meta["val"].shape[-1]) <= width and _columns_are_checked(product)
+    whole = size_hint(product.node.meta["val"].shape[-1]) <= width and readable_right(product) is not None
     return grow_tiles(
         product.node,
         whole_rows=whole,
@@ -159,9 +159,18 @@ def grow(product: Product, schedule: GemmSchedule, taken: frozenset[torch_fx.Nod
     )
 
 
-def _columns_are_checked(product: Product) -> bool:
-    """The number of columns is fixed, or can be read off a tensor that the module is given."""
-    return product.right.op == "placeholder" or fixed_size(product.node.meta["val"].shape[-1]) is not None
+def readable_right(product: Product) -> torch_fx.Node | None:
+    """A tensor that the module is given, of the right operand's shape: the operand itself, or what it is made of."""
+    shape = tuple(map(str, product.right.meta["val"].shape))
+    waiting, seen = [product.right], {product.right}
+    while waiting:
+        node = waiting.pop(0)
+        value = node.meta.get("val")
+        if node.op == "placeholder" and isinstance(value, torch.Tensor) and tuple(map(str, value.shape)) == shape:
+            return node
+        waiting += [source for source in node.all_input_nodes if source not in seen]
+        seen |= set(node.all_input_nodes)
+    return None
 
 
 def wants_whole_rows(product: Product) -> bool:
@@ -191,25 +200,22 @@ def plan_gemms(
     found = []
     for position, product in enumerate(products if schedules else ()):
         schedule = schedules[min(position, len(schedules) - 1)]
-        if not _can_run(product, schedule):
+        if (product.dtype is torch.float32) == (schedule.operands is Operands.GIVEN):
             continue
+        if schedule.descriptors and not _can_describe(product, schedule):
+            schedule = replace(schedule, descriptors=False, parts=1)
         tiles = grow(product, schedule, frozenset(taken))
         taken |= set(tiles.nodes)
         columns = size_hint(product.node.meta["val"].shape[-1])
         whole = (tiles.whole_rows or bool(tiles.reductions)) and columns <= schedule.finish_columns
-        whole = whole and _columns_are_checked(product)
+        whole = whole and readable_right(product) is not None
         found.append((product, tiles, schedule, whole))
     return tuple(found)
 
 
-def _can_run(product: Product, schedule: GemmSchedule) -> bool:
-    """The schedule's operands are of the product's kind, and descriptors can describe them."""
-    wide = product.dtype is torch.float32
-    if wide == (schedule.operands is Operands.GIVEN):
-        return False
-    if not schedule.descriptors:
-        return True
-    if product.batch:
+def _can_describe(product: Product, schedule: GemmSchedule) -> bool:
+    """Tensor descriptors can describe the operands."""
+    if product.batch or readable_right(product) is None:
         return False
     return schedule.operands is Operands.HALF or rows_are_aligned(product)
 
@@ -217,7 +223,7 @@ def _can_run(product: Product, schedule: GemmSchedule) -> bool:
 def rows_are_aligned(product: Product) -> bool:
     """Rows of both operands begin at multiples of 16 bytes, as descriptors need, and follow each other."""
     itemsize = product.dtype.itemsize
-    if not _columns_are_checked(product) or fixed_size(product.left.meta["val"].shape[-1]) is None:
+    if readable_right(product) is None:
         return False
     inner = size_hint(product.left.meta["val"].shape[-1])
     columns = size_hint(product.node.meta["val"].shape[-1])

@@ -115,10 +115,8 @@ class Results:
                 lines.add(f"{name}.store([m_block * BLOCK_M, {first}], ({result}).to({name}_ptr.dtype.element_ty))")
                 continue
             map_ = self.tiles.maps[node]
-            mask = e.mask(map_)
-            offset = e.offset(map_)
-            address = f"{name}_ptr + {offset}" if offset else f"{name}_ptr"
-            lines.add(f"tl.store({address}, {result}{f', mask={mask}' if mask else ''})")
+            mask = e.mask(map_, of_block=True)
+            lines.add(f"tl.store({name}_ptr + {e.offset(map_, of_block=True)}, {result}, mask={mask})")
         self._store_partials(lines, results[len(self.in_tile) :], block)
 
     def _store_partials(self, lines: Lines, results: list[str], block: str) -> None:
@@ -154,9 +152,8 @@ class Results:
             position += len(kinds)
         e.compute([node for node in self.tiles.nodes if self.tiles.of_rows(node)])
         for node in self.in_finish:
-            offset = e.offset(self.tiles.maps[node])
-            address = f"{self.names[node]}_ptr + {offset}" if offset else f"{self.names[node]}_ptr"
-            lines.add(f"tl.store({address}, {e.values[node]}, mask=inside)")
+            offset = e.offset(self.tiles.maps[node], of_block=True)
+            lines.add(f"tl.store({self.names[node]}_ptr + {offset}, {e.values[node]}, mask=inside)")
         pointers = [f"{name}_ptr" for name in e.pointers.values()]
         outs = [f"{self.names[node]}_ptr" for node in self.in_finish]
         e.sizes.update({"M": None, "N": None, "ROWS": None, "COLUMN_BLOCKS": None})

@@ -9,7 +9,7 @@ import torch.fx as torch_fx
 from tilewright.graph.graph import size_hint
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_loops import GemmLoops
-from tilewright.kernels.gemm_plan import GemmPlan, Operands, group_size
+from tilewright.kernels.gemm_plan import GemmPlan, Operands, group_size, readable_right
 from tilewright.kernels.gemm_results import Results
 from tilewright.kernels.text import Lines, shape_text
 
@@ -37,11 +37,13 @@ class GemmWrapper:
     # -- what must hold ------------------------------------------------------------------------------------
 
     def conditions(self) -> tuple[str, ...]:
-        """Expressions in the wrapper's operands ({0}, {1}, ...) without which the module keeps the reference."""
+        """Expressions in the graph's tensors ({name}) without which the module keeps the reference."""
         found: list[str] = []
-        if self.product.right.op != "placeholder":
-            return ()  # then its sizes are fixed
-        columns = "{1}.shape[-2]" if self.product.right_is_transposed else "{1}.shape[-1]"
+        readable = readable_right(self.product)
+        if readable is None:
+            return ()  # then nothing was planned that depends on it
+        dims = (-2, -1) if self.product.right_is_transposed else (-1, -2)
+        columns, inner = (f"{{{readable.name}}}.shape[{dim}]" for dim in dims)
         if self.plan.whole_rows:
             found.append(f"{columns} <= {self.schedule.finish_columns}")
         if self.schedule.descriptors:
@@ -50,9 +52,8 @@ class GemmWrapper:
                 found.append(f"{columns} % {16 // stored} == 0")
             if not self.half:
                 step = 16 // self.product.dtype.itemsize
-                found.append(f"{{1}}.shape[-1] % {step} == 0")
-                inner = "{1}.shape[-1]" if self.product.right_is_transposed else "{1}.shape[-2]"
-                found.append(f"{inner} % {step} == 0")
+                rows = [inner] if self.product.right_is_transposed else [inner, columns]
+                found += [f"{size} % {step} == 0" for size in rows]
         return tuple(dict.fromkeys(found))
 
     # -- the function --------------------------------------------------------------------------------------
