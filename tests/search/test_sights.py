@@ -10,6 +10,8 @@ from tests.report.samples import full_study
 from tests.search.fakes import Bench, candidate, task
 from tilewright.proposers.llm.turn import Turn
 from tilewright.search.run import optimize_task
+from tilewright.search.understand import understand
+from tilewright.task.load import load_task
 from tilewright.task.stage import Stage
 from tilewright.values.candidate import Candidate
 from tilewright.values.exchange import Exchange
@@ -72,3 +74,30 @@ def test_a_look_that_fails_costs_its_section_and_not_the_run(tmp_path: Path) -> 
     assert found.best is not None
     assert found.sights == ()
     assert any("no diagnosis, ValueError: cannot be seen" in note for note in found.notes)
+
+
+REFERENCE = """
+import torch, torch.nn as nn
+class Model(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 8, 3, padding=1)
+    def forward(self, x):
+        return EXPRESSION
+def get_inputs(): return [torch.rand(2, 4, 32, 32)]
+def get_init_inputs(): return []
+"""
+
+
+def matrix_operations(tmp_path: Path, expression: str) -> int:
+    reference = tmp_path / "reference.py"
+    reference.write_text(REFERENCE.replace("EXPRESSION", expression))
+    work = understand(load_task(reference, gpu="4090")).work
+    assert work is not None
+    return work.matrix_operations
+
+
+def test_the_speed_of_light_is_that_of_what_algebra_leaves(tmp_path: Path) -> None:
+    whole = matrix_operations(tmp_path, "self.conv(x)")
+    assert matrix_operations(tmp_path, "torch.relu(self.conv(x)).mean((2, 3))") == whole
+    assert matrix_operations(tmp_path, "self.conv(x).mean((2, 3))") < whole / 100

@@ -10,10 +10,9 @@ from tilewright.diagnosis.facts import Facts
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.diagnosis.unread import find_unread
 from tilewright.gpu.occupancy import occupancy
-from tilewright.graph.canonical import simplify
 from tilewright.graph.work import count_work
 from tilewright.profile.model import predict_step
-from tilewright.search.understand import Understanding, understand
+from tilewright.search.understand import Understanding, least_work, understand
 from tilewright.task.metrics import read_metrics
 from tilewright.task.task import Task
 from tilewright.task.text_file import read_text
@@ -47,11 +46,11 @@ def look_at(
         look_for_unread: run a few of its programs to see whether they read all of their operands; code that the
             gate accepts need not be asked.
     """
-    work = understanding.work
+    graph = understanding.graph
     if candidate is None:
-        assert understanding.graph is not None
-        facts = gather_reference(task, understanding.graph)
-        return Sight(subject, diagnose(facts), points=roofline_points(facts, work))
+        assert graph is not None
+        facts = gather_reference(task, graph)
+        return Sight(subject, diagnose(facts), points=roofline_points(facts, count_work(graph)))
     measured = measured or _of_document(task, candidate)
     recorded, modelled = None, None
     if task.reference is not None:
@@ -61,14 +60,15 @@ def look_at(
         recorded=recorded,
         modelled=modelled,
         measured=measured,
-        graph=understanding.graph,
-        unread=find_unread(task, candidate, understanding.graph) if look_for_unread and recorded is not None else {},
+        graph=graph,
+        unread=find_unread(task, candidate, graph) if look_for_unread and recorded is not None else {},
         source=candidate.source,
         collapses=candidate.collapses,
     )
     facts = gather(task, sources)
-    if candidate.collapses and understanding.graph is not None:
-        work = count_work(simplify(understanding.graph).graph)
+    work = None
+    if graph is not None:
+        work = least_work(graph) if candidate.collapses else count_work(graph)
     return Sight(subject, diagnose(facts), modelled, measured, roofline_points(facts, work))
 
 
