@@ -37,8 +37,12 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         bench = _Bench(job, tensors, emit, watch, source, followed)
         bench.module = runtime.load_candidate(Path.cwd())
         stop = time.process_time() + float(job["budget_s"])
+        dear = float("inf")
         for probe in job["probes"]:
             index = int(probe["index"])
+            if int(probe["work"]) >= dear:
+                bench.emit(f"run {index} 0", {"skipped": "it is as large as one that takes too long"}, None)
+                continue
             if probe.get("large"):
                 # Each output is gigabytes: once, with the configuration that the autotuner chooses itself.
                 bench.run(index, probe, None, 0.0)
@@ -52,7 +56,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 if job["device"] == "cpu" and left <= 0:
                     emit(f"run {index} {choice}", {"skipped": "no time was left"}, None)
                     break
-                bench.run(index, probe, choice, time.process_time() + share)
+                if bench.run(index, probe, choice, time.process_time() + share) and choice == 0:
+                    dear = int(probe["work"])
+                    break
                 choice += 1
             if bench.broken:
                 return
@@ -81,8 +87,12 @@ class _Bench:
     broken: bool = False
     _built: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 
-    def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> None:
-        """One probe under one configuration; whatever the candidate raises is sent back as data."""
+    def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> bool:
+        """One probe under one configuration; whatever the candidate raises is sent back as data.
+
+        Returns:
+            whether it was given up for its time.
+        """
         on_gpu = self.job["device"] == "cuda"
         started = time.process_time()
         report: dict[str, Any] = {"configurations": 1}
@@ -124,6 +134,7 @@ class _Bench:
         }
         with really():
             self.emit(f"run {index} {choice or 0}", report, packed)
+        return "skipped" in report
 
     def _followed(self, inputs: Any, holder: nn.Module) -> tuple[Any, contextlib.AbstractContextManager[Any]]:
         """Inputs amid poison, and what watches PyTorch's operations on them."""

@@ -187,7 +187,7 @@ class _Gate:
             {str(name): int(size) for name, size in plan["own_sizes"]},
         )
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
-        found += _run_findings(result, outcomes, expected)
+        found += _run_findings(result, outcomes, expected, self._own_code)
         launches: dict[str, int] = {}
         for outcome in outcomes:
             for name, count in outcome.launches.items():
@@ -271,6 +271,7 @@ class _Gate:
                     "inputs": wire.prefixed(answer.inputs, prefix),
                     "own": own,
                     "large": answer.elements > LARGE,
+                    "work": max((size for name, size in answer.probe.quantities if "elements" in name), default=0),
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
                 }
@@ -404,8 +405,21 @@ def _input_findings(
         )
 
 
+def _time_findings(
+    ran: Sequence[judge.Outcome], expected: Sequence[Expected | None], own_code: bool
+) -> Iterator[Finding]:
+    """What the interpreter had no time for, where that is the task's own sizes or everything."""
+    if not ran:
+        text = "no probe could be interpreted in the time allowed: nothing is proved, one way or the other"
+        yield finding("cost.interpreter", text)
+    elif not any((e := expected[o.index]) is not None and e.probe.family is Family.OWN for o in ran):
+        text = "the task's own sizes are too large to be interpreted: it is verified at smaller sizes only"
+        severity = Severity.NOTE if own_code else Severity.LIMIT
+        yield replace(finding("cost.interpreter", text), severity=severity)
+
+
 def _run_findings(
-    result: JobResult, outcomes: Sequence[judge.Outcome], expected: Sequence[Expected | None]
+    result: JobResult, outcomes: Sequence[judge.Outcome], expected: Sequence[Expected | None], own_code: bool
 ) -> list[Finding]:
     """What the runs as a whole say: how the process ended, kernels, parameters, what was skipped."""
     found = [finding("sandbox.unprotected", note) for note in result.notes]
@@ -421,8 +435,8 @@ def _run_findings(
     lost = sorted({name for outcome in ran for name in outcome.parameters})
     if lost:
         found.append(finding("correctness.parameters", f"parameters without a counterpart: {', '.join(lost)}"))
-    if not ran and result.outcome is Outcome.OK and not any(o.problem == "correctness.raises" for o in outcomes):
-        found.append(finding("correctness.no_kernel", "no probe could be run in the time allowed: nothing is proved"))
+    if result.outcome is Outcome.OK and not any(o.problem == "correctness.raises" for o in outcomes):
+        found += _time_findings(ran, expected, own_code)
     skipped = [o for o in outcomes if o.problem == "skipped"]
     if skipped:
         names = list(dict.fromkeys(e.probe.name for o in skipped if (e := expected[o.index]) is not None))

@@ -127,6 +127,11 @@ def _value_probes(
         probe(draw, Family.EXTREME) for draw in draws.DRAWS if draw not in _ORDINARY and draw not in draws.HUGE
     ]
     plan.probes += _huge(plan, oracle, [probe(draw, Family.EXTREME) for draw in draws.HUGE])
+    # Where a kernel is so slow that the interpreter ends none of the above, the smallest sizes still tell.
+    smallest = tuple(sorted(home[1].items()))
+    for draw in ("own", *_ORDINARY) if smallest != place else ():
+        one = probe(draw, Family.VALUE)
+        plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
 
 
 #: Draws that any module is expected to take.
