@@ -37,13 +37,15 @@ class CollapseTiles:
         elements: of a program at least, where planes are smaller.
         num_warps: of a program.
         target_programs: fewer are split over parts of a plane.
+        lane_cells: so many cells are summed beside each other; of more, the border cells are read again.
     """
 
-    block: int = 2048
+    block: int = 1024
     unroll: int = 4
-    elements: int = 8192
-    num_warps: int = 8
+    elements: int = 32768
+    num_warps: int = 4
     target_programs: int = 512
+    lane_cells: int = 9
 
 
 @dataclass(frozen=True)
@@ -70,15 +72,28 @@ class DimSegments:
         """Index of the interior among the segments."""
         return len(self.lows) - 1
 
-    def segment(self, index: int, size: str) -> tuple[str, str]:
-        """First position and length of a segment, as text."""
+    def start(self, index: int, size: str) -> str:
+        """First position of a segment, as text of the size's name."""
+        if index <= self.interior:
+            return str(self.lows[index])
+        return f"{size} - {self.highs[self.interior - index]}"
+
+    def length(self, index: int, size: str) -> str:
+        """Positions of a segment, as text of the size's name."""
         if index < self.interior:
-            return str(self.lows[index]), str(self.lows[index + 1] - self.lows[index])
-        if index == self.interior:
-            length = self.lows[-1] + self.highs[-1]
-            return str(self.lows[-1]), f"{size} - {length}" if length else size
-        after = len(self.highs) - 1 - (index - self.interior - 1)
-        return f"{size} - {self.highs[after]}", str(self.highs[after] - self.highs[after - 1])
+            return str(self.lows[index + 1] - self.lows[index])
+        if index > self.interior:
+            after = len(self.highs) - (index - self.interior)
+            return str(self.highs[after] - self.highs[after - 1])
+        left_out = self.lows[-1] + self.highs[-1]
+        return f"{size} - {left_out}" if left_out else size
+
+    def inside(self, index: int, size: str) -> str:
+        """Whether a position, named like the size in small letters, lies in a segment."""
+        name = size.lower()
+        checks = [f"({name} >= {self.start(index, size)})"] if index else []
+        checks += [f"({name} < {self.start(index + 1, size)})"] if index < self.count - 1 else []
+        return " & ".join(checks)
 
     def covered(self, tap: int) -> tuple[int, ...]:
         """Segments that a tap reads."""

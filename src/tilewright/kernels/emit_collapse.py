@@ -23,6 +23,9 @@ from tilewright.kernels.values import ValueEmitter, short_name
 #: Weights of so many taps are fetched before the sums are known.
 _EARLY_TAPS = 16
 
+#: Registers of a thread for sums that are held beside each other.
+_LANE_REGISTERS = 96
+
 #: Elements of a tile of partial results.
 _FINISH_TILE = 8192
 
@@ -32,10 +35,11 @@ _COUNTERS = {}
 
 def counters(x, count):
     """At least `count` zeros, which kernels leave as zeros; a tensor for each stream."""
-    stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
-    held = _COUNTERS.get((x.device, stream))
+    device = x.get_device()
+    key = (device, triton.runtime.driver.active.get_current_stream(device) if device >= 0 else 0)
+    held = _COUNTERS.get(key)
     if held is None or held.numel() < count:
-        held = _COUNTERS[x.device, stream] = torch.zeros(max(count, 1024), device=x.device, dtype=torch.int32)
+        held = _COUNTERS[key] = torch.zeros(max(count, 1024), device=x.device, dtype=torch.int32)
     return held
 '''.strip("\n")
 
@@ -130,7 +134,7 @@ class _CollapseEmitter(ValueEmitter):
         lines.open("for first in range(0, STEPS, UNROLL):")
         lines.open("for step in tl.static_range(UNROLL):")
         lines.add("p = lo + (first + step) * BLOCK + lane")
-        lines.add("value = tl.load(plane + p, mask=p < hi, other=0.0).to(tl.float32)")
+        lines.add('value = tl.load(plane + p, mask=p < hi, other=0.0, eviction_policy="evict_first").to(tl.float32)')
 
     def _close_tiles(self, lines: Lines) -> None:
         lines.close()
@@ -147,11 +151,45 @@ class _CollapseEmitter(ValueEmitter):
         return "cell_" + "_".join(map(str, cell))
 
     def _cell_sums(self, lines: Lines) -> None:
+        if self._in_lanes():
+            self._cells_in_lanes(lines)
+        else:
+            self._cells_by_boxes(lines)
+
+    def _in_lanes(self) -> bool:
+        """All cells are summed side by side, each under its mask; where there are many, borders are read again."""
+        return self.segments is not None and len(self._cells()) <= self.plan.tiles.lane_cells
+
+    def _cells_in_lanes(self, lines: Lines) -> None:
+        assert self.segments is not None
+        cells = self._cells()
+        for cell in cells:
+            lines.add(f"{self._cell_name(cell)} = tl.zeros([BLOCK], tl.float32)")
+        self._open_tiles(lines)
+        if len(cells) == 1:
+            lines.add(f"{self._cell_name(cells[0])} += value")
+        else:
+            self._coordinates(lines)
+            for dim, letter in zip(self.segments, self.letters, strict=True):
+                for index in range(dim.count) if dim.count > 1 else ():
+                    check = dim.inside(index, letter)
+                    check = check if "&" in check else check[1:-1]
+                    lines.add(f"{letter.lower()}_{index} = {check}")
+            for cell in cells:
+                parts = zip(self.letters, cell, self.segments, strict=True)
+                mask = " & ".join(f"{letter.lower()}_{i}" for letter, i, dim in parts if dim.count > 1)
+                lines.add(f"{self._cell_name(cell)} += tl.where({mask}, value, 0.0)")
+        self._close_tiles(lines)
+        for cell in cells:
+            lines.add(f"{self._cell_name(cell)} = tl.sum({self._cell_name(cell)})")
+
+    def _cells_by_boxes(self, lines: Lines) -> None:
         """Loads of the border cells go out first, then the interior; all are summed after that."""
         assert self.segments is not None
         interior, *others = self._cells()
         for cell in others:
-            ends = [dim.segment(i, size) for dim, i, size in zip(self.segments, cell, self.letters, strict=True)]
+            places = list(zip(self.segments, cell, self.letters, strict=True))
+            ends = [(dim.start(i, size), dim.length(i, size)) for dim, i, size in places]
             lengths = [length for _, length in ends]
             block = "EDGE"
             if all(length.isdigit() for length in lengths):
@@ -161,25 +199,17 @@ class _CollapseEmitter(ValueEmitter):
             lines.add(f"{self._cell_name(cell)} = box_lanes(plane, {box}, {sizes}lo, hi, {block})")
         lines.add("lanes = tl.zeros([BLOCK], tl.float32)")
         self._open_tiles(lines)
-        checks = self._interior_checks()
-        if checks:
-            self._coordinates(lines)
-            lines.add(f"value = tl.where({' & '.join(checks)}, value, 0.0)")
-        lines.add("lanes += value")
+        self._coordinates(lines)
+        checks = [
+            dim.inside(dim.interior, letter)
+            for dim, letter in zip(self.segments, self.letters, strict=True)
+            if dim.count > 1
+        ]
+        lines.add(f"lanes += tl.where({' & '.join(checks)}, value, 0.0)")
         self._close_tiles(lines)
         for cell in others:
             lines.add(f"{self._cell_name(cell)} = tl.sum({self._cell_name(cell)})")
         lines.add(f"{self._cell_name(interior)} = tl.sum(lanes)")
-
-    def _interior_checks(self) -> list[str]:
-        assert self.segments is not None
-        checks = []
-        for dim, letter in zip(self.segments, self.letters, strict=True):
-            if dim.lows[-1]:
-                checks.append(f"({letter.lower()} >= {dim.lows[-1]})")
-            if dim.highs[-1]:
-                checks.append(f"({letter.lower()} < {letter} - {dim.highs[-1]})")
-        return checks
 
     def _tap_indices(self) -> list[tuple[int, ...]]:
         return list(product(*(range(dim.size) for dim in self.convolution.dims)))
@@ -190,7 +220,7 @@ class _CollapseEmitter(ValueEmitter):
         early = self.plan.taps <= _EARLY_TAPS
         if early:
             for number in range(self.plan.taps):
-                lines.add(f"w_{number} = {self._weights(str(number))}")
+                lines.add(f"weights_{number} = {self._weights(str(number))}")
         self._cell_sums(lines)
         names: dict[tuple[tuple[int, ...], ...], str] = {}
         for number, taps in enumerate(self._tap_indices()):
@@ -199,42 +229,40 @@ class _CollapseEmitter(ValueEmitter):
                 names[covered] = f"read_{len(names)}"
                 cells = " + ".join(self._cell_name(cell) for cell in product(*covered))
                 lines.add(f"{names[covered]} = {cells or '0.0'}")
-            weights = f"w_{number}" if early else self._weights(str(number))
+            weights = f"weights_{number}" if early else self._weights(str(number))
             lines.add(f"total += {names[covered]} * {weights}")
 
     def _weights(self, tap: str) -> str:
         return f"tl.load(weights + {tap} * CO + o, mask=(o < CO) & (c < C), other=0.0)"
 
     def _product_under_masks(self, lines: Lines) -> None:
-        """Where strides make taps skip positions: each tile is summed once for each tap."""
-        count = self.plan.taps
-        lines.add(f"taps = tl.arange(0, {1 << max(0, count - 1).bit_length()})")
-        lines.add("sums = tl.where(taps < 0, 1.0, 0.0)")
+        """Where strides make taps skip positions: every tap has lanes of its own."""
+        taps = self._tap_indices()
+        for number in range(len(taps)):
+            lines.add(f"tap_{number} = tl.zeros([BLOCK], tl.float32)")
         self._open_tiles(lines)
         self._coordinates(lines)
-        lines.open(f"for tap in range({count}):")
-        rest = "tap"
-        for dim, letter, position in reversed(
-            list(zip(self.convolution.dims, self.letters, range(len(self.letters)), strict=True))
-        ):
-            name = letter.lower()
-            index = f"({rest}) % {dim.size}" if position else rest
-            rest = f"{rest} // {dim.size}"
-            if self.convolution.transposed:
-                lines.add(f"{name}_to = {name} * {dim.stride} - {dim.padding} + ({index}) * {dim.dilation}")
-                check = f"({name}_to >= 0) & ({name}_to < {self._output_size(position)})"
-            else:
-                lines.add(f"{name}_to = {name} + {dim.padding} - ({index}) * {dim.dilation}")
-                check = f"({name}_to >= 0) & ({name}_to < {self._output_size(position)} * {dim.stride})"
-                check += f" & ({name}_to % {dim.stride} == 0)" if dim.stride > 1 else ""
-            inside = check if position == len(self.letters) - 1 else f"inside & {check}"
-            lines.add(f"inside = {inside}")
-        lines.add("sums += tl.where(taps == tap, tl.sum(tl.where(inside, value, 0.0)), 0.0)")
-        lines.close()
+        for position, (dim, letter) in enumerate(zip(self.convolution.dims, self.letters, strict=True)):
+            for tap in range(dim.size):
+                lines.add(f"{letter.lower()}_{tap} = {self._reads(position, tap)}")
+        for number, indices in enumerate(taps):
+            mask = " & ".join(f"{letter.lower()}_{tap}" for letter, tap in zip(self.letters, indices, strict=True))
+            lines.add(f"tap_{number} += tl.where({mask}, value, 0.0)")
         self._close_tiles(lines)
-        lines.open(f"for tap in range({count}):")
-        lines.add("total += tl.sum(tl.where(taps == tap, sums, 0.0)) * " + self._weights("tap"))
-        lines.close()
+        for number in range(len(taps)):
+            lines.add(f"total += tl.sum(tap_{number}) * {self._weights(str(number))}")
+
+    def _reads(self, position: int, tap: int) -> str:
+        """Whether a tap reads an input position for a valid output."""
+        dim, name = self.convolution.dims[position], self.letters[position].lower()
+        outputs = self._output_size(position)
+        if self.convolution.transposed:
+            place = _plus(f"{name} * {dim.stride}" if dim.stride > 1 else name, tap * dim.dilation - dim.padding)
+            return f"({place} >= 0) & ({place} < {outputs})"
+        place = _plus(name, dim.padding - tap * dim.dilation)
+        if dim.stride == 1:
+            return f"({place} >= 0) & ({place} < {outputs})"
+        return f"({place} >= 0) & ({place} < {outputs} * {dim.stride}) & (({place}) % {dim.stride} == 0)"
 
     # -- the kernel ----------------------------------------------------------------------------------------
 
@@ -289,7 +317,7 @@ class _CollapseEmitter(ValueEmitter):
             lines.close()
 
     def _constants(self) -> list[str]:
-        edge = ["EDGE"] if self.segments is not None and len(self._cells()) > 1 else []
+        edge = ["EDGE"] if self.segments is not None and not self._in_lanes() else []
         sizes = ["C", "CO", *self.letters, "CHANNELS", "PARTS", "MEMBERS", "STEPS", "UNROLL"]
         return [*sizes, "BLOCK", *edge, "BLOCK_CO", "BLOCK_MEMBERS"]
 
@@ -339,7 +367,7 @@ class _CollapseEmitter(ValueEmitter):
         boxes = (box_source(tuple(self.letters)),) if "box_lanes(" in kernel else ()
         return EmittedKernel(
             kernel,
-            f"{self._pack()}\n\n\n{self._wrapper(name)}",
+            f"{self._pack()}\n\n\n{self._sizes()}\n\n\n{self._wrapper(name)}",
             self.plan.name,
             tuple(node.name for node in (self.plan.x, self.plan.matrix, *self.pointers)),
             dict(self.scalars),
@@ -384,43 +412,66 @@ class _CollapseEmitter(ValueEmitter):
         lines.add("return matrix.to(torch.float32).contiguous()")
         return str(lines)
 
-    def _wrapper(self, kernel: str) -> str:
+    def _sizes(self) -> str:
+        """The function that cuts the work, done once for each shape of the input."""
         tiles, groups = self.plan.tiles, self.convolution.groups
         lines = Lines()
-        lines.open(f"def {self.plan.name}({', '.join(['x', 'w', *self.pointers.values(), *self.scalars])}):")
-        lines.add(f'"""Launches {kernel}; w is packed by pack_{self.plan.name}."""')
-        lines.add(f"N, C, {', '.join(self.letters)} = x.shape")
-        lines.add("CO = w.shape[2]" + (f"  # of each of {groups} groups" if groups > 1 else ""))
+        lines.open(f"def sizes_of_{self.plan.name}({', '.join(['N', 'C', *self.letters])}, CO):")
+        lines.add('"""Rows of the result, programs of each, and the constants of the kernel."""')
         rows = "N"
         if groups > 1:
             lines.add(f"C = C // {groups}")
-            rows = f"N * {groups}"
-        lines.add(f"out = torch.empty({self._output_shape()}, device=x.device, dtype={self._out_dtype()})")
+            lines.add(f"rows = N * {groups}")
+            rows = "rows"
         lines.add(f"plane = {self._plane()}")
-        lines.add(f"BLOCK = min(triton.next_power_of_2(plane), {tiles.block})")
+        lines.add(f"BLOCK = min(triton.next_power_of_2(plane), {self._block()})")
         lines.add(f"CHANNELS = min(C, max(1, {tiles.elements} // plane))  # planes of a program")
+        lines.add(f"CHANNELS = min(CHANNELS, triton.cdiv({rows} * C, {tiles.target_programs}))")
         lines.add("channel_blocks = triton.cdiv(C, CHANNELS)")
         lines.add("steps = triton.cdiv(plane, BLOCK)")
         lines.add(f"PARTS = min(steps, max(1, {tiles.target_programs} // ({rows} * channel_blocks)))")
         lines.add(f"UNROLL = min(triton.cdiv(steps, PARTS), {tiles.unroll})")
         lines.add("STEPS = triton.cdiv(triton.cdiv(steps, PARTS), UNROLL) * UNROLL")
         lines.add("PARTS = triton.cdiv(steps, STEPS)")
-        lines.add("MEMBERS = channel_blocks * PARTS  # programs of an image")
+        lines.add("MEMBERS = channel_blocks * PARTS  # programs of a row of the result")
         lines.add("BLOCK_CO = triton.next_power_of_2(CO)")
         lines.add(f"BLOCK_MEMBERS = min(triton.next_power_of_2(MEMBERS), max(1, {_FINISH_TILE} // BLOCK_CO))")
-        edge = ""
         if "EDGE" in self._constants():
-            longest = "max(" + ", ".join(self.letters) + ")" if len(self.letters) > 1 else "1"
-            edge = f"EDGE=min(triton.next_power_of_2({longest}), 512), "
-        lines.add(f"partial = torch.empty({rows} * MEMBERS * CO, device=x.device, dtype=torch.float32)")
-        arguments = ["x", "w", "partial", f"counters(x, {rows})", *self.pointers.values(), "out", *self.scalars]
-        sizes = ", ".join(f"{size}={size}" for size in ["C", "CO", *self.letters, "CHANNELS", "PARTS", "MEMBERS"])
-        lines.open(f"{kernel}[({rows} * MEMBERS,)](")
-        lines.add(f"{', '.join(arguments)},")
-        lines.add(f"{sizes}, STEPS=STEPS, UNROLL=UNROLL,")
-        lines.add(f"BLOCK=BLOCK, {edge}BLOCK_CO=BLOCK_CO, BLOCK_MEMBERS=BLOCK_MEMBERS, num_warps={tiles.num_warps},")
-        lines.close()
+            lines.add(f"EDGE = min(triton.next_power_of_2(max({', '.join(self.letters)})), 512)")
+        lines.add("constants = dict(")
+        named = [f"{name}={name}" for name in self._constants()]
+        for start in range(0, len(named), 7):
+            lines.add(f"    {', '.join(named[start : start + 7])},")
+        lines.add(f"    num_warps={tiles.num_warps},")
         lines.add(")")
+        lines.add(f"return {rows}, {rows} * MEMBERS, constants")
+        return str(lines)
+
+    def _block(self) -> int:
+        """Elements of a tile: less where many lanes are held beside each other."""
+        tiles = self.plan.tiles
+        lanes = self.plan.taps if self.segments is None else len(self._cells()) if self._in_lanes() else 1
+        room = _LANE_REGISTERS * 32 * tiles.num_warps // lanes
+        return max(32 * tiles.num_warps, min(tiles.block, 1 << max(0, room.bit_length() - 1)))
+
+    def _wrapper(self, kernel: str) -> str:
+        groups = self.convolution.groups
+        lines = Lines()
+        lines.add(f"_SIZES_OF_{self.plan.name.upper()} = {{}}")
+        lines.add()
+        lines.add()
+        lines.open(f"def {self.plan.name}({', '.join(['x', 'w', *self.pointers.values(), *self.scalars])}):")
+        lines.add(f'"""Launches {kernel}; w is packed by pack_{self.plan.name}."""')
+        lines.add("CO = w.shape[2]" + (f"  # of each of {groups} groups" if groups > 1 else ""))
+        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}.get(x.shape)")
+        lines.open("if held is None:")
+        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}[x.shape] = sizes_of_{self.plan.name}(*x.shape, CO)")
+        lines.close()
+        lines.add("rows, programs, constants = held")
+        lines.add(f"out = torch.empty({self._output_shape()}, device=x.device, dtype={self._out_dtype()})")
+        lines.add("partial = torch.empty(programs * CO, device=x.device, dtype=torch.float32)")
+        arguments = ["x", "w", "partial", "counters(x, rows)", *self.pointers.values(), "out", *self.scalars]
+        lines.add(f"{kernel}[(programs,)]({', '.join(arguments)}, **constants)")
         lines.add("return out")
         return str(lines)
 
@@ -431,7 +482,7 @@ class _CollapseEmitter(ValueEmitter):
     def _output_shape(self) -> str:
         own = next(operand for operand in self.region.operands if operand.node is self.plan.anchor)
         channels = f"CO * {self.convolution.groups}" if self.convolution.groups > 1 else "CO"
-        names = dict(zip(own.map, ("N", channels), strict=True))
+        names = dict(zip(own.map, ("x.shape[0]", channels), strict=True))
         return shape_text("1" if axis is None else names[axis] for axis in self.region.maps[self.region.root])
 
 

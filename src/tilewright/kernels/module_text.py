@@ -59,6 +59,29 @@ class ForwardText:
     scratch: tuple[str, ...]
 
 
+#: Triton's own forms cost the host a microsecond or two each time.
+_HOST_MATHS = {
+    "cdiv": '''
+def cdiv(a, b):
+    """a / b, rounded up."""
+    return -(-a // b)
+''',
+    "next_power_of_2": '''
+def next_power_of_2(n):
+    """The smallest power of two from n on."""
+    return 1 << max(0, n - 1).bit_length()
+''',
+}
+
+
+def _with_host_maths(source: str) -> str:
+    """The host's code with plain arithmetic in the place of Triton's."""
+    used = [text.strip("\n") for name, text in _HOST_MATHS.items() if f"triton.{name}(" in source]
+    for name in _HOST_MATHS:
+        source = source.replace(f"triton.{name}(", f"{name}(")
+    return "\n\n\n".join([*used, source])
+
+
 def attribute_path(path: str, root: str = "self") -> str:
     """`net.0.weight` as an expression: `self.net[0].weight`."""
     text = root
@@ -154,7 +177,7 @@ class _ForwardWriter:
         helpers = helper_source(used, approximate=self.plan.approximate)
         return ForwardText(
             "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
-            "\n\n\n".join([*wrappers, *own]),
+            _with_host_maths("\n\n\n".join([*wrappers, *own])),
             tuple(self._conditions()),
             body,
             any("F." in text for text in (body, *own)),
