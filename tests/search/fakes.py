@@ -101,7 +101,7 @@ class Bench:
         return tuple(self.synthesized)
 
     def _retune(
-        self, task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources]
+        self, task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources], causes: Sequence[str]
     ) -> tuple[Candidate, ...]:
         self.stages_retuned.append((code, rules.stage))
         return tuple(replace(item, origin=Origin.RETUNE) for item in self.retuned.get(code, ()))

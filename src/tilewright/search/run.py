@@ -347,6 +347,8 @@ class _Search:
         """Variants of a trial's code; what they inherit from it is said of them too."""
         resources = start.verdict.resources if start.verdict is not None else ()
         original = start.candidate
+        sight = self._look(original, "current code")
+        causes = tuple(one.rule for one in sight.report.diagnoses) if sight is not None else ()
         return [
             replace(
                 candidate,
@@ -356,7 +358,7 @@ class _Search:
                 collapses=candidate.collapses or original.collapses,
                 needs_reference=original.needs_reference,
             )
-            for candidate in self.tools.retune(self.task, original.source, rules, resources)
+            for candidate in self.tools.retune(self.task, original.source, rules, resources, causes)
         ]
 
     # The end.

@@ -42,10 +42,12 @@ def _synthesize(task: Task, say: Say) -> tuple[Candidate, ...]:
     return tuple(synthesize(task, progress=say))
 
 
-def _retune(task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources]) -> tuple[Candidate, ...]:
+def _retune(
+    task: Task, code: str, rules: StageRules, resources: Sequence[KernelResources], causes: Sequence[str]
+) -> tuple[Candidate, ...]:
     from tilewright.proposers.retune import retune
 
-    return tuple(retune(task, code, rules, resources))
+    return tuple(retune(task, code, rules, resources, causes))
 
 
 def _gate(task: Task, candidate: Candidate, effort: str, say: Say) -> Verdict:
@@ -113,7 +115,8 @@ class Tools:
     Attributes:
         understand: task -> graph, work, speed of light.
         synthesize: task -> candidates from the reference, best first.
-        retune: task, code, stage's rules, its kernels' resources -> candidates that keep the code's meaning.
+        retune: task, code, stage's rules, its kernels' resources, rules of the diagnosis that fired -> candidates
+            that keep the code's meaning.
         predict: task, candidate -> modelled time, or why there is none.
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
@@ -124,7 +127,7 @@ class Tools:
 
     understand: Callable[[Task], Understanding] = understand
     synthesize: Callable[[Task, Say], tuple[Candidate, ...]] = _synthesize
-    retune: Callable[[Task, str, StageRules, Sequence[KernelResources]], tuple[Candidate, ...]] = _retune
+    retune: Callable[[Task, str, StageRules, Sequence[KernelResources], Sequence[str]], tuple[Candidate, ...]] = _retune
     predict: Callable[[Task, Candidate], Prediction] = _predict
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from tilewright.proposers.retune.causes import boost
 from tilewright.proposers.retune.edit import Context, Edit, Proposal, permitted_changes, subject_of
 from tilewright.proposers.retune.schedule_edits import conform
 from tilewright.proposers.retune.stage_check import stage_findings
@@ -29,7 +30,11 @@ _MAX_BASES = 3
 
 
 def retune(
-    task: Task, code: str, stage_rules: StageRules, resources: Sequence[KernelResources]
+    task: Task,
+    code: str,
+    stage_rules: StageRules,
+    resources: Sequence[KernelResources],
+    causes: Collection[str] = (),
 ) -> tuple[Candidate, ...]:
     """Edited versions of a Triton module that keep its meaning, the most promising first.
 
@@ -39,6 +44,7 @@ def retune(
         stage_rules: what may change; every candidate stays inside (checked on the syntax tree).
         resources: what the compiler says of the kernels of `code`, as far as known; orders the candidates, and the
             stage's conditional rules are evaluated on it.
+        causes: names of the diagnosis' rules that say what holds `code` back; orders the candidates.
 
     Returns:
         At most `MAX_CANDIDATES`; none where the module launches no kernel that can be read.
@@ -49,7 +55,8 @@ def retune(
     context = Context(stage_rules, task.gpu, tuple(resources), task.metrics)
     parent = hashlib.sha256(code.encode()).hexdigest()[:16]
     view = view_of(code)
-    proposals = _ordered(_unique(_proposals(code, view, context), code), stage_rules)
+    found = _unique(_proposals(code, view, context), code)
+    proposals = _ordered([replace(one, gain=one.gain * boost(one, causes)) for one in found], stage_rules)
     inside = (proposal for proposal in proposals if not stage_findings(code, proposal.source, stage_rules))
     return tuple(
         Candidate(proposal.source, Origin.RETUNE, proposal.description, parent)
