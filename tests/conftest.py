@@ -20,6 +20,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help=f"folder of task documents (*.txt); default: {DEFAULT_DOCUMENTS.relative_to(REPOSITORY.parent)} beside "
         "the repository, if it exists",
     )
+    parser.addoption(
+        "--corpus",
+        choices=("sample", "all"),
+        default="sample",
+        help="candidates of tests/verify/corpus that go through the gate: a fixed sample (default), or all of them",
+    )
 
 
 def _documents(config: pytest.Config) -> Path | None:

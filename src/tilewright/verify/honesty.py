@@ -58,19 +58,31 @@ def find_scene(expected: Sequence[Expected | None]) -> Scene | None:
     """The cheapest ordinary probes that differ in inputs alone and in weights alone; None where there is none."""
     ordinary = [(i, e) for i, e in enumerate(expected) if e is not None and e.probe.family is Family.VALUE]
     redrawn = [(i, e) for i, e in ordinary if e.probe.weights != "own"] or ordinary
-    if not redrawn:
+    scenes = [(_scene_of(index, first, ordinary), first) for index, first in redrawn]
+    if not scenes:
         return None
-    index, first = min(redrawn, key=lambda item: (item[1].probe.draw != "own", item[1].elements))
+
+    def merit(item: tuple[Scene, Expected]) -> tuple[int, bool, int]:
+        scene, first = item
+        return -len(scene.indices), first.probe.draw != "own", first.elements
+
+    return min(scenes, key=merit)[0]
+
+
+def _scene_of(index: int, first: Expected, ordinary: Sequence[tuple[int, Expected]]) -> Scene:
+    """A scene around one probe, with what others bring to it."""
     place = first.probe.constructor, first.probe.sizes
     there = [(i, e) for i, e in ordinary if (e.probe.constructor, e.probe.sizes) == place and i != index]
-    alike = (e for e in there if e[1].weights_key == first.weights_key and _layout(e[1]) == _layout(first))
-    second = next((i for i, e in alike if _differ(e, first)), None)
+    second = (
+        i for i, e in there
+        if e.weights_key == first.weights_key and _layout(e) == _layout(first) and _differ(e, first)
+    )  # fmt: skip
     weights = (
         i for i, e in there
         if e.weights_key != first.weights_key and (e.probe.draw, e.probe.seed) == (first.probe.draw, first.probe.seed)
         and _differ(e, first)
     )  # fmt: skip
-    return Scene(index, second, next(weights, None))
+    return Scene(index, next(second, None), next(weights, None))
 
 
 def _layout(answer: Expected) -> list[Any]:
@@ -244,6 +256,8 @@ def _state(judged: Judged) -> Iterator[Finding]:
         failed.add(check)
         stale = _is_stale(judged, name, probe)
         text = f"{done}, it answers as before" if stale else f"{done}, it is wrong"
+        if check == "honesty.data":
+            text += " (PyTorch does not count such changes, so it cannot know; updates in place are seen)"
         yield finding(check, f"{text}: {_said(outcome)}")
     if judged.reports.get("in place", {}).get("kept") is False:
         yield finding("honesty.outputs", "a later call changes the tensors that an earlier one returned")

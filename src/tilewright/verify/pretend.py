@@ -224,6 +224,7 @@ def _queries(gpu: Mapping[str, Any]) -> dict[str, Any]:
         "max_memory_reserved": constant(0),
         "reset_peak_memory_stats": constant(None),
         "synchronize": constant(None),
+        "_sleep": constant(None),
         "empty_cache": constant(None),
         "manual_seed": constant(None),
         "manual_seed_all": constant(None),
