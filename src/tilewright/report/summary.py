@@ -18,7 +18,7 @@ class Row:
     """One row of the summary table.
 
     Attributes:
-        name: `reference`, `given code`, `ours`.
+        name: `reference`, a peer's name, `given code`, `ours`.
         timing: None where there is no time.
         speed_of_light_fraction: 1.0 at the floor; None where unknown.
         error: largest norm-wise relative error over the probes, against the oracle; None where none was taken.
@@ -42,6 +42,8 @@ def rows(study: Study) -> tuple[Row, ...]:
         error = _reference_error(judged.verdict) if judged is not None else None
         fraction = study.fraction_of_speed_of_light(study.reference)
         result.append(Row("reference", study.reference, fraction, error, None, "says what is right"))
+    for name, timing in study.peers.items():
+        result.append(Row(name, timing, study.fraction_of_speed_of_light(timing), None, None, "for comparison"))
     if study.given is not None:
         result.append(_trial_row(study, "given code", study.given))
     if study.best is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -19,6 +19,7 @@ from tilewright.search.exchanges import open_log
 from tilewright.search.ledger import Ledger
 from tilewright.search.meter import Meter
 from tilewright.search.opening import Memory, open_memory
+from tilewright.search.peers import PEER_S, PEERS
 from tilewright.search.progress import Pace, Progress
 from tilewright.search.reasons import gate_said
 from tilewright.search.recall import recalled_run, remember_run, tuned_elsewhere
@@ -133,6 +134,7 @@ class _Search:
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
         self.seen_of: dict[str, Sight | None] = {}
+        self.peers: dict[str, Timing] = {}
         self.synthesized = False
 
     def run(self, command: str) -> Study:
@@ -369,13 +371,21 @@ class _Search:
         assert best is not None
         self.pace.say("measuring the result once more, beside what was there")
         beside = [given.candidate] if given is not None else []
-        self.ledger.retime(self.evaluator.measure([best.candidate, *beside], self.effort.gate))
+        peers = self._peers()
+        times = self.evaluator.measure([best.candidate, *beside, *peers.values()], self.effort.gate)
+        self.peers = {name: times[peer.digest] for name, peer in peers.items() if peer.digest in times}
+        self.ledger.retime(times)
         best, self.ledger.best = self.ledger.best, None
         assert best is not None
         shortfall = self.ledger.shortfall(best.candidate, best.timing, self.task.rules[-1])
         self.ledger.best = best
         if shortfall:
             self.ledger.withdraw_best(f"measured once more at the end: {shortfall}")
+
+    def _peers(self) -> Mapping[str, Candidate]:
+        """What is measured for comparison alone: it must not take the time of the search."""
+        asked = self.effort.peers and not self.task.given_code_is_specification
+        return PEERS if asked and time.monotonic() + PEER_S < self.deadline else {}
 
     def _compare_with_limited_code(self) -> None:
         """Say so where the given code is faster than the result and right only within limits."""
@@ -440,6 +450,7 @@ class _Search:
             stage_results=tuple(self.stage_results),
             spent=self.meter.seconds,
             sights=sights,
+            peers=self.peers,
             ceilings=ceilings_of(self.task),
         )
 

@@ -111,6 +111,7 @@ class Study:
         spent: activity (`compile`, `measure`, `gate`, ...) -> seconds of wall time; activities may overlap.
         sights: of the reference, the given code and the result, as far as they exist: profile and diagnosis.
         ceilings: the GPU's rates in the task's class.
+        peers: name (`torch.compile`) -> time, taken in one run with the result's; empty without a GPU.
     """
 
     task: str
@@ -137,6 +138,7 @@ class Study:
     spent: Mapping[str, float] = field(default_factory=dict)
     sights: tuple[Sight, ...] = field(default=())
     ceilings: Ceilings | None = None
+    peers: Mapping[str, Timing] = field(default_factory=dict)
 
     @property
     def best(self) -> Trial | None:
