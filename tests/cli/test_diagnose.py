@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tests.cli.samples import Command
 from tests.cli.test_commands import RIGHT
+from tilewright.diagnosis.table import RULES
 
 
 def test_a_document_alone_is_diagnosed_from_its_metrics(command: Command) -> None:
@@ -70,3 +71,13 @@ def test_bad_input_is_named(command: Command, folder: Path) -> None:
         assert (shown.code, shown.out) == (2, ""), arguments
         assert words in shown.err
         assert "Traceback" not in shown.err
+
+
+def test_every_rule_is_explained(command: Command) -> None:
+    names = command("explain").out.split()
+    for rule in RULES:
+        assert rule.name in names
+        told = command("explain", rule.name).out
+        assert rule.law in told
+        assert rule.threshold.source in told
+    assert "did you mean memory-roofline" in command("explain", "memory-rooflin").err

@@ -68,13 +68,12 @@ def verify(
 def explain(
     check: Annotated[
         str | None,
-        typer.Argument(metavar="CHECK", help="Name of a check, as findings have it; without it, all are listed."),
+        typer.Argument(
+            metavar="CHECK", help="Name of a check or of a rule of the diagnosis; without it, all are listed."
+        ),
     ] = None,
 ) -> None:
-    """Say what a check of the gate does and why it exists."""
-    from tilewright.verify import explain as checks
+    """Say what a check of the gate, or a rule of the diagnosis, does and why it exists."""
+    from tilewright.diagnosis import explain as names
 
-    if check is None:
-        typer.echo("\n".join(known.name for known in checks.all_checks()))
-    else:
-        typer.echo(checks.explain(check))
+    typer.echo("\n".join(names.all_names()) if check is None else names.explain(check))

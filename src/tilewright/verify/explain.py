@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from tilewright.errors import TilewrightError
 from tilewright.verify.checks import BY_NAME, CHECKS, Check
@@ -17,16 +18,21 @@ def all_checks() -> tuple[Check, ...]:
     return CHECKS
 
 
-def explain(check: str) -> str:
+def explain(check: str, others: Sequence[str] = ()) -> str:
     """What a check does and why, as text.
+
+    Args:
+        check: its name.
+        others: names that are no checks and may have been meant.
 
     Raises:
         UnknownCheckError: no check has that name; the nearest names are offered.
     """
     found = BY_NAME.get(check)
     if found is None:
-        near = difflib.get_close_matches(check, list(BY_NAME), n=3, cutoff=0.3)
-        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(BY_NAME)}"
+        known = [*BY_NAME, *others]
+        near = difflib.get_close_matches(check, known, n=3, cutoff=0.3)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise UnknownCheckError(f"no check is named {check!r}", hint=hint)
     weight = {"error": "rejects", "limit": "accepts, with a named limit", "note": "informs"}[found.severity.value]
     source = f"\n\nSource: {found.source}" if found.source else ""
