@@ -116,8 +116,11 @@ def _one(oracle: torch.Tensor, got: torch.Tensor, native: torch.Tensor | None) -
         return Errors(wrong / oracle.numel(), float(wrong > 0), 0, f"{wrong} of {oracle.numel()} differ")
     flat = oracle.reshape(-1), got.reshape(-1), None if native is None else native.reshape(-1)
     sums = _Sums()
+    device = where_to_compare(oracle)
     for start in range(0, oracle.numel(), _PIECE):
-        piece = [None if values is None else values[start : start + _PIECE].to(torch.float64) for values in flat]
+        piece = [
+            None if values is None else values[start : start + _PIECE].to(device, torch.float64) for values in flat
+        ]
         assert piece[0] is not None
         assert piece[1] is not None
         _add_piece(sums, start, piece[0], piece[1], piece[2])
@@ -129,6 +132,13 @@ def _one(oracle: torch.Tensor, got: torch.Tensor, native: torch.Tensor | None) -
         sums.mismatched,
         _describe(place, oracle, got),
     )
+
+
+def where_to_compare(values: torch.Tensor) -> torch.device:
+    """Where large tensors are gone through: on the GPU where there is one, whose float64 is the host's."""
+    if values.is_cuda or values.numel() < _PIECE // 4 or not torch.cuda.is_available():
+        return values.device
+    return torch.device("cuda")
 
 
 def _add_piece(sums: _Sums, start: int, oracle: torch.Tensor, got: torch.Tensor, native: torch.Tensor | None) -> None:
@@ -182,8 +192,10 @@ def _describe(place: int, oracle: torch.Tensor, got: torch.Tensor) -> str:
 
 def wrong_ranges(oracle: torch.Tensor, got: torch.Tensor, tolerance: float) -> str:
     """Which ranges of each dimension hold wrong elements: `dim 2: 32 to 255`, dimensions wholly wrong left out."""
+    device = where_to_compare(oracle)
     pieces = zip(*(torch.split(values.reshape(-1), _PIECE) for values in (oracle, got)), strict=True)
-    wrong = torch.cat([_wrong(o.double(), g.double(), tolerance) for o, g in pieces]).reshape(oracle.shape)
+    found = [_wrong(o.to(device, torch.float64), g.to(device, torch.float64), tolerance) for o, g in pieces]
+    wrong = torch.cat(found).reshape(oracle.shape)
     if not bool(wrong.any()):
         return ""
     parts = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -178,16 +179,35 @@ class Response:
     strength: float
 
 
+#: Elements that are looked at at once.
+_PIECE = 1 << 24
+
+
 def response(first: Tree, second: Tree) -> Response:
     """The response of the output that answers least."""
-    found = [_response(a.double(), b.double()) for a, b in zip(leaves(first), leaves(second), strict=True)]
+    found = [_response(a.reshape(-1), b.reshape(-1)) for a, b in zip(leaves(first), leaves(second), strict=True)]
     return min(found, key=lambda one: one.strength, default=Response(0.0, 0.0))
 
 
 def _response(a: torch.Tensor, b: torch.Tensor) -> Response:
-    finite = torch.isfinite(a) & torch.isfinite(b)
-    if not bool(finite.any()):
+    pieces = [(start, start + _PIECE) for start in range(0, a.numel(), _PIECE)]
+    squares = count = 0.0
+    for start, stop in pieces:
+        values, finite = _finite(a[start:stop], b[start:stop])
+        squares += float(torch.where(finite, values, 0.0).square().sum())
+        count += float(finite.sum())
+    if not count:
         return Response(0.0, 0.0)
-    size = max(float(a[finite].square().mean().sqrt()), 1e-30)
-    difference = (a - b).abs()[finite] / size
-    return Response(float((difference > 1e-3).sum()) / a.numel(), float(difference.sum()) / a.numel())
+    size = max(math.sqrt(squares / count), 1e-30)
+    answered = total = 0.0
+    for start, stop in pieces:
+        values, finite = _finite(a[start:stop], b[start:stop])
+        difference = torch.where(finite, (values - b[start:stop].double()).abs(), 0.0) / size
+        answered += float((difference > 1e-3).sum())
+        total += float(difference.sum())
+    return Response(answered / a.numel(), total / a.numel())
+
+
+def _finite(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first as float64, and where both are finite."""
+    return a.double(), torch.isfinite(a) & torch.isfinite(b)

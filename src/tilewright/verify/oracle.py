@@ -146,6 +146,7 @@ class Oracle:
     _made: dict[str, torch.nn.Module] = field(default_factory=dict)
     _own: list[Any] = field(default_factory=list)
     _samples: list[torch.Tensor] = field(default_factory=list)
+    _drawn: dict[Probe, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.given_code:
@@ -167,6 +168,18 @@ class Oracle:
         drawn = draws.draw_inputs(template, self._samples, probe.draw, probe.seed)
         laid_out: list[Any] = map_leaves(drawn, draws.LAYOUTS[probe.layout])
         return laid_out
+
+    def _kept_inputs(self, probe: Probe) -> list[Any]:
+        """As `inputs`, on the device; the last two are kept: weights are tried out on the same ones."""
+        if probe not in self._drawn:
+            while len(self._drawn) > 1:
+                del self._drawn[next(iter(self._drawn))]
+            self._drawn[probe] = self._moved(self.inputs(probe))
+        return self._drawn[probe]
+
+    def _moved(self, inputs: Sequence[Any]) -> list[Any]:
+        moved: list[Any] = map_leaves(list(inputs), lambda tensor: tensor.to(self.device))
+        return moved
 
     def finite(self, plan: Plan, probe: Probe, factor: float) -> bool:
         """Whether the reference's own outputs are all finite on a probe's inputs times `factor`."""
@@ -213,7 +226,7 @@ class Oracle:
     def response(self, plan: Plan, probe: Probe, state: Mapping[str, torch.Tensor]) -> draws.Response:
         """How the output answers, at the probe's sizes with the task's own kind of inputs."""
         first, second = (
-            self.inputs(Probe("", probe.family, probe.constructor, probe.sizes, draw="own", seed=seed))
+            self._kept_inputs(Probe("", probe.family, probe.constructor, probe.sizes, draw="own", seed=seed))
             for seed in (101, 102)
         )
         arguments = plan.constructors[probe.constructor]
@@ -223,19 +236,20 @@ class Oracle:
         """The right outputs of a probe, and the reference's own errors."""
         arguments = plan.constructors[probe.constructor]
         state, inputs = self.weights(plan, probe), self.inputs(probe)
-        outputs = self._outputs(arguments, state, inputs)
-        form, native = Form.of(outputs), [leaf.detach().cpu() for leaf in leaves(outputs)]
+        moved = self._moved(inputs)
+        outputs = self._outputs(arguments, state, moved)
+        form, native = Form.of(outputs), [leaf.detach() for leaf in leaves(outputs)]
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
             return Answer(inputs, exact, native, {name: Errors(0.0, 0.0) for name in {"ieee", self.precision}}, form)
-        exact = self._exact(arguments, state, inputs)
+        exact = self._exact(arguments, state, moved)
         ieee = [compare(exact, native)]
         for seed in (1,) if probe.family is Family.OWN else (1, 2):
-            nudged_state, nudged = _nudged(state, seed), _nudged_tree(inputs, seed)
+            nudged_state, nudged = _nudged(state, seed), _nudged_tree(moved, seed)
             ieee.append(compare(exact, leaves(self._run(arguments, nudged_state, nudged)), native))
         errors = {"ieee": combine(ieee)}
         if self.precision != "ieee":
-            errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, inputs, exact, native)])
+            errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, moved, exact, native)])
         return Answer(inputs, exact, native, errors, form)
 
     def _class_errors(
@@ -261,7 +275,7 @@ class Oracle:
         precision: str = "ieee",
     ) -> Tree:
         outputs = self._outputs(arguments, state, inputs, precision)
-        return map_leaves(outputs, lambda tensor: tensor.detach().cpu())
+        return map_leaves(outputs, lambda tensor: tensor.detach())
 
     def _outputs(
         self,
@@ -287,7 +301,7 @@ class Oracle:
         moved = map_leaves(to_double(list(inputs)), lambda tensor: tensor.to(self.device, copy=True))
         try:
             with torch.no_grad():
-                return [leaf.detach().cpu() for leaf in leaves(to_double(as_tensors(exact(*moved))))]
+                return [leaf.detach() for leaf in leaves(to_double(as_tensors(exact(*moved))))]
         except (RuntimeError, NotImplementedError, TypeError) as error:
             self.kind = f"float32 reference without TF32 (no float64: {str(error).splitlines()[0][:120]})"
             return [
@@ -309,7 +323,7 @@ def _nudge(values: torch.Tensor, seed: int) -> torch.Tensor:
     """Values changed in the last bit, up or down: what any other order of the same operations may do."""
     if not values.is_floating_point():
         return values
-    generator = torch.Generator().manual_seed(seed)
-    up = torch.rand(values.shape, generator=generator) < 0.5
+    generator = torch.Generator(values.device).manual_seed(seed)
+    up = torch.rand(values.shape, generator=generator, device=values.device) < 0.5
     target = torch.where(up, torch.full_like(values, float("inf")), torch.full_like(values, float("-inf")))
     return torch.where(torch.isfinite(values) & (values != 0), torch.nextafter(values, target), values)
