@@ -62,8 +62,13 @@ def predict(
 
 def predict_reference(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> Modelled:
     """Predicted time of a graph in eager PyTorch: each operation a kernel of its own."""
+    return _sum_up((step for _, step in reference_steps(graph, gpu, precision)), gpu)
+
+
+def reference_steps(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> tuple[tuple[NodeWork, StepTime], ...]:
+    """The operations of a graph that move anything, in order, each with its predicted time in eager PyTorch."""
     nodes = (node for node in count_nodes(graph) if not node.moves_nothing)
-    return _sum_up((_node_time(node, gpu, precision) for node in nodes), gpu)
+    return tuple((node, _node_time(node, gpu, precision)) for node in nodes)
 
 
 def predict_step(
