@@ -12,7 +12,7 @@ from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, Severity
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
-from tilewright.verify.planning import Family
+from tilewright.verify.planning import Family, Probe
 from tilewright.verify.sandbox import JobResult, Part
 
 #: So many tensors with unread elements are asked about at most.
@@ -148,10 +148,11 @@ class Weighing:
     own_code: bool
     own_right: bool
 
-    def severity(self, families: set[Family]) -> Severity:
+    def severity(self, probes: Sequence[Probe]) -> Severity:
         """`error` where the task's own sizes or any module of ours is concerned; else a limit."""
+        families = {probe.family for probe in probes}
         must = self.own_code or not self.own_right or bool(families & {Family.OWN, Family.VALUE, Family.EXTREME})
-        return Severity.ERROR if must else Severity.LIMIT
+        return Severity.ERROR if must or any(probe.own_size for probe in probes) else Severity.LIMIT
 
 
 def event_findings(
@@ -164,7 +165,7 @@ def event_findings(
             places.setdefault((event.kind, event.kernel, event.argument, event.line), []).append((event, run))
     found = []
     for (kind, kernel, argument, line), seen in places.items():
-        severity = weighing.severity(_families([run for _, run in seen], expected))
+        severity = weighing.severity(_probes([run for _, run in seen], expected))
         event, run = min(seen, key=lambda pair: _rank(pair[1], expected))
         probe = _probe_name(run, expected)
         text = _EVENT_TEXTS.get(kind, "{access}s of {argument} in {kernel} are wrong ({count})").format(
@@ -203,11 +204,11 @@ def unwritten_findings(
     for output in sorted({number for run in covered for number, _ in run.unwritten}):
         runs = [(run, flags) for run in covered for number, flags in run.unwritten if number == output]
         run, flags = min(runs, key=lambda pair: _rank(pair[0], expected))
-        families = _families([run for run, _ in runs], expected)
+        probes = _probes([run for run, _ in runs], expected)
         name = _probe_name(run, expected)
         text = f"{name}: {ranges(flags)} of output {output} {tuple(flags.shape)} are never written"
         one = finding("coverage.unwritten", text, where=name)
-        found.append(replace(one, severity=weighing.severity(families)))
+        found.append(replace(one, severity=weighing.severity(probes)))
     return found
 
 
@@ -248,7 +249,7 @@ def unread_findings(
         if part is None or not float(part.data["changed"]) > 0.0:
             continue
         key = one.role, one.kernel, one.argument
-        severity = weighing.severity(_families([run], expected))
+        severity = weighing.severity(_probes([run], expected))
         name = _probe_name(run, expected)
         text = (
             f"{name}: {ranges(one.flags)} of {one.name} {tuple(one.flags.shape)} are never read, and the reference's "
@@ -294,11 +295,13 @@ def _rank(run: Covered, expected: Sequence[Expected | None]) -> tuple[int, int, 
     answer = expected[run.index]
     if answer is None:
         return len(_ORDER), 1, run.index
-    return _ORDER.index(answer.probe.family), int(answer.probe.weights == "own"), run.index
+    # A dimension at the task's own size tells as much as its own sizes do.
+    order = 0 if answer.probe.own_size else _ORDER.index(answer.probe.family)
+    return order, int(answer.probe.weights == "own"), run.index
 
 
-def _families(runs: Sequence[Covered], expected: Sequence[Expected | None]) -> set[Family]:
-    return {answer.probe.family for run in runs if (answer := expected[run.index]) is not None}
+def _probes(runs: Sequence[Covered], expected: Sequence[Expected | None]) -> list[Probe]:
+    return [answer.probe for run in runs if (answer := expected[run.index]) is not None]
 
 
 def _probe_name(run: Covered, expected: Sequence[Expected | None]) -> str:

@@ -366,6 +366,7 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         tuple(Crossing(str(c["what"]), int(c["value"]), int(c["constant"])) for c in data["crossings"]),
         tuple((str(name), int(value)) for name, value in data["quantities"]),
         str(data["layout"]),
+        bool(data["own_size"]),
     )
 
 

@@ -249,21 +249,23 @@ def findings_of(
     by_family[Family.SIZE] = [o for o in ranged if o.index in left and answered[o.index].family is Family.SIZE]
     by_family[Family.CONSTRUCTOR] = [o for o in ranged if o.index in left and o not in by_family[Family.SIZE]]
 
-    def severity(families: set[Family]) -> Severity:
+    def severity(group: Sequence[Outcome]) -> Severity:
+        families = {answered[o.index].family for o in group}
         must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and not own_right) or own_code
+        must = must or any(answered[o.index].own_size for o in group)
         return Severity.ERROR if must else Severity.LIMIT
 
     found: list[Finding] = []
     for family in (Family.OWN, Family.VALUE):
-        found += _plain_findings(by_family.pop(family), answered, severity({family}))
+        found += _plain_findings(by_family[family], answered, severity(by_family.pop(family)))
     for one, indices in ranges:
         group = [o for o in ranged if o.index in indices]
-        weight = severity({answered[i].family for i in indices})
+        weight = severity(group)
         if one.holds(own_sizes) and not _ran_inside(own, answered, one):
             weight = Severity.ERROR  # the task's own size lies in it
         found.append(_range_finding(str(one), group, answered, weight))
-    for family, group in by_family.items():
-        found += _plain_findings(group, answered, severity({family}))
+    for group in by_family.values():
+        found += _plain_findings(group, answered, severity(group))
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
 
 

@@ -88,6 +88,7 @@ class Probe:
         size: its size.
         crossings: what that size crosses.
         quantities: inner sizes of the reference's pass at these sizes, by name.
+        own_size: the dimension that was varied has the task's own size.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Probe:
     crossings: tuple[Crossing, ...] = ()
     quantities: tuple[tuple[str, int], ...] = ()
     layout: str = "packed"
+    own_size: bool = False
 
 
 @dataclass

@@ -175,17 +175,15 @@ def _size_probes(
         crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
         plan.skipped += skipped
         chosen = planning.thinned(crossing, effort.sizes)
-        larger = planning.prime_after(group.size)
-        for size in (1, larger):
+        for size in (1, group.size, planning.prime_after(group.size)):
             taken = trace(arguments, {**sizes, **group.at(size)})
             if taken is not None and taken.largest <= effort.elements:
                 chosen.setdefault(size, ())
         for size, crossings in chosen.items():
             place = tuple(sorted({**sizes, **group.at(size)}.items()))
             name = f"{group.name} = {size}"
-            found.append(
-                Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, group.name, size, crossings)
-            )
+            probe = Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, group.name, size, crossings)
+            found.append(replace(probe, own_size=size == group.size))
     # Cheap ones first: what the time does not reach is then the dear end, and is named.
     plan.probes += sorted(found, key=lambda probe: _cost(trace, arguments, probe))
 
