@@ -46,6 +46,7 @@ class _RegionEmitter(ValueEmitter):
         sizes = {axis.size for axis in self.axes} | set(plan.axes.part_names)
         super().__init__(plan.region, graph, {axis.name for axis in self.axes} | sizes)
         self.vectors = tuple(v for v in (plan.kept_vector, plan.second_vector) if v is not None)
+        self.strides = self._own_strides()
 
     # -- addresses -----------------------------------------------------------------------------------------
 
@@ -67,12 +68,48 @@ class _RegionEmitter(ValueEmitter):
         offset = self._offset(order)
         return f"{pointer} + {offset}" if offset else pointer
 
+    def _operand_address(self, index: int) -> str:
+        """Address in an operand; one that is part of a wider tensor has strides of its own."""
+        order = self.plan.axes.operand_orders[index]
+        pointer = self.pointers[self.region.operands[index].node]
+        strides = self.strides.get(index, {})
+        inner = [axis for axis in order if axis not in strides]
+        terms = [f"{self._index(axis)} * {strides[axis]}" for axis in order if axis in strides]
+        terms += [self._offset(inner)] if inner else []
+        return " + ".join([f"{pointer}_ptr", *terms])
+
+    def _own_strides(self) -> dict[int, dict[int, str]]:
+        """For each narrowed operand, the name of the stride of each axis outside of the narrower dim."""
+        found: dict[int, dict[int, str]] = {}
+        for index, dim in enumerate(self.plan.narrowed):
+            if dim is None:
+                continue
+            operand = self.region.operands[index]
+            outside = {axis for axis in operand.map[:dim] if axis is not None}
+            found[index] = {
+                axis: self.names.unique(f"{self.pointers[operand.node]}_{self.axes[axis].name}_stride")
+                for axis in self.plan.axes.operand_orders[index]
+                if set(self.axes[axis].parts) & outside
+            }
+        return found
+
+    def _stride_lines(self, lines: Lines) -> None:
+        for index, names in self.strides.items():
+            operand = self.region.operands[index]
+            for axis, name in names.items():
+                dim = operand.map.index(self.axes[axis].parts[-1])
+                lines.add(f"{name} = {self.pointers[operand.node]}.stride({dim})")
+
+    def _sizes(self) -> list[str]:
+        """What every kernel is passed after pointers and scalars."""
+        return [axis.size for axis in self.axes] + [name for names in self.strides.values() for name in names.values()]
+
     def _load(self, lines: Lines, index: int) -> None:
         operand = self.region.operands[index]
         order = self.plan.axes.operand_orders[index]
         pointer = self.pointers[operand.node]
         mask = self._mask(order)
-        arguments = f"{self._address(f'{pointer}_ptr', order)}" + (f", mask={mask}, other=0.0" if mask else "")
+        arguments = self._operand_address(index) + (f", mask={mask}, other=0.0" if mask else "")
         cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
         name = self.names.unique(f"{pointer}_value")
         lines.add(f"{name} = tl.load({arguments}){cast}")
@@ -242,7 +279,7 @@ class _RegionEmitter(ValueEmitter):
         self._store(body)
         blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
         name = f"{self.plan.name}_kernel"
-        head = self.signature(name, [*self._pointers(), "out_ptr"], [a.size for a in self.axes], blocks)
+        head = self.signature(name, [*self._pointers(), "out_ptr"], self._sizes(), blocks)
         kernel = f'{head}\n    """{self._docstring()}"""\n{body}'
         return self._finished(kernel, self._wrapper(name, blocks), ())
 
@@ -272,6 +309,7 @@ class _RegionEmitter(ValueEmitter):
             dict(self.scalars),
             frozenset(helpers_in(kernels)),
             scratch,
+            strided=frozenset(list(self.pointers).index(self.region.operands[index].node) for index in self.strides),
         )
 
     # -- wrapper -------------------------------------------------------------------------------------------
@@ -289,6 +327,7 @@ class _RegionEmitter(ValueEmitter):
         for merged in self.axes:
             if len(merged.parts) > 1:
                 lines.add(f"{merged.size} = {' * '.join(self.plan.axes.part_names[part] for part in merged.parts)}")
+        self._stride_lines(lines)
 
     def _output_parts(self) -> list[int]:
         return [axis for axis in self.region.maps[self.region.root] if axis is not None]
@@ -353,7 +392,7 @@ class _RegionEmitter(ValueEmitter):
         self._allocate(lines)
         self._tile_lines(lines)
         lines.add(f"grid = {self._programs_text()}")
-        arguments = [*self.pointers.values(), "out", *self.scalars, *(axis.size for axis in self.axes)]
+        arguments = [*self.pointers.values(), "out", *self.scalars, *self._sizes()]
         self._launch(lines, kernel, arguments, blocks, "grid")
         lines.add("return out")
         return str(lines)
@@ -387,7 +426,7 @@ class _RegionEmitter(ValueEmitter):
         needed = [node for node, name in self.pointers.items() if _mentions(body, f"{name}_ptr")]
         tensors = [f"{self.pointers[node]}_ptr" for node in needed]
         name = f"{self.plan.name}_part_kernel"
-        sizes = [axis.size for axis in self.axes]
+        sizes = self._sizes()
         finish, finish_name, finish_blocks, finish_pointers = self._finish_kernel(accumulators)
         head = self.signature(name, [*tensors, *(f"{p}_ptr" for p in partials)], [*sizes, "PART"], blocks)
         doc = f"Partial results of {self._docstring()[:-1]}, for the slices [part * PART, (part + 1) * PART)."
@@ -429,7 +468,7 @@ class _RegionEmitter(ValueEmitter):
         self.emit_nodes(body, 0)
         body.add(f"tl.store(out_ptr + e, {self.values[self.region.root]}, mask=inside)")
         pointers = [name for name in self.pointers.values() if _mentions(body, f"{name}_ptr")]
-        sizes = [axis.size for axis in self.axes]
+        sizes = self._sizes()
         name = f"{self.plan.name}_finish_kernel"
         tensors = [*(f"{a.name}_ptr" for a in accumulators), *(f"{p}_ptr" for p in pointers), "out_ptr"]
         head = self.signature(name, tensors, [*sizes, "PARTS"], ["BLOCK"])
@@ -451,7 +490,7 @@ class _RegionEmitter(ValueEmitter):
         operand = self.region.operands[index]
         pointer = self.pointers[operand.node]
         order = self.plan.axes.operand_orders[index]
-        address = self._address(f"{pointer}_ptr", order)
+        address = self._operand_address(index)
         cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
         name = self.names.unique(f"{pointer}_value")
         mask = ", mask=inside, other=0.0" if order else ""
@@ -483,7 +522,7 @@ class _RegionEmitter(ValueEmitter):
         lines.add(f"PARTS = triton.cdiv({axis.size}, PART)")
         for partial in partials:
             lines.add(f"{partial} = torch.empty((PARTS, out.numel()), device=out.device, dtype=torch.float32)")
-        sizes = [axis.size for axis in self.axes]
+        sizes = self._sizes()
         self._launch(lines, first, [*tensors, *partials, *self.scalars, *sizes, "PART"], blocks, "programs * PARTS")
         arguments = [*partials, *finish_tensors, "out", *self.scalars, *sizes, "PARTS"]
         lines.open(f"{finish}[(triton.cdiv(out.numel(), 128),)](")

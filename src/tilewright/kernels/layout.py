@@ -90,6 +90,7 @@ def plan_axes(
     sizes: Sequence[int],
     formats: Sequence[MemoryFormat],
     output_format: MemoryFormat = MemoryFormat.CONTIGUOUS,
+    narrowed: Sequence[int | None] = (),
 ) -> AxisPlan:
     """Merge the region's axes.
 
@@ -98,10 +99,15 @@ def plan_axes(
         sizes: size of each of its axes at the example inputs.
         formats: memory format of each operand.
         output_format: memory format of the output.
+        narrowed: for each operand that is part of a row-major tensor, the dim in which it is narrower.
     """
     output = memory_order(region.maps[region.root], output_format)
     orders = [memory_order(operand.map, form) for operand, form in zip(region.operands, formats, strict=True)]
-    groups = merged_groups(region.axis_levels, [output, *orders])
+    walls = [
+        order if dim is None else (*_axes(operand.map[:dim]), _WALL, *_axes(operand.map[dim:]))
+        for order, dim, operand in zip(orders, narrowed or [None] * len(orders), region.operands, strict=True)
+    ]
+    groups = merged_groups(region.axis_levels, [output, *walls])
     names = _part_names(region)
     first_use = [axis for order in [output, *orders] for axis in order]
     groups.sort(key=lambda group: (region.axis_levels[group[0]], first_use.index(group[0])))
@@ -120,6 +126,14 @@ def plan_axes(
         group_order(output, groups),
         tuple(group_order(order, groups) for order in orders),
     )
+
+
+#: Stands between axes that do not lie one after the other in memory.
+_WALL = -1
+
+
+def _axes(map_: AxisMap) -> tuple[int, ...]:
+    return tuple(axis for axis in map_ if axis is not None)
 
 
 def merged_groups(levels: Sequence[int], orders: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:

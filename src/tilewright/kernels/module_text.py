@@ -6,7 +6,7 @@ training mode, when gradients are wanted, and where the plan's assumptions end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,7 @@ from tilewright.kernels.plan import EmittedKernel, FusedPlan
 from tilewright.kernels.planner import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
 from tilewright.kernels.pool_plan import PoolPlan
 from tilewright.kernels.prepared import PreparedWriter
+from tilewright.kernels.region import narrowed_dim
 from tilewright.kernels.row_kernels import emit_rows
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.text import Lines, Names, shape_text
@@ -216,11 +217,19 @@ class _ForwardWriter:
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
 
     def _native(self, node: torch_fx.Node) -> None:
-        text = native_text(node, self._text_of, self.plan.formats)
+        text = native_text(node, self._slice_text(node), self.plan.formats)
         if isinstance(node.meta.get("val"), torch.Tensor | tuple | list):
             self._assign(node, text)
         else:
             self.text[node] = f"({text})" if " " in text else text
+
+    def _slice_text(self, node: torch_fx.Node) -> Callable[[Any], str]:
+        """Text of arguments; a tensor that is sliced lies row-major, as kernels that read the slice expect."""
+        source = node.args[0] if node.args else None
+        sliced = any(narrowed_dim(part) is not None for part in (node, *node.users))
+        if not sliced or not isinstance(source, torch_fx.Node) or not isinstance(source.meta.get("val"), torch.Tensor):
+            return self._text_of
+        return lambda item: self._operand(item) if item is source else self._text_of(item)
 
     def _assign_all(self, nodes: Sequence[torch_fx.Node], text: str) -> None:
         names = [self.names.unique(node.name) for node in nodes]

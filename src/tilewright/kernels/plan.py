@@ -42,6 +42,7 @@ class FusedPlan:
             reduction otherwise; None for one-dimensional tiles.
         limits: tile limits.
         output_format: memory format of the output.
+        narrowed: for each operand that is part of a row-major tensor, the dim in which it is narrower, else None.
         split: the outermost reduction is cut into parts that are finished by a second kernel.
     """
 
@@ -54,6 +55,7 @@ class FusedPlan:
     limits: TileLimits
     split: bool = False
     output_format: MemoryFormat = MemoryFormat.CONTIGUOUS
+    narrowed: tuple[int | None, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,7 @@ from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
 from tilewright.kernels.prepared import prepared_nodes
-from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling
+from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling, narrowed_dim
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
 from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
@@ -328,7 +328,8 @@ def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) ->
 
 
 def _computes(node: torch_fx.Node) -> bool:
-    return is_tensor_node(node) and not is_relabelling(node) and "aten.view" not in str(node.target)
+    moves = not is_relabelling(node) and "aten.view" not in str(node.target) and narrowed_dim(node) is None
+    return is_tensor_node(node) and moves
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
@@ -440,7 +441,9 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
     anchored = planning.options.convolution_anchors
     convolutions = [node for node in nodes if anchored and convolution_shape(node) is not None and _is_plain(node)]
     planning.chain_ends = ends_of_chains(convolutions)
-    planning.row_regions = find_row_regions(planning.graph, taken, planning.stops | planning.chain_ends)
+    planning.row_regions = find_row_regions(
+        planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain
+    )
     planning.stops |= set(planning.row_regions)
 
 
@@ -516,12 +519,18 @@ PLAN_RULES: tuple[PlanRule, ...] = (
 # -- tiles -------------------------------------------------------------------------------------------------
 
 
+def _narrowed_operands(region: Region) -> tuple[int | None, ...]:
+    """For each operand that is a slice of a tensor, the dim that is sliced."""
+    return tuple(narrowed_dim(operand.node) for operand in region.operands)
+
+
 def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     graph = planning.graph
     sizes = [graph.shape_of(region.operands[index].node)[dim] for index, dim in region.axis_sources]
     formats = tuple(planning.formats.get(operand.node, MemoryFormat.CONTIGUOUS) for operand in region.operands)
     output_format = planning.formats.get(region.root, MemoryFormat.CONTIGUOUS)
-    axes = plan_axes(region, sizes, formats, output_format)
+    narrowed = _narrowed_operands(region)
+    axes = plan_axes(region, sizes, formats, output_format, narrowed)
     name = planning.names.unique(f"fused_{_chain_name(region)}")
     orders = sorted(axes.operand_orders, key=len, reverse=True)
     main = orders[0] if orders else ()
@@ -529,7 +538,7 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     if region.depth == 0:
         first, second = _pointwise_vectors(axes.output_order, main, [axis.size_hint for axis in axes.axes])
         limits = limits if second is None else replace(limits, row=64)
-        return FusedPlan(name, region, axes, formats, first, second, limits, False, output_format)
+        return FusedPlan(name, region, axes, formats, first, second, limits, False, output_format, narrowed)
     kept, inner = axes.of_level(0), axes.of_level(region.depth)
     kept_vector = _last_in(main, kept) if kept else None
     reduced_vector = _last_in(main, inner)
@@ -537,7 +546,7 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     programs = _programs(axes, kept_vector, reduced_vector, limits, main)
     reduced = _product(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
     split = programs < limits.target_programs and reduced >= _WORTH_SPLITTING
-    return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format)
+    return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format, narrowed)
 
 
 def _programs(

@@ -7,6 +7,7 @@ that its dims follow. What is not inside is an operand, loaded.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -202,6 +203,22 @@ def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> Ax
         return _broadcast(source, map_)
     axes = iter(axis for axis, size in zip(map_, node.meta["val"].shape, strict=True) if not is_one(size))
     return tuple(None if is_one(size) else next(axes) for size in sizes)
+
+
+def narrowed_dim(node: torch_fx.Node) -> int | None:
+    """The dim in which a node is a part of its source, stored within it; None for anything else."""
+    if node.op != "call_function":
+        return None
+    if node.target is operator.getitem:
+        source = source_of(node)
+        if source.target not in (aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default):
+            return None
+        return int(argument(source, 2, 0)) % len(node.meta["val"].shape)
+    if node.target is aten.slice.Tensor and argument(node, 4, 1) == 1:
+        return int(argument(node, 1, 0)) % len(node.meta["val"].shape)
+    if node.target is aten.narrow.default:
+        return int(argument(node, 1)) % len(node.meta["val"].shape)
+    return None
 
 
 def permutation(node: torch_fx.Node, rank: int) -> list[int]:

@@ -160,12 +160,15 @@ def keeps_dims(node: torch_fx.Node) -> bool:
     return bool(argument(node, 2, False))
 
 
-def grow_row_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset()) -> RowRegion | None:
+def grow_row_region(
+    root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset(), *, plain: bool = False
+) -> RowRegion | None:
     """The largest row region whose output is `root`; None where there is none, or a plain reduction would do.
 
     Args:
         root: a fusible node.
         stops: nodes that must stay operands.
+        plain: take plain reductions too.
     """
     if not is_row_fusible(root):
         return None
@@ -179,7 +182,8 @@ def grow_row_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = froze
             continue
         if all(user in growth.maps for user in node.users):
             growth.include(node)
-    return growth.finished()
+    region = growth.finished()
+    return region if region is not None and _is_worth_it(region, plain) else None
 
 
 def _reversed_before(root: torch_fx.Node) -> Iterator[torch_fx.Node]:
@@ -387,7 +391,7 @@ class _Growth:
             if node in self.requests and node not in self.maps
             for dims in sorted(self.wanted(node))
         )
-        region = RowRegion(
+        return RowRegion(
             self.root,
             tuple(inside),
             operands,
@@ -396,17 +400,16 @@ class _Growth:
             frozenset(number[axis] for axis in row),
             {pair: numbered(dims) for pair, dims in self.uses.items()},
         )
-        return region if _is_worth_it(region) else None
 
 
-def _is_worth_it(region: RowRegion) -> bool:
+def _is_worth_it(region: RowRegion, plain: bool) -> bool:
     """A row is read again after it was reduced, or its reduction is none of the plain ones; data is loaded."""
     if not any(region.spans_row(operand.dims) for operand in region.operands):
         return False
     if region.scans or region.is_full(region.root):
         return bool(region.scans or region.reductions)
     special = any(ROW_REDUCTIONS[node.target] in ("prod", "var") for node in region.reductions)
-    return special or dependent_reductions(region) > 1
+    return special or dependent_reductions(region) > 1 or (plain and bool(region.reductions))
 
 
 def dependent_reductions(region: RowRegion) -> int:

@@ -26,19 +26,22 @@ class RowOptions:
     Attributes:
         tiles: limits of tiles.
         form: the form where it is possible; None for the one that the sizes suggest.
+        plain: plain reductions are kernels of this kind too, each of its own.
     """
 
     tiles: RowTiles = field(default_factory=RowTiles)
     form: RowForm | None = None
+    plain: bool = False
 
     def describe(self) -> str:
         """For people."""
         form = f"{self.form.value} rows, " if self.form else "rows "
+        form += "plain reductions among them, " if self.plain else ""
         return f"{form}in tiles of {self.tiles.tile}, {self.tiles.warp} elements a warp"
 
 
 def find_row_regions(
-    graph: Graph, taken: Collection[torch_fx.Node], stops: Collection[torch_fx.Node]
+    graph: Graph, taken: Collection[torch_fx.Node], stops: Collection[torch_fx.Node], *, plain: bool = False
 ) -> dict[torch_fx.Node, RowRegion]:
     """The row regions of a graph by their roots, none inside another.
 
@@ -46,6 +49,7 @@ def find_row_regions(
         graph: composites are written out.
         taken: nodes that other kernels compute.
         stops: nodes that must stay operands.
+        plain: take plain reductions too.
     """
     state = {*graph.parameters, *graph.buffers, *graph.constants}
     found: dict[torch_fx.Node, RowRegion] = {}
@@ -53,7 +57,7 @@ def find_row_regions(
     for node in reversed(list(graph.fx.nodes)):
         if node in inside or not node.users or not _is_float_tensor(node):
             continue
-        region = grow_row_region(node, frozenset(stops))
+        region = grow_row_region(node, frozenset(stops), plain=plain)
         if region is None or all(operand.node.name in state for operand in region.operands):
             continue
         found[node] = region
