@@ -16,6 +16,7 @@ import cloudpickle
 import torch
 
 from tilewright.errors import InputMismatchError, MissingReferenceError
+from tilewright.gpu.detect import detect_gpu
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
@@ -43,6 +44,9 @@ Progress = Callable[[str], None]
 #: Processor seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
 _BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
+#: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
+_COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
+_ADDRESSES = 1 << 17
 #: After a recording that ended so the candidate is not started again: it would end so, and take as long.
 _FATAL = frozenset({Outcome.CRASH, Outcome.TIMEOUT, Outcome.MEMORY, Outcome.PROCESSES, Outcome.FILES})
 
@@ -164,7 +168,9 @@ class _Gate:
         recorded: Recorded,
         source: Source,
     ) -> tuple[list[ErrorRow], Mapping[str, int], list[Finding]]:
-        result = self._execute(plan, oracle, expected)
+        with ThreadPoolExecutor(1) as pool_of_one:
+            beside = pool_of_one.submit(self._addresses, plan, oracle, expected) if _on_gpu() else None
+            result = self._execute(plan, oracle, expected, interpreted=not _on_gpu())
         precision = self.task.precision.value
         reduced = _reduces(recorded, source)
         pool = {name: judge.pooled(expected, name) for name in {"ieee", precision}}
@@ -178,6 +184,7 @@ class _Gate:
             class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
             outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
             covered += coverage_findings.read_covered(part, outcomes[-1].index, outcomes[-1].choice)
+        covered += beside.result() if beside is not None else []
         found = judge.findings_of(
             expected,
             outcomes,
@@ -252,7 +259,33 @@ class _Gate:
             *coverage_findings.redone_findings(covered),
         ]
 
-    def _execute(self, plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]) -> JobResult:
+    def _addresses(
+        self, plan: Mapping[str, Any], oracle: JobResult, expected: Sequence[Expected | None]
+    ) -> list[Covered]:
+        """On a GPU nobody sees addresses: the small probes are interpreted beside it, for those alone."""
+        if self.effort == "none":
+            return []
+        small = [
+            answer
+            if answer is not None and answer.probe.family in _COVERED and _work(answer.probe) <= _ADDRESSES
+            else None
+            for answer in expected
+        ]
+        found: list[Covered] = []
+        for part in self._execute(plan, oracle, small, interpreted=True).parts:
+            index = _run_index(part.name, len(expected))
+            if index is not None:
+                found += coverage_findings.read_covered(part, index, int(part.name.split(" ")[2]))
+        return found
+
+    def _execute(
+        self,
+        plan: Mapping[str, Any],
+        oracle: JobResult,
+        expected: Sequence[Expected | None],
+        *,
+        interpreted: bool,
+    ) -> JobResult:
         tensors: dict[str, torch.Tensor] = {}
         probes: list[dict[str, Any]] = []
         for index, answer in enumerate(expected):
@@ -271,7 +304,7 @@ class _Gate:
                     "inputs": wire.prefixed(answer.inputs, prefix),
                     "own": own,
                     "large": answer.elements > LARGE,
-                    "work": max((size for name, size in answer.probe.quantities if "elements" in name), default=0),
+                    "work": _work(answer.probe),
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
                 }
@@ -286,13 +319,20 @@ class _Gate:
             "probes": probes,
             "budget_s": budget,
         }
+        if _on_gpu() and (installed := detect_gpu()) is not None:
+            job["installed"] = gpu_figures(installed)
         path = self.task.reference.path if self.task.reference is not None else None
-        environment = cache_environment(self.candidate) if _on_gpu() else {"TRITON_INTERPRET": "1"}
-        deadline = 5 * budget + 60.0 if not _on_gpu() else 10 * budget + 300.0
+        environment = {"TRITON_INTERPRET": "1"} if interpreted else cache_environment(self.candidate)
+        deadline = 5 * budget + 60.0 if interpreted else 10 * budget + 300.0
         return run_job(
             job, tensors, deadline_s=deadline, limits=candidate_limits(job_bytes(tensors, expected), budget),
             environment=environment, files={FILE: self.candidate.source}, readable=own_folder(path),
         )  # fmt: skip
+
+
+def _work(probe: Probe) -> int:
+    """Elements of the largest inner tensor: what a run in the interpreter costs grows with it."""
+    return max((size for name, size in probe.quantities if "elements" in name), default=0)
 
 
 @lru_cache(maxsize=2)
