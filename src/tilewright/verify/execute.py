@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from tilewright.kernels.triton_memory import observed_memory
-from tilewright.verify import coverage, runtime, wire
+from tilewright.verify import ahead, coverage, runtime, wire
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.pretend import really
 from tilewright.verify.subject import Form, as_tensors, leaves, map_leaves, product_precision
@@ -33,6 +33,8 @@ MAX_CONFIGURATIONS = 64
 def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """The entry: see the module."""
     source = cloudpickle.loads(base64.b64decode(job["source"])) if job["needs_reference"] else None
+    if "installed" in job:
+        ahead.compile_for_probes(job, tensors)
     with runtime.kernel_environment(job) as watch, _covered(job) as followed:
         bench = _Bench(job, tensors, emit, watch, source, followed)
         bench.module = runtime.load_candidate(Path.cwd())

@@ -1,0 +1,111 @@
+"""In a candidate's process on a GPU: compile what its probes will launch, on all cores, before the GPU is touched.
+
+Each size is a compilation of its own, and one after another they would take most of the gate's time. Forked workers
+run the candidate on tensors without data and compile its launches into the candidate's own cache; what they miss is
+compiled when it is launched. Nothing that they say is believed: they only leave compiled kernels behind, where the
+candidate could have put them itself.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import torch
+
+from tilewright.verify import runtime, wire
+from tilewright.verify.subject import map_leaves
+
+#: Workers at once, and what they are given, wall seconds.
+_MOST_WORKERS = 16
+_PATIENCE_S = 90.0
+
+
+def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+    """Compile the launches of all probes; returns when every worker has ended, or was ended.
+
+    Job fields: `probes`, `constructors`, `needs_reference`, `source`, and `installed`, the figures of the GPU here.
+    """
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        return  # a forked CUDA context is of no use
+    probes = [probe for probe in job["probes"] if not probe.get("large") or probe.get("own")]
+    count = max(1, min(_MOST_WORKERS, os.cpu_count() or 1, len(probes)))
+    workers = []
+    for first in range(count):
+        worker = os.fork()
+        if worker == 0:
+            with contextlib.suppress(BaseException):
+                _compile_share(job, tensors, probes[first::count])
+            os._exit(0)
+        workers.append(worker)
+    _wait(workers)
+
+
+def _wait(workers: Sequence[int]) -> None:
+    import signal
+
+    left = set(workers)
+    stop = time.monotonic() + _PATIENCE_S
+    while left:
+        for worker in list(left):
+            with contextlib.suppress(ChildProcessError):
+                if os.waitpid(worker, os.WNOHANG)[0] == 0:
+                    continue
+            left.discard(worker)
+        if time.monotonic() > stop:
+            for worker in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(worker, signal.SIGKILL)
+            stop = float("inf")
+        time.sleep(0.02)
+
+
+def _compile_share(
+    job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], probes: Sequence[Mapping[str, Any]]
+) -> None:
+    """One worker: its probes' launches, compiled."""
+    from tilewright.kernels import triton_compat
+    from tilewright.verify.pretend import pretend
+    from tilewright.verify.recorder import Recorder
+
+    compiled: set[str] = set()
+    with pretend(job["installed"], "cpu", poisoned=False):
+        module = runtime.load_candidate(Path.cwd())
+    for probe in probes:
+        recorder = Recorder()
+        with contextlib.suppress(Exception):
+            candidate = _candidate(job, module, int(probe["constructor"]))
+            inputs = map_leaves(wire.unpack(probe["inputs"], tensors), _shape_alone)
+            with pretend(job["installed"], "meta", poisoned=False), recorder.watching(), torch.no_grad():
+                candidate(*inputs)
+        with pretend(job["installed"], "meta"):
+            for key, (kernel, args, kwargs) in recorder.distinct.items():
+                if key not in compiled:
+                    compiled.add(key)
+                    with contextlib.suppress(Exception):
+                        triton_compat.compile_launch(kernel, args, kwargs)
+
+
+def _shape_alone(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _candidate(job: Mapping[str, Any], module: Any, constructor: int) -> torch.nn.Module:
+    from tilewright.task import module_source
+    from tilewright.verify.pretend import pretend
+
+    arguments = cloudpickle.loads(base64.b64decode(job["constructors"][constructor]))
+    reference = None
+    if job["needs_reference"]:
+        source = cloudpickle.loads(base64.b64decode(job["source"]))
+        given = None if source.pickled is not None else arguments
+        reference = module_source.build_module(source, init_args=given).eval().requires_grad_(False)
+    with pretend(job["installed"], "cpu", poisoned=False):
+        made = runtime.build_candidate(module, arguments, reference)
+    return made.to("meta")
