@@ -313,7 +313,8 @@ class _Gate:
             if part.name.startswith("weights "):
                 key = part.name.removeprefix("weights ")
                 tensors |= {f"{key}|{name}": tensor for name, tensor in part.tensors.items()}
-        budget = _BUDGET_S[self.effort]
+        # Beside a GPU the interpreter must not be what is waited for.
+        budget = _BUDGET_S[self.effort] / (4.0 if interpreted and _on_gpu() else 1.0)
         job = self._job("tilewright.verify.execute:run") | {
             "constructors": plan["constructors"],
             "probes": probes,
