@@ -378,6 +378,24 @@ for anchor_name in (
             lambda make=make_anchor: [make()],
         )
 
+for anchor_name in ("t2 k4 s2", "t2 k3 s2 p1 op1", "t2 groups", "c2 k3 s2 p1", "t1 k4 s2 p1", "c3 k3 s2 p1", "t2 wide"):
+    make_anchor, anchor_shape, other_shape = _CONVOLUTIONS[anchor_name]
+    for what, follow in {
+        "mean over space": lambda value: torch.sigmoid(torch.tanh(value).mean(list(range(2, value.dim())))),
+        "max over space": lambda value: torch.relu(value).amax(list(range(2, value.dim())), keepdim=True) * 2.0,
+        "min over channels, sum over space": lambda value: torch.tanh(
+            value.amin(1).sum(list(range(1, value.dim() - 1)), keepdim=True) * 0.01
+        ),
+    }.items():
+        case(
+            f"anchor {anchor_name} {what}",
+            lambda m, x, follow=follow: follow(m.children_list[0](x)),
+            [anchor_shape],
+            [[other_shape]],
+            ANCHOR,
+            lambda make=make_anchor: [make()],
+        )
+
 #: Anchors are dear to interpret; every test run takes these, `python tests/kernels/interpreted.py` takes all.
 _SAMPLE = {
     "anchor t2 k4 s2 pointwise",
@@ -392,5 +410,11 @@ _SAMPLE = {
     "anchor with residual and channel scale",
     "anchor min-sum-gelu-bias",
     "anchor twice",
+    "anchor t2 k4 s2 mean over space",
+    "anchor c3 k3 s2 p1 min over channels, sum over space",
+    "anchor rows t2 k3 s2 p1 op1 min over channels, sum over rows",
+    "anchor rows c2 k3 s2 p1 mean over space",
+    "anchor rows t2 groups amax over rows",
+    "anchor rows t2 k4 s2 pointwise",
 }
 SAMPLE = [name for name in CASES if not name.startswith("anchor") or name in _SAMPLE]

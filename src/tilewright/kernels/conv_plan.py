@@ -172,12 +172,12 @@ def spatial_reduction(region: Region, anchor: torch_fx.Node) -> tuple[int, ...] 
     """Spatial dims over which a region's root reduces what follows a convolution.
 
     Returns:
-        (0,) or (0, 1) where the root reduces the first or both spatial dims of a convolution in 2 dims, of
-        the convolution's own values or of their reduction over the channels, and nothing but the values of the
-        convolution is needed after the channels are gone. None for anything else.
+        (0,) where the root reduces the first spatial dim of a convolution in 2 dims, all of them where it reduces
+        all: of the convolution's own values or of their reduction over the channels, where nothing but the values
+        of the convolution is needed after the channels are gone. None for anything else.
     """
     operands = [operand for operand in region.operands if operand.node is anchor]
-    if len(operands) != 1 or len(operands[0].map) != 4 or any(axis is None for axis in operands[0].map):
+    if len(operands) != 1 or any(axis is None for axis in operands[0].map):
         return None
     axes = operands[0].map
     depth = region.depth
@@ -193,7 +193,9 @@ def spatial_reduction(region: Region, anchor: torch_fx.Node) -> tuple[int, ...] 
     followed = axes if source is anchor else region.maps[source]
     if [axis for axis in followed if axis not in reduced and axis is not None] != kept:
         return None
-    return (0,) if reduced == {axes[2]} else (0, 1) if reduced == {axes[2], axes[3]} else None
+    if reduced == set(axes[2:]):
+        return tuple(range(len(axes) - 2))
+    return (0,) if len(axes) == 4 and reduced == {axes[2]} else None
 
 
 def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool) -> bool:

@@ -229,6 +229,7 @@ class ConvEmitter(ValueEmitter):
             body.add("any_unfit = tl.load(unfit_ptr + N)")
             body.open("for tile in range(tl.program_id(0), TILES * any_unfit, tl.num_programs(0)):")
         body.add("pid = tile" if self.wide else "pid = tl.program_id(0)")
+        self._part(body)
         self._program_indices(body)
         if self.wide:
             body.open("if tl.load(unfit_ptr + n) > 0:")
@@ -241,7 +242,8 @@ class ConvEmitter(ValueEmitter):
             self._stored(body)
         own = ["given_ptr", "weight_ptr"] if self.wide else ["x_ptr", "w_ptr"]
         tensors = [*own, "unfit_ptr", *(f"{p}_ptr" for p in self.pointers.values()), "out_ptr"]
-        blocks = [*self._kernel_sizes(), "BY_ROWS", "BLOCK_P", "BLOCK_C"]
+        parts = ["PARTS"] if self.plan.reduces_space else []
+        blocks = [*self._kernel_sizes(), *parts, "BY_ROWS", "BLOCK_P", "BLOCK_C"]
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
         head = self.signature(name, tensors, ["N", "TILES"] if self.wide else [], [*blocks, *self._own_blocks()])
         return name, f"{head}\n    {self._docstring()}\n{body}"
@@ -278,29 +280,37 @@ class ConvEmitter(ValueEmitter):
         self.product.emit(lines)
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
+        self._start_total(lines, "[BLOCK_C]")
         if self.plan.joins_columns:
             self._joined(lines)
             self._finish_tile(lines)
-            return
-        for column, name in enumerate(self.product.accumulators):
-            lines.add(f"value = tl.trans({name})")
-            self._outer_positions(lines)
-            lines.add(f"w = w_q * {self._columns} + {column}")
-            self._finish_tile(lines)
+        else:
+            for column, name in enumerate(self.product.accumulators):
+                lines.add(f"value = tl.trans({name})")
+                self._outer_positions(lines)
+                lines.add(f"w = w_q * {self._columns} + {column}")
+                self._finish_tile(lines)
+        if self.plan.reduces_space:
+            plane = "(n * CO_ALL + c_first + tl.arange(0, BLOCK_C))"
+            mask = self._store_mask("(first + tl.arange(0, BLOCK_C) < CO)")
+            lines.add(f"tl.store(out_ptr + {plane} * PARTS + part, {self._part_value('total')}, mask={mask})")
 
     def _store_mask(self, mask: str) -> str:
         return mask if self.wide else f"{mask} & fits"
 
     def _finish_tile(self, lines: Lines) -> None:
         self._inside(lines)
-        self._epilogue(lines, 0)
+        self._epilogue(lines, self.region.depth)
+        if self.plan.reduces_space:
+            self._add_to_total(lines, self.values[self._summed()], "inside", 1)
+            return
         order = memory_order(self.region.maps[self.region.root], MemoryFormat.CONTIGUOUS)
         value, mask = self.values[self.region.root], self._store_mask("c_in & inside")
         lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={mask})")
 
     def _reduced(self, lines: Lines) -> None:
         """Loop over blocks of channels; the reduction over them stays in registers."""
-        root = self.region.root
+        root = self.plan.channel_root
         kind = REDUCTIONS[root.target]
         names = [f"reduced_{column}" for column in range(self._columns)]
         for name in names:
@@ -315,26 +325,73 @@ class ConvEmitter(ValueEmitter):
             self._outer_positions(lines)
             lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
             self._inside(lines)
-            self._epilogue(lines, 1)
+            self._epilogue(lines, self.region.depth)
             value = f"tl.where(c_in, {self.values[source_of(root)]}, {IDENTITY[kind]})"
             if kind in ("sum", "mean"):
                 lines.add(f"{name} = {name} + tl.sum({value}, 0)")
             else:
                 lines.add(f"{name} = {kind}imum({name}, {kind}_along({value}, 0, False))")
         lines.close()
+        self._store_reduced(lines, root, names)
+
+    def _store_reduced(self, lines: Lines, root: torch_fx.Node, names: Sequence[str]) -> None:
+        """What the channels left, stored, or reduced over the tile's positions too."""
         position = " + ".join(
             f"{letter.lower()} * ({' * '.join(f'{inner}O' for inner in self.letters[i + 1 :])})"
             for i, letter in enumerate(self.letters[:-1])
         )
         plane = " * ".join(f"{letter}O" for letter in self.letters)
+        self._start_total(lines, "[1]")
         self._outer_positions(lines)
         for column, name in enumerate(names):
             lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
             self._inside(lines)
-            value = f"{name} / CO_ALL" if kind == "mean" else name
+            value = f"{name} / CO_ALL" if REDUCTIONS[root.target] == "mean" else name
+            if self.plan.reduces_space:
+                lines.add(f"reduced = {value}")
+                self.values = {root: "reduced"}
+                self.emit_nodes(lines, 1)
+                self._add_to_total(lines, self.values[self._summed()], "tl.reshape(inside, [BLOCK_P])", 0)
+                continue
             offset = f"{position} + w" if position else "w"
             mask = self._store_mask("tl.reshape(inside, [BLOCK_P])")
             lines.add(f"tl.store(out_ptr + n * ({plane}) + {offset}, {value}, mask={mask})")
+        if self.plan.reduces_space:
+            mask = "" if self.wide else ", mask=fits"
+            where = "n * PARTS + part + tl.arange(0, 1)"
+            lines.add(f"tl.store(out_ptr + {where}, {self._part_value('total')}{mask})")
+
+    # -- partial results of a reduction over space -----------------------------------------------------------
+
+    def _summed(self) -> torch_fx.Node:
+        """What is reduced over space: the node that the partial results stand after."""
+        assert self.plan.result is not None
+        return source_of(self.plan.result)
+
+    def _part(self, lines: Lines) -> None:
+        """The number of a program's tile in its image."""
+        if self.plan.reduces_space:
+            blocks = "" if self.plan.reduces_channels else " // C_BLOCKS"
+            lines.add(f"part = pid{blocks} % PARTS")
+
+    def _start_total(self, lines: Lines, shape: str) -> None:
+        if self.plan.reduces_space:
+            kind = REDUCTIONS[self.region.root.target]
+            lines.add(f"total = tl.full({shape}, {IDENTITY[kind]}, tl.float32)")
+
+    def _add_to_total(self, lines: Lines, value: str, inside: str, axis: int) -> None:
+        kind = REDUCTIONS[self.region.root.target]
+        kept = f"tl.where({inside}, {value}, {IDENTITY[kind]})"
+        if kind in ("sum", "mean"):
+            lines.add(f"total = total + tl.sum({kept}, {axis})")
+        else:
+            lines.add(f"total = {kind}imum(total, {kind}_along({kept}, {axis}, False))")
+
+    def _part_value(self, name: str) -> str:
+        """A part as it is stored: of a mean, so that the mean of the parts is right."""
+        if REDUCTIONS[self.region.root.target] != "mean":
+            return name
+        return f"{name} * (PARTS / ({' * '.join(f'{letter}O' for letter in self.letters)}))"
 
     def _kernel_sizes(self) -> list[str]:
         sizes = ["C", "C_ALL", "C_GIVEN", "C_GIVEN_ALL", "CO", "CO_ALL", "CO_PADDED", "C_BLOCKS", "GROUP_BLOCKS"]
@@ -354,7 +411,9 @@ class ConvEmitter(ValueEmitter):
         pixels = " * ".join(
             f"({letter} + {dim.border})" for letter, dim in zip(self.letters, self.shape.dims, strict=True)
         )
+        parts = (f"{self.plan.name}: partial results, one for each tile",) if self.plan.reduces_space else ()
         return (
+            *parts,
             f"half: input repacked as float16 with a zero border, 2 * N * {pixels} * C bytes",
             "packed: weights repacked as float16 by tap, once for each change of the weights",
         )
@@ -414,7 +473,6 @@ class ConvEmitter(ValueEmitter):
             source = "by_group"
         borders = ", ".join(str(dim.border) for dim in self.shape.dims)
         lines.add(f"half = to_half_with_border({source}, {borders}, C{f' * {groups}' if groups > 1 else ''}, unfit)")
-        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
         tiles = self.plan.tiles
         block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
         lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, min({tiles.block_c}, CO_PADDED), {block_k}")
@@ -427,6 +485,9 @@ class ConvEmitter(ValueEmitter):
         factors = [] if self.plan.reduces_channels else ["C_BLOCKS"]
         factors += [str(self.shape.row_phases)] if self.shape.row_phases > 1 else []
         lines.add(f"grid = {' * '.join([*factors, 'tiles', 'N'])}")
+        if self.plan.reduces_space:
+            lines.add(f"PARTS = {self.shape.row_phases} * tiles" if self.shape.row_phases > 1 else "PARTS = tiles")
+        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
         values = {
             "C_ALL": f"C * {groups}" if groups > 1 else "C",
             "C_GIVEN": f"C_GIVEN // {groups}" if groups > 1 else "C_GIVEN",
@@ -435,6 +496,7 @@ class ConvEmitter(ValueEmitter):
             **{f"{letter}_BORDER": str(dim.border) for letter, dim in zip(self.letters, self.shape.dims, strict=True)},
         }
         sizes = [f"{name}={values.get(name, name)}" for name in self._kernel_sizes()]
+        sizes += ["PARTS=PARTS"] if self.plan.reduces_space else []
         tiles_text = f"BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
         arguments = ["unfit", *operands, "out", *self.scalars]
         lines.add("sizes = dict(")
@@ -456,5 +518,10 @@ class ConvEmitter(ValueEmitter):
 
     def _shape_text(self) -> str:
         channels = f"CO * {self.shape.groups}" if self.shape.groups > 1 else "CO"
+        if self.plan.reduces_space:
+            kept = ["N", "1" if self.plan.reduces_channels else channels]
+            if len(self._summed().meta["val"].shape) == 1 + self.shape.rank:
+                kept.pop()
+            return shape_text([*kept, "PARTS", *["1"] * (self.shape.rank - 1)])
         sizes = dict(zip(self.anchor_map, ("N", channels, *(f"{letter}O" for letter in self.letters)), strict=True))
         return shape_text("1" if axis is None else sizes[axis] for axis in self.region.maps[self.region.root])

@@ -319,11 +319,6 @@ class _RowsEmitter(ConvEmitter):
         """Loaded once for all rows, and looked at for values that are not finite."""
         return any(self.region.operands[index].node is node for index in self.kept_loads)
 
-    def _summed(self) -> torch_fx.Node:
-        """What is reduced over space: the node that the partial results stand after."""
-        assert self.plan.result is not None
-        return source_of(self.plan.result)
-
     def _add_row(self, lines: Lines, value: str, column: int | None) -> None:
         kind = REDUCTIONS[self.region.root.target]
         flat = self.plan.reduces_channels

@@ -202,11 +202,10 @@ PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
     """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
-    if options.convolution_anchors and options.convolution_tiles.rows:
-        graph = copy_graph(graph)  # partial results become nodes of their own
     if options.rows is not None:
         graph = _with_composites_written_out(graph, options)
-    first = _plan(graph, options, {})
+    # partial results become nodes of their own: in a copy
+    first = _plan(copy_graph(graph) if options.convolution_anchors else graph, options, {})
     formats = _convolution_formats(first, options)
     if not formats:
         return first
@@ -257,7 +256,9 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
             steps.append(NativeStep(node))
     computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
-    return ModulePlan(graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate, prepared)
+    return ModulePlan(
+        graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate, prepared
+    )
 
 
 def _nodes_inside(match: Found) -> set[torch_fx.Node]:
@@ -306,7 +307,11 @@ def _in_order(steps: list[Step]) -> tuple[Step, ...]:
 def _reads(step: Step) -> Iterable[torch_fx.Node]:
     if isinstance(step, NativeStep):
         return step.node.all_input_nodes
-    own = (source_of(step.plan.anchor),) if isinstance(step, ConvStep) else ()
+    own: tuple[torch_fx.Node, ...] = ()
+    if isinstance(step, ConvStep):
+        own = (source_of(step.plan.anchor),)
+    elif isinstance(step, CollapseStep):
+        own = (step.plan.x,)
     return (*own, *(operand.node for operand in step.plan.region.operands))
 
 
@@ -358,7 +363,7 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     for operand in region.operands:
         anchor = operand.node
         shape = convolution_shape(anchor)
-        if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor):
+        if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor, planning.prepared):
             continue
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
@@ -391,10 +396,10 @@ def _plan_partial_results(planning: _Planning, region: Region, anchor: torch_fx.
             if inner is None or space is None:
                 continue
             tiles = _convolution_tiles(planning, anchor, shape, inner.depth == 2)
-            if not tiles.rows:
+            if not tiles.rows and len(space) < shape.rank:
                 continue
             name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(inner)}")
-            result = _insert_partial_results(root, space)
+            result = _insert_partial_results(root, space, shape.rank)
             planning.partial[result] = ConvPlan(name, anchor, shape, inner, inner.depth == 2, tiles, space, result)
             return True
     return False
@@ -405,13 +410,13 @@ def partial_results(value: torch.Tensor) -> torch.Tensor:
     raise NotImplementedError("partial results exist in emitted code only")
 
 
-def _insert_partial_results(root: torch_fx.Node, space: tuple[int, ...]) -> torch_fx.Node:
+def _insert_partial_results(root: torch_fx.Node, space: tuple[int, ...], rank: int) -> torch_fx.Node:
     """Put a node between a reduction and its input: the reduced dims hold the parts, in the first of them."""
     source = source_of(root)
     value = source.meta["val"]
     sizes = list(value.shape)
     for position, dim in enumerate(space):
-        sizes[value.dim() - 2 + dim] = _SEVERAL if position == 0 else 1
+        sizes[value.dim() - rank + dim] = _SEVERAL if position == 0 else 1
     with root.graph.inserting_before(root):
         result = root.graph.call_function(partial_results, (source,))
     result.meta["val"] = value.new_empty(sizes)
@@ -419,13 +424,13 @@ def _insert_partial_results(root: torch_fx.Node, space: tuple[int, ...]) -> torc
     return result
 
 
-def _is_plain(anchor: torch_fx.Node) -> bool:
-    """Batched float32 operands, weights that are parameters."""
+def _is_plain(anchor: torch_fx.Node, prepared: Set[torch_fx.Node]) -> bool:
+    """Batched float32 operands, weights that are parameters, or computed of them."""
     source, weight = anchor.args[0], anchor.args[1]
     return (
         isinstance(source, torch_fx.Node)
         and isinstance(weight, torch_fx.Node)
-        and weight.op == "placeholder"
+        and (weight.op == "placeholder" or weight in prepared)
         and source.meta["val"].dtype is torch.float32
         and weight.meta["val"].dtype is torch.float32
         and source.meta["val"].dim() == weight.meta["val"].dim()
@@ -439,7 +444,7 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
         return
     nodes = [node for node in planning.graph.fx.nodes if node.op == "call_function"]
     anchored = planning.options.convolution_anchors
-    convolutions = [node for node in nodes if anchored and convolution_shape(node) is not None and _is_plain(node)]
+    convolutions = [node for node in nodes if anchored and convolution_shape(node) and _is_plain(node, planning.prepared)]
     planning.chain_ends = ends_of_chains(convolutions)
     planning.row_regions = find_row_regions(
         planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain
