@@ -90,8 +90,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "contract.store_then_load", _E,
-        "No kernel loads through a pointer after it stored through it.",
-        "Other programs' stores are not ordered with this one's loads; and the value was in registers.",
+        "No kernel loads through a pointer after it stored through it, but for a barrier and an atomic in between.",
+        "Other programs' stores are not ordered with this one's loads; and the value was in registers. A barrier of "
+        "the program's threads and an atomic that others wait for do order them.",
     ),
     Check(
         "contract.intermediate", _E,
