@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
+import cloudpickle
 import pytest
 import torch
 from torch import nn
@@ -12,6 +15,7 @@ from torch import nn
 from tilewright.task.task import InputSpec, ModuleSource
 from tilewright.verify import draws, planning
 from tilewright.verify.oracle import Oracle
+from tilewright.verify.oracle import run as oracle_entry
 from tilewright.verify.planning import EFFORTS, Family, Plan
 from tilewright.verify.probes import make_plan
 from tilewright.verify.subject import ReducedProducts, Subject, round_operand
@@ -109,6 +113,68 @@ def test_constructor_arguments_that_are_sizes_go_beyond_every_constant() -> None
     for probe in plan.probes:
         answer = oracle.answer(plan, probe)
         assert all(torch.isfinite(torch.tensor(errors.norm)) for errors in answer.errors.values())
+
+
+def test_constructor_arguments_also_lie_on_a_constant() -> None:
+    plan, _ = planned(source(CONVOLUTION, (8, 6, 3), (4, 8, 10, 12)), 64)
+    changed = {plan.constructors[p.constructor] for p in plan.probes if p.family is Family.CONSTRUCTOR}
+    assert {(64, 6, 3), (67, 6, 3), (5, 6, 3), (8, 64, 3), (8, 67, 3), (8, 5, 3)} <= changed
+
+
+def test_each_dimension_is_tried_at_one_at_its_own_size_and_beyond() -> None:
+    plan, _ = planned(source(CONVOLUTION, (8, 6, 3), (4, 8, 10, 12)), 8)
+    heights = {p.size: p for p in plan.probes if p.group == "dim 2 of input 0"}
+    assert {1, 10, 11} <= heights.keys()
+    assert [size for size, p in heights.items() if p.own_size] == [10]
+
+
+def test_inputs_are_laid_out_in_other_ways_where_that_changes_anything() -> None:
+    plan, oracle = planned(source(CONVOLUTION, (8, 6, 3), (4, 8, 10, 12)), 8)
+    layouts = {p.layout: oracle.inputs(p)[0] for p in plan.probes if p.layout != "packed"}
+    assert set(layouts) == {"transposed", "every second element", "channels last"}
+    assert not any(x.is_contiguous() for x in layouts.values())
+    assert layouts["channels last"].is_contiguous(memory_format=torch.channels_last)
+    plan, _ = planned(source(ADDED, (), (4, 10), (4, 10), scalar=2.0), 8)
+    assert {p.layout for p in plan.probes} == {"packed", "transposed", "every second element"}
+
+
+def test_huge_values_stay_away_from_where_the_reference_overflows() -> None:
+    text = "import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n    def forward(self, x):\n        {}\n"
+    for line, names in (("return x * 2.0", {"inputs times 1e24"}), ("return x * x", {"inputs times 1e12"}),
+                        ("return torch.exp(x)", set())):  # fmt: skip
+        plan, _ = planned(source(text.format(line), (), (4, 10)), 8)
+        powers = {p.name.split(",")[0] for p in plan.probes if p.draw in draws.HUGE}
+        assert powers == names, line
+
+
+def test_what_the_reference_refuses_nobody_is_asked() -> None:
+    text = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, rows, width):
+        super().__init__()
+        self.table = nn.Embedding(rows, width)
+
+    def forward(self, indices):
+        return self.table(indices).sum(dim=1)
+"""
+    given = source(text, (50, 6), (7, 9))
+    given = replace(given, inputs=(InputSpec("randint", (7, 9), low=0, high=50, dtype="int64"),))
+    job = {
+        "source": base64.b64encode(cloudpickle.dumps(given)).decode(), "precision": "ieee", "device": "cpu",
+        "given_code": False, "constants": (16,), "effort": "none",
+    }  # fmt: skip
+    parts: dict[str, Any] = {}
+    oracle_entry(job, {}, lambda name, data, tensors: parts.update({name: data}))
+    probes = parts["plan"]["probes"]
+    refused = [probes[i]["name"] for i in range(len(probes)) if "refused" in parts[f"probe {i}"]]
+    answered = [probes[i]["name"] for i in range(len(probes)) if "oracle" in parts[f"probe {i}"]]
+    assert any(name.startswith("rows = ") for name in refused)
+    assert any(name.startswith("own sizes") for name in answered)
+    assert not any(name.startswith("own sizes") for name in refused)
 
 
 def test_what_is_too_dear_is_named() -> None:
