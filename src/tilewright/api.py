@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tilewright.proposers.llm import Settings
     from tilewright.search.understand import Inspection
     from tilewright.values.diagnosis import DiagnosisReport
+    from tilewright.values.profile import ForwardProfile
 
 
 class NothingBetterWarning(UserWarning):
@@ -302,6 +303,63 @@ def read_candidate(path: Path) -> Candidate:
     if path.suffix != ".py" and looks_like_document(text):
         return Candidate(read_document(text, path).code, Origin.DOCUMENT, path.name)
     return Candidate(reply.read_candidate(path)[0], Origin.FILE, path.name)
+
+
+def profile(
+    target: str | Path | nn.Module,
+    inputs: Sequence[Any] | str | None = None,
+    *,
+    reference: str | Path | None = None,
+    init: str | None = None,
+    gpu: str | None = None,
+    precision: str | None = None,
+    model: bool = False,
+    read: bool = False,
+) -> ForwardProfile:
+    """The profile of a forward pass: Nsight Compute's metrics of each kernel, measured, modelled, or from a file.
+
+    Args:
+        target: a document, a Python file, or a live module; with `read`, a profile's file.
+        inputs: example inputs of a live module; for a document, text as `--inputs` takes it.
+        reference, init, gpu, precision: as `optimize_file` takes them.
+        model: predict it for the target; no GPU is needed.
+        read: `target` is output of `ncu --csv`, an `.ncu-rep` report, a document or its JSON of metrics.
+
+    Raises:
+        TilewrightError: the input is at fault, or there is no GPU to measure on.
+    """
+    if read:
+        from tilewright.profile.imported import import_profile
+
+        return import_profile(str(target), gpu=gpu or "")
+    task = _task_of(target, inputs, reference, init, gpu, precision)
+    if model:
+        from tilewright.profile.predict import predict_profile
+
+        return predict_profile(task)
+    from tilewright.profile.collect import collect_profile
+
+    return collect_profile(task)
+
+
+def _task_of(
+    target: str | Path | nn.Module,
+    inputs: Sequence[Any] | str | None,
+    reference: str | Path | None,
+    init: str | None,
+    gpu: str | None,
+    precision: str | None,
+) -> Task:
+    """The task of a path, or of a live module with example inputs."""
+    if isinstance(target, str | Path):
+        if inputs is not None and not isinstance(inputs, str):
+            raise SourceError("inputs of a file are given as text", hint="inputs='rand(8, 16)'")
+        return load(target, reference, init, inputs, gpu, None, precision)
+    from tilewright.task.load import task_from_module
+
+    if inputs is None or isinstance(inputs, str):
+        raise SourceError("a live module needs example inputs", hint="profile(module, [x])")
+    return task_from_module(target, inputs, gpu=gpu, precision=precision)
 
 
 def inspect(

@@ -13,6 +13,7 @@ from tilewright.cli.look import gpus, inspect, prompt
 from tilewright.cli.mcp_command import mcp
 from tilewright.cli.optimize import optimize
 from tilewright.cli.output import complain, show_json
+from tilewright.cli.profile import profile
 from tilewright.cli.study import app as study_app
 from tilewright.cli.verify import explain, verify
 from tilewright.errors import ExitCode, TilewrightError
@@ -30,7 +31,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (optimize, verify, diagnose, inspect, prompt, gpus, explain, mcp):
+for command in (optimize, verify, diagnose, profile, inspect, prompt, gpus, explain, mcp):
     app.command()(command)
 app.add_typer(study_app)
 

@@ -83,6 +83,9 @@ PROGRAMS_IN_STEP = 0.5
 #: Bytes that L2 gives all multiprocessors, a clock and multiprocessor. Measured on an H200 (9.9 TB/s); RTX 4090:
 #: 1622 bytes a clock, Luo et al. (2024).
 L2_BYTES_PER_CLOCK_PER_SM_BY_CAPABILITY = {80: 20.0, 86: 20.0, 87: 20.0, 89: 12.7, 90: 37.8}
+#: Sectors in whose time L2 answers a request of one line, whatever it wants of it. Measured on an H200: reads of one
+#: sector a line bring 2.7 TB/s of sectors, of whole lines 7.2.
+L2_SECTORS_PER_REQUEST = 2.5
 #: Cycles for which a missing line occupies the way from L1 to L2 (64 bytes a clock, 128 a line).
 L1_MISS_CYCLES_PER_LINE = 2.0
 #: Cycles for which a line occupies the lookup of L1: one a clock.

@@ -207,7 +207,10 @@ class _Work:
         each = c.L2_BYTES_PER_CLOCK_PER_SM_BY_CAPABILITY.get(self.gpu.capability, c.L2_BYTES_PER_CLOCK_PER_SM)
         local = self.demand.local_stores * SECTOR * self.resources.warps * self.programs
         rate = each * self.gpu.sm_count * self.gpu.boost_clock_mhz * 1e3
-        return (self.l2.read_bytes + self.l2.stored_bytes + local) / rate
+        # A request names one line: one that wants a single sector costs more than that sector.
+        lines = sum(max(site.missed_lines, site.missed_sectors * SECTOR / LINE) for site in self.traffic.sites)
+        requests = lines * c.L2_SECTORS_PER_REQUEST * SECTOR * self.programs
+        return max(self.l2.read_bytes + self.l2.stored_bytes + local, requests) / rate
 
     def _l1_cycles(self) -> float:
         """Cycles for which a program occupies its multiprocessor's L1: lookups, data, and what it misses."""
