@@ -103,7 +103,10 @@ def subjects() -> tuple[Subject, ...]:
         _example("conv_groupnorm_hardswish_max", "[6, 8, 3, 4]", "rand({N}, 6, {H}, {W})", **image),
         _example("mlp_layernorm_gelu", "[20, 36]", "randn({N}, {M}, 20)", N=2, M=5),
     ]
-    names = ("softmax_rows", "layer_norm", "channel_mean", "bias_gelu", "min_channels", "weighted_sum", "moments")
+    names = (
+        "softmax_rows", "residual_mish", "channel_mean", "bias_gelu", "min_channels", "weighted_sum", "moments",
+        "clamp_scale", "batch_norm_leaky",
+    )  # fmt: skip
     ours += [_other(name, "") for name in names]
     written = [_other(case.reference, case.name) for case in RIGHT if case.reference in _OTHERS]
     return (*ours, *written)
