@@ -5,6 +5,7 @@ These rules change no result beyond rounding; they make the graph simple enough 
 
 from __future__ import annotations
 
+import math
 import operator
 from collections import Counter
 
@@ -12,8 +13,11 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.collapse import COLLAPSE_RULES
+from tilewright.graph.convolutions import FORWARD_OF_RANK, is_convolution
+from tilewright.graph.fold import FOLD_RULES
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
+from tilewright.graph.ranges import RANGE_RULES
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 
 aten = torch.ops.aten
@@ -25,10 +29,17 @@ def canonicalize(graph: Graph) -> Rewritten:
 
 
 def simplify(graph: Graph) -> Rewritten:
-    """The canonical form with every collapse taken, and the rules that fired."""
-    canonical = canonicalize(graph)
-    collapsed = rewrite(canonical.graph, (*COLLAPSE_RULES, *CANONICAL_RULES))
-    return Rewritten(collapsed.graph, dict(Counter(canonical.fired) + Counter(collapsed.fired)))
+    """The canonical form with every collapse taken, what can be folded folded, and the rules that fired."""
+    fired: Counter[str] = Counter()
+    for rules in (
+        CANONICAL_RULES,  # few forms for the others to know
+        (*COLLAPSE_RULES, *CANONICAL_RULES, *MERGE_RULES),  # work that is not done at all
+        (*RANGE_RULES, *CANONICAL_RULES),  # operations that change nothing, now that their input is known
+        FOLD_RULES,  # what depends on parameters alone, to be prepared
+    ):
+        step = rewrite(graph, rules)
+        graph, fired = step.graph, fired + Counter(step.fired)
+    return Rewritten(graph, dict(fired))
 
 
 def _drop_identity(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -132,6 +143,70 @@ def _single_element(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_
     return source if argument(node, 2) else editor.call(aten.squeeze.dims, source, list(dims))
 
 
+def _unit_scale(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    first, second = node.args[0], node.args[1]
+    unit = isinstance(second, int | float) and not isinstance(second, bool) and second == 1
+    if not unit or node.kwargs or not isinstance(first, torch_fx.Node):
+        return None
+    return first if first.meta["val"].dtype == node.meta["val"].dtype else None
+
+
+def _minus_nothing(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """x - 0, but not x + 0, which makes 0 of -0."""
+    first, second = node.args[0], node.args[1]
+    nothing = type(second) in (int, float) and second == 0 and math.copysign(1.0, float(second)) > 0  # type: ignore[arg-type]
+    if not nothing or node.kwargs or not isinstance(first, torch_fx.Node):
+        return None
+    return first if first.meta["val"].dtype == node.meta["val"].dtype else None
+
+
+def _double_negation(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = source_of(node)
+    return source_of(source) if target_of(source) is aten.neg.default else None
+
+
+def _named_padding(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Padding as numbers, where it is the same on both sides."""
+    padding, weight = argument(node, 4, "valid"), node.args[1]
+    if not isinstance(weight, torch_fx.Node):
+        return None
+    sizes = [int(size) for size in weight.meta["val"].shape[2:]]
+    dilation = list(argument(node, 5, [1])) * (1 if len(argument(node, 5, [1])) > 1 else len(sizes))
+    reach = [step * (size - 1) for size, step in zip(sizes, dilation, strict=True)]
+    if padding == "same" and any(extent % 2 for extent in reach):
+        return None
+    numbers = [extent // 2 for extent in reach] if padding == "same" else [0] * len(sizes)
+    stride, groups = argument(node, 3, [1] * len(sizes)), argument(node, 6, 1)
+    bias = argument(node, 2)
+    return editor.call(FORWARD_OF_RANK[len(sizes)], node.args[0], weight, bias, stride, numbers, dilation, groups)
+
+
+def _merged_reduction(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """One reduction in the place of two of a kind, unless a collapse waits for the inner one."""
+    inner = source_of(node)
+    if target_of(inner) is not node.target or node.kwargs or inner.kwargs or len(inner.users) != 1:
+        return None
+    source = source_of(inner)
+    same = source.meta["val"].dtype == inner.meta["val"].dtype == node.meta["val"].dtype
+    if is_convolution(source) or not same or source.meta["val"].dim() == 0 or inner.meta["val"].dim() == 0:
+        return None
+    first = listed_dims(inner)
+    kept = [dim for dim in range(source.meta["val"].dim()) if argument(inner, 2) or dim not in first]
+    dims = sorted({*first, *(kept[dim] for dim in listed_dims(node))})
+    merged = editor.call(node.target, source, dims, True)
+    gone = set(dims) if not argument(node, 2) else set() if argument(inner, 2) else set(first)
+    return editor.call(aten.squeeze.dims, merged, sorted(gone)) if gone else merged
+
+
+MERGE_RULES: tuple[Rule, ...] = (
+    Rule(
+        "merged reductions",
+        "sum(sum(x, a), b) -> sum(x, a and b); so for mean, min and max",
+        (aten.sum.dim_IntList, aten.mean.dim, aten.amin.default, aten.amax.default),
+        _merged_reduction,
+    ),
+)
+
 CANONICAL_RULES: tuple[Rule, ...] = (
     # identities
     Rule(
@@ -151,7 +226,21 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         (aten.sum.dim_IntList, aten.mean.dim, aten.amin.default, aten.amax.default),
         _single_element,
     ),
+    Rule(
+        "scale by one",
+        "x * 1, x / 1, x ** 1 -> x",
+        (aten.mul.Tensor, aten.div.Tensor, aten.pow.Tensor_Scalar),
+        _unit_scale,
+    ),
+    Rule("minus nothing", "x - 0 -> x", (aten.sub.Tensor,), _minus_nothing),
+    Rule("double negation", "-(-x) -> x", (aten.neg.default,), _double_negation),
     # composites
+    Rule(
+        "padding by name",
+        "conv(x, w, padding='same') -> conv(x, w, padding=n)",
+        (aten.conv1d.padding, aten.conv2d.padding, aten.conv3d.padding),
+        _named_padding,
+    ),
     Rule(
         "eval batch norm",
         "batch_norm(x) -> (x - mean[c]) * (rsqrt(var[c] + eps) * weight[c]) + bias[c]",

@@ -84,9 +84,10 @@ def _with_host_maths(source: str) -> str:
 
 
 def attribute_path(path: str, root: str = "self") -> str:
-    """`net.0.weight` as an expression: `self.net[0].weight`."""
-    text = root
-    for part in path.split("."):
+    """`net.0.weight` as an expression: `self.net[0].weight`; children of a root that is a sequence, by their names."""
+    first, *rest = path.split(".")
+    text = f'{root}._modules["{first}"]' if first.isdigit() else f"{root}.{first}"
+    for part in rest:
         text += f"[{part}]" if part.isdigit() else f".{part}"
     return text
 
@@ -285,6 +286,8 @@ class _ForwardWriter:
 
     def _weight_dim(self, user: torch_fx.Node, node: torch_fx.Node, dim: int, size: int) -> str | None:
         weight = argument(user, 1)
+        while weight in self.plan.prepared and isinstance(weight.args[0], torch_fx.Node):
+            weight = weight.args[0]  # the parameter that it was computed of
         transposed = "conv_transpose" in str(user.target)
         channels = 1 if "conv" in str(user.target) else node.meta["val"].dim() - 1
         if not isinstance(weight, torch_fx.Node) or weight.name not in self.graph.parameters or dim != channels:

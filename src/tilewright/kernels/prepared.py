@@ -6,12 +6,14 @@ results; `prepared` compares identity, storage and version of each tensor, and t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.fold import NAME
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import target_of
 from tilewright.kernels.native import native_text
@@ -117,7 +119,7 @@ class PreparedWriter:
 
     def value(self, node: torch_fx.Node) -> str:
         """The name under which the forward pass has a prepared value, contiguous."""
-        return self._result("", node, node.name)
+        return self._result("", node, node.meta.get(NAME, node.name))
 
     def packed(self, function: str, node: torch_fx.Node) -> str:
         """The name of `function(node)`, for a parameter or a prepared value."""
@@ -139,7 +141,7 @@ class PreparedWriter:
 
     def _argument(self, expression: str) -> str:
         if expression not in self._given:
-            self._given[expression] = self._own.unique(expression.removeprefix("self.").replace("reference.", ""))
+            self._given[expression] = self._own.unique(re.sub(r"^self\.(reference\.)?(_modules)?", "", expression))
         return self._given[expression]
 
     def _text_of(self, item: Any) -> str:
@@ -160,7 +162,7 @@ class PreparedWriter:
 
     def _emit(self, node: torch_fx.Node) -> None:
         text = self._written(node)
-        name = self._own.unique(node.name)
+        name = self._own.unique(node.meta.get(NAME, node.name))
         self._lines.add(f"{name} = {text}")
         self._text[node] = name
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch.fx as torch_fx
 
+from tilewright.graph.fold import NAME
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one
 from tilewright.kernels.helpers import HELPERS
@@ -47,7 +48,7 @@ class KernelNames:
         for node in operands:
             if node not in result:
                 path = state.get(node.name)
-                result[node] = self.names.unique(path.replace(".", "_") if path else node.name)
+                result[node] = self.names.unique(path.replace(".", "_") if path else node.meta.get(NAME, node.name))
         return result
 
     def _scalar_text(self, value: float | int | bool) -> str:
