@@ -244,6 +244,7 @@ def _constructor_arguments(code: str) -> list[str]:
 def _floor(source: ModuleSource, precision: str) -> tuple[float, str]:
     from tilewright.gpu.detect import detect_gpu
     from tilewright.gpu.speed_of_light import speed_of_light
+    from tilewright.graph.canonical import simplify
     from tilewright.graph.capture import capture
     from tilewright.graph.work import count_work
     from tilewright.task.module_source import make_inputs
@@ -253,7 +254,8 @@ def _floor(source: ModuleSource, precision: str) -> tuple[float, str]:
     if gpu is None:
         raise LookupError("no GPU is known here")
     inputs = make_inputs(source, device="meta")
-    work = count_work(capture(build_module(source, device="meta"), inputs), inputs)
+    graph = simplify(capture(build_module(source, device="meta"), inputs)).graph
+    work = count_work(graph, inputs)
     found = speed_of_light(work, gpu, PrecisionClass(precision))
     parts = (
         f"memory {found.memory_ms:.4g}, matrix {found.matrix_ms:.4g} ({found.operand}), scalar {found.scalar_ms:.4g}"
