@@ -99,15 +99,18 @@ def pretended_driver(gpu: Mapping[str, Any]) -> Iterator[None]:
     from triton.runtime import driver
 
     target = GPUTarget("cuda", int(gpu["capability"]), int(gpu["warp_size"]))
-    figures = {
-        "max_shared_mem": gpu["shared_bytes_per_block"],
-        "max_num_regs": gpu["registers_per_sm"],
-        "multiprocessor_count": gpu["sm_count"],
-        "warpSize": gpu["warp_size"],
-        "sm_clock_rate": int(float(gpu["boost_clock_mhz"]) * 1000),
-        "mem_clock_rate": 0,
-        "mem_bus_width": 0,
-    }
+
+    def figures(device: int = 0) -> dict[str, int]:
+        return {
+            "max_shared_mem": gpu["shared_bytes_per_block"],
+            "max_num_regs": gpu["registers_per_sm"],
+            "multiprocessor_count": gpu["sm_count"],
+            "warpSize": gpu["warp_size"],
+            "sm_clock_rate": int(float(gpu["boost_clock_mhz"]) * 1000),
+            "mem_clock_rate": 0,
+            "mem_bus_width": 0,
+        }
+
     pretended = SimpleNamespace(
         get_current_device=lambda: 0,
         set_current_device=lambda device: None,
@@ -116,7 +119,7 @@ def pretended_driver(gpu: Mapping[str, Any]) -> Iterator[None]:
         get_current_target=lambda: target,
         get_active_torch_device=lambda: torch.device("cuda", 0),
         get_device_interface=lambda: torch.cuda,
-        utils=SimpleNamespace(get_device_properties=lambda device=0: dict(figures)),
+        utils=SimpleNamespace(get_device_properties=figures),
     )
     previous = driver._active
     driver.set_active(pretended)

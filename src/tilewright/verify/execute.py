@@ -37,13 +37,18 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         ahead.compile_for_probes(job, tensors)
     with runtime.kernel_environment(job) as watch, _covered(job) as followed:
         bench = _Bench(job, tensors, emit, watch, source, followed)
-        bench.module = runtime.load_candidate(Path.cwd())
+        bench.load(int(job["gpu"]["sm_count"]))
         stop = time.process_time() + float(job["budget_s"])
         dear = float("inf")
         for probe in job["probes"]:
             index = int(probe["index"])
             if int(probe["work"]) >= dear:
                 bench.emit(f"run {index} 0", {"skipped": "it is as large as one that takes too long"}, None)
+                continue
+            try:
+                bench.load(int(probe["multiprocessors"]))
+            except Exception as error:  # it has been imported once: operators that it registers, say, are taken
+                bench.emit(f"run {index} 0", {"skipped": f"a second import fails: {error}"[:300]}, None)
                 continue
             if probe.get("large"):
                 # Each output is gigabytes: once, with the configuration that the autotuner chooses itself.
@@ -87,7 +92,15 @@ class _Bench:
     coverage: Coverage | None
     module: Any = None
     broken: bool = False
-    _built: dict[int, tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+    _modules: dict[int, Any] = field(default_factory=dict)
+    _built: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+
+    def load(self, multiprocessors: int) -> None:
+        """Take the candidate's file as imported on a GPU of so many multiprocessors: it may ask once, on import."""
+        self.job["gpu"]["sm_count"] = multiprocessors
+        if multiprocessors not in self._modules:
+            self._modules[multiprocessors] = runtime.load_candidate(Path.cwd())
+        self.module = self._modules[multiprocessors]
 
     def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> bool:
         """One probe under one configuration; whatever the candidate raises is sent back as data.
@@ -157,15 +170,16 @@ class _Bench:
 
     def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
         """The candidate for constructor arguments, and the module that holds its parameters."""
-        if constructor not in self._built:
+        key = constructor, int(self.job["gpu"]["sm_count"])
+        if key not in self._built:
             arguments = cloudpickle.loads(base64.b64decode(self.job["constructors"][constructor]))
             reference = self._reference(arguments)
             candidate = runtime.build_candidate(self.module, arguments, reference)
             holder = candidate if reference is None else reference
             if self.job["device"] == "cuda":
                 candidate, holder = candidate.to("cuda"), holder.to("cuda")
-            self._built[constructor] = candidate, holder
-        return self._built[constructor]
+            self._built[key] = candidate, holder
+        return self._built[key]
 
     def _reference(self, arguments: tuple[Any, ...] | None) -> nn.Module | None:
         if self.source is None:

@@ -305,6 +305,7 @@ class _Gate:
                     "own": own,
                     "large": answer.elements > LARGE,
                     "work": _work(answer.probe),
+                    "multiprocessors": answer.probe.multiprocessors or self.task.gpu.sm_count,
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
                 }
@@ -408,6 +409,7 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         tuple((str(name), int(value)) for name, value in data["quantities"]),
         str(data["layout"]),
         bool(data["own_size"]),
+        int(data["multiprocessors"]),
     )
 
 

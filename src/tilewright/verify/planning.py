@@ -89,6 +89,7 @@ class Probe:
         crossings: what that size crosses.
         quantities: inner sizes of the reference's pass at these sizes, by name.
         own_size: the dimension that was varied has the task's own size.
+        multiprocessors: of the GPU that is pretended; 0 for the target's own number.
     """
 
     name: str
@@ -104,6 +105,7 @@ class Probe:
     quantities: tuple[tuple[str, int], ...] = ()
     layout: str = "packed"
     own_size: bool = False
+    multiprocessors: int = 0
 
 
 @dataclass

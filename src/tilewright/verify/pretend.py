@@ -187,21 +187,24 @@ def _queries(gpu: Mapping[str, Any]) -> dict[str, Any]:
     """The functions of `torch.cuda` that code asks before it launches, answered for the target."""
     major, minor = divmod(int(gpu["capability"]), 10)
     memory = int(float(gpu["memory_gb"]) * 10**9)
-    properties = SimpleNamespace(
-        name=gpu["name"],
-        major=major,
-        minor=minor,
-        total_memory=memory,
-        multi_processor_count=gpu["sm_count"],
-        warp_size=gpu["warp_size"],
-        max_threads_per_multi_processor=gpu["max_threads_per_sm"],
-        regs_per_multiprocessor=gpu["registers_per_sm"],
-        shared_memory_per_block=48 << 10,
-        shared_memory_per_block_optin=gpu["shared_bytes_per_block"],
-        shared_memory_per_multiprocessor=gpu["shared_bytes_per_sm"],
-        L2_cache_size=gpu["l2_bytes"],
-        is_integrated=0,
-    )
+
+    def properties(*args: Any, **kwargs: Any) -> SimpleNamespace:
+        # Asked anew each time: a run may pretend fewer multiprocessors.
+        return SimpleNamespace(
+            name=gpu["name"],
+            major=major,
+            minor=minor,
+            total_memory=memory,
+            multi_processor_count=gpu["sm_count"],
+            warp_size=gpu["warp_size"],
+            max_threads_per_multi_processor=gpu["max_threads_per_sm"],
+            regs_per_multiprocessor=gpu["registers_per_sm"],
+            shared_memory_per_block=48 << 10,
+            shared_memory_per_block_optin=gpu["shared_bytes_per_block"],
+            shared_memory_per_multiprocessor=gpu["shared_bytes_per_sm"],
+            L2_cache_size=gpu["l2_bytes"],
+            is_integrated=0,
+        )
 
     def constant(value: Any) -> Callable[..., Any]:
         return lambda *args, **kwargs: value
@@ -212,7 +215,7 @@ def _queries(gpu: Mapping[str, Any]) -> dict[str, Any]:
         "device_count": constant(1),
         "current_device": constant(0),
         "set_device": constant(None),
-        "get_device_properties": constant(properties),
+        "get_device_properties": properties,
         "get_device_capability": constant((major, minor)),
         "get_device_name": constant(gpu["name"]),
         "get_arch_list": constant([f"sm_{gpu['capability']}"]),

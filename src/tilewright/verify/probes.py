@@ -123,6 +123,8 @@ def _value_probes(
     template = planning.resized(oracle.template, dict(place))
     for layout in _layouts(template):
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
+    if oracle.device == "cpu":
+        plan.probes += _on_few(trace, probe("own", Family.VALUE), plan.constructors[constructor], groups)
     plan.probes += [
         probe(draw, Family.EXTREME) for draw in draws.DRAWS if draw not in _ORDINARY and draw not in draws.HUGE
     ]
@@ -132,6 +134,25 @@ def _value_probes(
     for draw in ("own", *_ORDINARY) if smallest != place else ():
         one = probe(draw, Family.VALUE)
         plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
+
+
+#: With so few multiprocessors, kernels that share out a fixed number of programs take several turns at small sizes.
+_FEW = 3
+
+
+def _on_few(
+    trace: planning.Tracer, probe: Probe, arguments: tuple[Any, ...] | None, groups: Sequence[planning.Group]
+) -> list[Probe]:
+    """A probe and a larger one on a GPU with few multiprocessors."""
+    name = f"{probe.name}, {_FEW} multiprocessors"
+    found = [replace(probe, name=name, multiprocessors=_FEW)]
+    for group in groups[:1]:
+        sizes = {**dict(probe.sizes), **group.at(37)}
+        larger = trace(arguments, sizes)
+        if larger is not None and larger.largest <= 1 << 17:
+            place = tuple(sorted(sizes.items()))
+            found.append(replace(found[0], name=f"{name}, {group.name} = 37", sizes=place))
+    return found
 
 
 #: Draws that any module is expected to take.
