@@ -112,8 +112,8 @@ CASES: dict[str, tuple[Callable[[], Facts], Callable[[], Facts]]] = {
         lambda: forward(kernel(spill_bytes=0, registers=255)),
     ),
     "wasted-sectors": (
-        lambda: forward(kernel(load_bytes_per_sector=4.0, traffic=Traffic(100 * MB))),
-        lambda: forward(kernel(load_bytes_per_sector=32.0, traffic=Traffic(100 * MB))),
+        lambda: forward(kernel(load_bytes_per_sector=4.0, traffic=Traffic(100 * MB, read=90 * MB))),
+        lambda: forward(kernel(load_bytes_per_sector=4.0, traffic=Traffic(100 * MB, read=1 * MB, written=99 * MB))),
     ),
     "special-functions": (
         lambda: forward(kernel(limits={"special": 0.9, "dram": 0.5, "launch": 2.0})),
@@ -223,6 +223,14 @@ def test_a_part_of_the_work_costs_as_much_as_the_whole() -> None:
 def test_a_kernel_that_takes_no_time_holds_nothing_back() -> None:
     small = kernel(0.05, metrics=busy(93.0), traffic=HALF, unread=(Unread("x", 0.5, "the rest"),))
     assert rules_of(forward(native(time_ms=3.0), small)) == {"unread", "native-operation"}
+
+
+def test_a_measured_throughput_and_modelled_bytes_give_a_time() -> None:
+    measured = KernelProfile("k", GPU.name, False, "document", metrics={m.DRAM_THROUGHPUT: 20.0})
+    seen = replace(kernel(0.1, dram_read_bytes=100e6), measured=measured, bandwidth_gb_s=1000.0)
+    assert seen.time_ms is not None
+    assert (seen.time_ms.value, seen.time_ms.label) == (pytest.approx(0.5), "modelled")
+    assert replace(seen, measured=None).time_ms == Figure(0.1, "modelled")
 
 
 def test_in_short_has_cause_cost_and_remedy() -> None:

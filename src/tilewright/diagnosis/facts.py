@@ -9,7 +9,10 @@ from tilewright.gpu.gpu import Gpu
 from tilewright.profile.launches import ProductShape
 from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.precision import PrecisionClass
-from tilewright.values.profile import GRID_SIZE, KernelProfile
+from tilewright.values.profile import DRAM_THROUGHPUT, GRID_SIZE, KernelProfile
+
+#: Percent of the DRAM's peak under which a throughput says little of the time.
+_LEAST_THROUGHPUT = 5.0
 
 #: ATen names that say little to people.
 _IN_WORDS = {"_to_copy": "conversion of type", "clone": "copy", "copy_": "copy", "copy": "copy"}
@@ -36,12 +39,15 @@ class Traffic:
         needed: of the task's inputs, parameters and outputs.
         read_between, written_between: of memory that only this forward pass knows (an intermediate result).
         maker: the step that wrote what `read_between` counts; empty where nothing is.
+        read, written: of all of them, by what the step does with them.
     """
 
     needed: int = 0
     read_between: int = 0
     written_between: int = 0
     maker: str = ""
+    read: int = 0
+    written: int = 0
 
     @property
     def between(self) -> int:
@@ -82,6 +88,7 @@ class KernelFacts:
         product: the matrix product that it looks like.
         from_parameters: it reads nothing but parameters and what was made of them.
         unread: parts of its operands that it should read and does not.
+        bandwidth_gb_s: of the GPU's memory, 10**9 bytes a second; 0 where it is not known.
     """
 
     name: str
@@ -93,6 +100,7 @@ class KernelFacts:
     product: ProductShape | None = None
     from_parameters: bool = False
     unread: tuple[Unread, ...] = ()
+    bandwidth_gb_s: float = 0.0
 
     @property
     def profiles(self) -> Iterator[KernelProfile]:
@@ -121,11 +129,24 @@ class KernelFacts:
 
     @property
     def time_ms(self) -> Figure | None:
-        """Milliseconds of all its launches."""
-        for profile in self.profiles:
-            if profile.duration_ms is not None:
-                return Figure(profile.total_ms, profile.label)
-        return None
+        """Milliseconds of all its launches: measured; or its modelled bytes over a measured throughput; or modelled."""
+        if self.measured is not None and self.measured.duration_ms is not None:
+            return Figure(self.measured.total_ms, "measured")
+        if self.modelled is None or self.modelled.duration_ms is None:
+            return None
+        return Figure(self.time_by_throughput_ms or self.modelled.total_ms, "modelled")
+
+    @property
+    def time_by_throughput_ms(self) -> float | None:
+        """Modelled DRAM bytes over the measured DRAM throughput; None where either is missing or means little."""
+        model, measured = self.modelled, self.measured
+        if model is None or measured is None or measured.duration_ms is not None or not self.bandwidth_gb_s:
+            return None
+        percent = measured.metrics.get(DRAM_THROUGHPUT, 0.0)
+        moved = (model.dram_read_bytes or 0.0) + (model.dram_written_bytes or 0.0)
+        if percent < _LEAST_THROUGHPUT or moved <= 0:
+            return None
+        return moved / (percent / 100 * self.bandwidth_gb_s * 1e6) * model.launches
 
     @property
     def programs(self) -> Figure | None:

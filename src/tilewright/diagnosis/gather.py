@@ -49,10 +49,10 @@ class Sources:
 def gather(task: Task, sources: Sources) -> Facts:
     """The facts of a forward pass, for the rules."""
     roles = _Roles.of(sources)
-    kernels = _kernels(sources, roles)
+    kernels = _kernels(sources, roles, task.gpu)
     native = _native(sources, roles, task)
     modelled, measured = sources.modelled, sources.measured
-    total = _total(modelled, measured, kernels, native)
+    total = _total(measured, kernels, native)
     timed = measured if measured is not None and measured.total_ms is not None else modelled
     facts = Facts(
         task=task.name,
@@ -63,7 +63,7 @@ def gather(task: Task, sources: Sources) -> Facts:
         gap_ms=Figure(timed.gap_ms, _label(timed)) if timed is not None and timed.gap_ms > 0 else None,
         host_ms=measured.host_ms if measured is not None else None,
         total_ms=total,
-        notes=_notes(sources),
+        notes=(*_notes(sources), *_derived(kernels)),
     )
     return replace(facts, collapse=_collapse(task, sources, facts))
 
@@ -105,15 +105,21 @@ def _notes(sources: Sources) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
+def _derived(kernels: Sequence[KernelFacts]) -> tuple[str, ...]:
+    """Which times are neither measured nor the model's alone."""
+    return tuple(
+        f"the time of {kernel.name} is its modelled bytes over its measured DRAM throughput"
+        for kernel in kernels
+        if kernel.time_by_throughput_ms is not None
+    )
+
+
 def _total(
-    modelled: ForwardProfile | None,
-    measured: ForwardProfile | None,
-    kernels: Sequence[KernelFacts],
-    native: Sequence[NativeFacts],
+    measured: ForwardProfile | None, kernels: Sequence[KernelFacts], native: Sequence[NativeFacts]
 ) -> Figure | None:
-    for profile in (measured, modelled):
-        if profile is not None and profile.total_ms:
-            return Figure(profile.total_ms, _label(profile))
+    """The forward pass as it was measured; else the sum of its steps, where all of them are known."""
+    if measured is not None and measured.total_ms:
+        return Figure(measured.total_ms, "measured")
     steps: list[KernelFacts | NativeFacts] = [*kernels, *native]
     times = [step.time_ms for step in steps if step.time_ms is not None]
     if not times or len(times) < len(steps):
@@ -184,6 +190,8 @@ class _Roles:
             read_between=sum(sizes.get(storage, 0) for storage in inner_reads),
             written_between=sum(sizes.get(storage, 0) for storage in inner_writes),
             maker=self.makers[largest] if largest is not None else "",
+            read=sum(sizes.get(storage, 0) for storage in reads),
+            written=sum(sizes.get(storage, 0) for storage in writes),
         )
 
 
@@ -227,7 +235,7 @@ def _touched(
 # Steps
 
 
-def _kernels(sources: Sources, roles: _Roles) -> tuple[KernelFacts, ...]:
+def _kernels(sources: Sources, roles: _Roles, gpu: Gpu) -> tuple[KernelFacts, ...]:
     """One entry for each kernel, of its first launch; its traffic is that launch's."""
     found: dict[str, KernelFacts] = {}
     steps = sources.recorded.recording.steps if sources.recorded is not None else ()
@@ -244,6 +252,7 @@ def _kernels(sources: Sources, roles: _Roles) -> tuple[KernelFacts, ...]:
             product=matrix_product_shape(step),
             from_parameters=roles.from_parameters(position),
             unread=tuple((sources.unread or {}).get(step.kernel, ())),
+            bandwidth_gb_s=gpu.bandwidth_gb_s,
         )
     for profile in (sources.measured, sources.modelled):
         for kernel in profile.kernels if profile is not None else ():

@@ -21,6 +21,9 @@ from tilewright.values.profile import (
 
 FORWARD = "forward pass"
 
+#: Part of a kernel's bytes under which the sectors of its loads, or of its stores, cost nothing.
+_MINOR_TRAFFIC = 0.05
+
 #: Throughputs of a kernel, percent of their peaks.
 _THROUGHPUTS = (SM_THROUGHPUT, DRAM_THROUGHPUT, L2_THROUGHPUT)
 
@@ -101,29 +104,41 @@ def _fewer_bytes(kernel: KernelFacts) -> str:
 def wasted_sectors(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
     """Of the 32 bytes of each sector that moves, few are used."""
     for kernel in facts.kernels:
-        for field, word in (("load_bytes_per_sector", "loads"), ("store_bytes_per_sector", "stores")):
+        traffic = kernel.traffic
+        for field, word, asked in (
+            ("load_bytes_per_sector", "loads", traffic.read),
+            ("store_bytes_per_sector", "stores", traffic.written),
+        ):
             used = kernel.field(field)
-            if used is None or used.value <= 0 or not threshold.met_by(used.value):
+            few = asked < _MINOR_TRAFFIC * traffic.total
+            if used is None or used.value <= 0 or few or not threshold.met_by(used.value):
                 continue
-            moved = kernel.traffic.total * (32.0 / used.value - 1.0)
-            rate = c.L2_BYTES_PER_CLOCK_PER_SM * facts.gpu.sm_count * facts.gpu.boost_clock_mhz * 1e3
-            time = kernel.time_ms
-            cost = None if time is None else min(moved / rate, time.value * (1.0 - used.value / 32.0))
             yield Diagnosis(
                 "wasted-sectors",
                 f"{word} of {kernel.name} use {used.value:.0f} of 32 bytes a sector",
                 kernel.name,
                 f"Memory moves in sectors of 32 bytes, and the {word} of {kernel.name} use {used.value:.1f} of them: "
                 "neighbouring lanes ask for addresses that lie apart.",
-                (
-                    threshold.evidence(field, used),
-                    *_evidence(kernel, L2_HIT_RATE, "%"),
-                ),
+                (threshold.evidence(field, used), *_evidence(kernel, L2_HIT_RATE, "%")),
                 "Let neighbouring lanes take neighbouring addresses: the dim with stride 1 last in the tile, and "
                 "several of its elements for each program.",
-                cost,
-                "modelled" if cost is not None else "",
+                *_sector_cost(kernel, facts, asked, used.value),
             )
+
+
+def _sector_cost(kernel: KernelFacts, facts: Facts, asked: int, used: float) -> tuple[float | None, str]:
+    """Time that L2 needs for the bytes that nobody wanted, of the whole work."""
+    time = kernel.time_ms
+    if time is None:
+        return None, ""
+    rate = c.L2_BYTES_PER_CLOCK_PER_SM * facts.gpu.sm_count * facts.gpu.boost_clock_mhz * 1e3
+    unwanted = asked * (32.0 / used - 1.0) / rate * kernel.launches
+    return min(unwanted, time.value * (1.0 - used / 32.0) / _read_part(kernel)), "modelled"
+
+
+def _read_part(kernel: KernelFacts) -> float:
+    """How much of its operands the kernel reads, 0 to 1: what it costs is given for the whole of them."""
+    return min((part.read for part in kernel.unread), default=1.0)
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -291,7 +306,7 @@ def _excess_ms(kernel: KernelFacts, facts: Facts) -> float | None:
     if time is None:
         return None
     others = [value for name, value in kernel.limits.items() if name != "latency"]
-    read = min((part.read for part in kernel.unread), default=1.0)
+    read = _read_part(kernel)
     least = dram_ms(kernel.traffic.total * read, facts.gpu) * kernel.launches
     return max(0.0, time.value - max([least, *others] if time.label == "modelled" else [least]))
 
@@ -307,7 +322,7 @@ def latency_bound(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
         if time is not None and time.value <= 2 * c.LAUNCH_MS * kernel.launches:
             continue
         excess = _excess_ms(kernel, facts)
-        read = min((part.read for part in kernel.unread), default=1.0)
+        read = _read_part(kernel)
         cost = None if excess is None else excess / read
         evidence = [threshold.evidence(name, figure) for name, figure in known]
         evidence += [*_evidence(kernel, WARPS_ACTIVE, "%")]
