@@ -10,7 +10,7 @@ from __future__ import annotations
 from tilewright.graph.graph import Graph
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_loops import GROUPED_TILE, GemmLoops
-from tilewright.kernels.gemm_pack import PREPASS_KERNEL, PREPASS_WRAPPER, SCRATCH_MEMORY, pack_source
+from tilewright.kernels.gemm_pack import PREPASS_KERNEL, PREPASS_WRAPPER, SCRATCH_MEMORY, pack_source, packed_position
 from tilewright.kernels.gemm_plan import GemmPlan, Operands
 from tilewright.kernels.gemm_results import Results
 from tilewright.kernels.gemm_wrapper import GemmWrapper
@@ -52,7 +52,8 @@ class _GemmEmitter:
         prepared = self.half and self.plan.product.prepared
         nodes = [self.plan.product.left, self.plan.product.right]
         nodes += [self.plan.product.right] if prepared else []
-        packing = [pack_source(self.plan)] if prepared else []
+        packed = packed_position(self.plan)
+        packing = [pack_source(self.plan)] if packed is not None else []
         strided = {0, 1} if not self.schedule.descriptors or self.half else set()
         if self.plan.product.batch == 0 and self.plan.product.left.meta["val"].dim() > 2:
             strided -= {0}
@@ -69,7 +70,7 @@ class _GemmEmitter:
                 *((SCRATCH_MEMORY,) if self.schedule.descriptors else ()),
                 *((PREPASS_WRAPPER,) if self.half else ()),
             ),
-            packs=((2, f"pack_{self.plan.name}"),) if prepared else (),
+            packs=((packed, f"pack_{self.plan.name}"),) if packed is not None else (),
             strided=frozenset(strided),
             conditions=wrapper.conditions(),
         )
@@ -129,17 +130,19 @@ class _GemmEmitter:
         if self.half:
             row = "left_row + m" if self.plan.product.batch else "m"
             lines.add(f"row_scale = tl.load(left_scale_ptr + {row}, mask=m < M, other=0.0)")
-        width = f"BLOCK_N // {len(pieces)}" if len(pieces) > 1 else "BLOCK_N"
-        for number, piece in enumerate(pieces):
-            first = f" + {number} * ({width})" if number else ""
-            lines.add(f"n = n_block * BLOCK_N{first} + tl.arange(0, {width})[None, :]")
-            value = piece
-            if self.half:
-                column = "right_row + n" if self.plan.product.batch else "n"
-                lines.add(f"column_scale = tl.load(right_scale_ptr + {column}, mask=n < N, other=0.0)")
-                value = f"{piece} * row_scale * column_scale"
-            block = f"n_block * {len(pieces)} + {number}" if len(pieces) > 1 else "n_block"
-            self.results.store(lines, value, block, f"n_block * BLOCK_N{first}")
+        value, first, block = pieces[0], "", "n_block"
+        width = "BLOCK_N"
+        if len(pieces) > 1:
+            width = f"(BLOCK_N // {len(pieces)})"
+            lines.add(f"pieces = ({', '.join(pieces)})")
+            lines.open(f"for piece in tl.static_range({len(pieces)}):")
+            value, first, block = "pieces[piece]", f" + piece * {width}", f"n_block * {len(pieces)} + piece"
+        lines.add(f"n = n_block * BLOCK_N{first} + tl.arange(0, {width.strip('()')})[None, :]")
+        if self.half:
+            column = "right_row + n" if self.plan.product.batch else "n"
+            lines.add(f"column_scale = tl.load(right_scale_ptr + {column}, mask=n < N, other=0.0)")
+            value = f"{value} * row_scale * column_scale"
+        self.results.store(lines, value, block, f"n_block * BLOCK_N{first}")
 
     def _split_finish_kernel(self) -> str:
         """Adds the partial products in order, then everything that follows."""
@@ -221,6 +224,8 @@ class _GemmEmitter:
                 found.append("packed: weights repacked as float16, once for each change of the weights")
             else:
                 found.append("right_half: right operand repacked as float16, 2 * N * K bytes (each matrix)")
+        if packed_position(self.plan) == 1:
+            found.append("packed: weights rounded to TF32, once for each change of the weights")
         if self.schedule.split > 1:
             found.append(f"products: partial products, float32 [{self.schedule.split}, M, N]")
         if self.plan.partial_rows:

@@ -155,10 +155,18 @@ class GemmLoops:
             lines.close()
         else:
             lines.add("x, w = tl.load(left), tl.load(right)")
+        self._round(lines)
         lines.add(f"accumulator = {self._dot('x', 'w')}")
         lines.add("left += BLOCK_K * LEFT_K")
         lines.add("right += BLOCK_K * RIGHT_K")
         lines.close()
+
+    def _round(self, lines: Lines) -> None:
+        """Operands to TF32, to nearest; prepared ones are rounded already."""
+        if self.schedule.operands is Operands.TF32:
+            lines.add("x = round_to_tf32(x)")
+            if not self.plan.product.prepared:
+                lines.add("w = round_to_tf32(w)")
 
     def _dot(self, left: str, right: str) -> str:
         precision = {Operands.TF32: "tf32", Operands.IEEE: "ieee"}.get(self.schedule.operands)
@@ -183,12 +191,10 @@ class GemmLoops:
         lines.add("accumulator = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)")
         lines.open("for k in tl.range(0, K, BLOCK_K, num_stages=STAGES):")
         lines.add("x = left.load([m_block * BLOCK_M, k])")
-        if self.right_by_columns:
-            lines.add("w = right.load([n_block * BLOCK_N, k])")
-            lines.add(f"accumulator = {self._dot('x', 'w.T')}")
-        else:
-            lines.add("w = right.load([k, n_block * BLOCK_N])")
-            lines.add(f"accumulator = {self._dot('x', 'w')}")
+        place = "[n_block * BLOCK_N, k]" if self.right_by_columns else "[k, n_block * BLOCK_N]"
+        lines.add(f"w = right.load({place})")
+        self._round(lines)
+        lines.add(f"accumulator = {self._dot('x', 'w.T' if self.right_by_columns else 'w')}")
         lines.close()
 
     # -- TF32, for what float16 cannot hold ----------------------------------------------------------------
@@ -217,5 +223,6 @@ class GemmLoops:
         lines.add("x = tl.load(address, mask=(rows < M)[:, None] & (k < K)[None, :], other=0.0)")
         lines.add(f"address = {right} + columns.to(tl.int64)[None, :] * RIGHT_N + k.to(tl.int64)[:, None] * RIGHT_K")
         lines.add("w = tl.load(address, mask=(k < K)[:, None] & (columns < N)[None, :], other=0.0)")
+        lines.add("x, w = round_to_tf32(x), round_to_tf32(w)")
         lines.add('accumulator = tl.dot(x, w, accumulator, input_precision="tf32")')
         lines.close()

@@ -10,7 +10,7 @@ its scale would leave float32's range; unfit rows are computed in TF32 from the 
 
 from __future__ import annotations
 
-from tilewright.kernels.gemm_plan import GemmPlan
+from tilewright.kernels.gemm_plan import GemmPlan, Operands
 from tilewright.kernels.text import Lines
 
 #: Exponents of a row's largest element between which its scale, and a product with it, stay in float32's range.
@@ -122,10 +122,25 @@ _PACK = """
 """.strip("\n")
 
 
+def packed_position(plan: GemmPlan) -> int | None:
+    """Position of the operand that is passed packed; None where there is none."""
+    if not plan.product.prepared:
+        return None
+    return {Operands.HALF: 2, Operands.TF32: 1}.get(plan.schedule.operands)
+
+
 def pack_source(plan: GemmPlan) -> str:
-    """The function that packs a prepared right operand: float16 [N, K padded], scales, and what is known of it."""
+    """The function that packs a prepared right operand.
+
+    To float16 [N, K padded], scales, and what is known of it; for products in TF32, to its own shape, rounded.
+    """
     lines = Lines()
     lines.open(f"def pack_{plan.name}(weight):")
+    if plan.schedule.operands is Operands.TF32:
+        lines.add('"""weight with 10 explicit mantissa bits, to nearest: tensor cores would cut the others off."""')
+        lines.add("bits = (weight.contiguous().view(torch.int32) + 4096) & -8192")
+        lines.add("return torch.where(weight.abs() < float('inf'), bits.view(torch.float32), weight)")
+        return str(lines).replace("'inf'", '"inf"')
     lines.add(
         f'"""weight {"[N, K]" if plan.product.right_is_transposed else "[K, N]"} -> float16 [N, K padded], each row'
     )

@@ -112,7 +112,7 @@ class Results:
         for node, result in zip(self.in_tile, results, strict=False):
             name = self.names[node]
             if node in by_descriptor:
-                lines.add(f"{name}.store([m_block * BLOCK_M, {first}], ({result}).to({name}_ptr.dtype.element_ty))")
+                lines.add(f"{name}.store([m_block * BLOCK_M, {first}], {result}.to({name}_ptr.dtype.element_ty))")
                 continue
             map_ = self.tiles.maps[node]
             mask = e.mask(map_, of_block=True)

@@ -43,6 +43,10 @@ _TILES = (
     (16, 256, 8, 0.28),
     (64, 16, 4, 0.18),
     (128, 16, 4, 0.22),
+    (32, 32, 4, 0.20),
+    (32, 16, 4, 0.12),
+    (16, 32, 4, 0.12),
+    (16, 16, 4, 0.08),
 )
 
 #: The same for products in float32, without tensor cores.
@@ -54,7 +58,14 @@ _IEEE_TILES = (
     (32, 64, 4, 0.35),
     (16, 64, 4, 0.25),
     (16, 32, 4, 0.20),
+    (16, 16, 4, 0.10),
 )
+
+#: Columns of the widest tile: larger groups are left to other kernels.
+_LARGEST_GROUP = 256
+
+#: Rows up to which a product is bound by its operands' bytes.
+_FEW_ROWS = 32
 
 #: Microseconds of one more launch.
 _LAUNCH_US = 3.0
@@ -116,8 +127,8 @@ def schedule_sets(
     """
     choices = []
     for product in find_products(graph):
-        kinds = operand_kinds(product.dtype, precision)
-        choices.append(gemm_schedules(shape_of(product, graph), target, kinds))
+        shape = shape_of(product, graph)
+        choices.append(gemm_schedules(shape, target, operand_kinds(shape, precision)))
     longest = max((len(found) for found in choices), default=0)
     sets = [
         tuple(found[min(position, len(found) - 1)] for found in choices if found)
@@ -126,11 +137,17 @@ def schedule_sets(
     return tuple(dict.fromkeys(sets))
 
 
-def operand_kinds(dtype: torch.dtype, precision: PrecisionClass) -> tuple[Operands, ...]:
-    """What may be multiplied in a class."""
-    if dtype is not torch.float32:
+def operand_kinds(shape: GemmShape, precision: PrecisionClass) -> tuple[Operands, ...]:
+    """What may be multiplied in a class.
+
+    Few rows cost their bytes in any kind, and libraries multiply them in float32, which sets the error that is
+    allowed.
+    """
+    if shape.dtype is not torch.float32:
         return (Operands.GIVEN,)
-    return (Operands.HALF, Operands.TF32) if precision is PrecisionClass.TF32 else (Operands.IEEE,)
+    if precision is not PrecisionClass.TF32:
+        return (Operands.IEEE,)
+    return (Operands.HALF, Operands.TF32, *((Operands.IEEE,) if shape.m <= _FEW_ROWS else ()))
 
 
 def shape_of(product: Product, graph: Graph) -> GemmShape:
@@ -168,7 +185,7 @@ def _candidates(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmS
 def _suits(rows: int, columns: int, shape: GemmShape) -> bool:
     """Not more than twice what the product has, and no fewer columns than a group."""
     fits = rows <= max(16, 2 * shape.m - 1) and columns <= max(16, 2 * shape.n - 1)
-    return fits and columns >= shape.group
+    return fits and (columns >= shape.group or shape.group > _LARGEST_GROUP)
 
 
 def _inner_steps(kind: Operands, rows: int, columns: int, shape: GemmShape) -> tuple[int, ...]:
@@ -187,8 +204,9 @@ def _staged(plain: GemmSchedule, shape: GemmShape, target: Gpu) -> Iterator[Gemm
     for count in stages:
         staged = replace(plain, num_stages=count)
         if described and plain.block_m >= 64 and plain.block_n >= 32:
-            parts = 2 if size >= 128 * 256 and plain.block_n // 2 >= shape.group else 1
-            yield replace(staged, descriptors=True, parts=parts)
+            for parts in (2, 4) if size >= 128 * 256 else (1, 2) if size >= 128 * 128 else (1,):
+                if plain.block_n // parts >= max(shape.group, 32):
+                    yield _staying(replace(staged, descriptors=True, parts=parts), shape, target)
         if plain.operands is not Operands.TF32 or size <= 128 * 128:
             yield staged  # larger ones spill
     tiles = shape.batch * math.ceil(shape.m / plain.block_m) * math.ceil(shape.n / plain.block_n)
@@ -197,6 +215,12 @@ def _staged(plain: GemmSchedule, shape: GemmShape, target: Gpu) -> Iterator[Gemm
         split = min(16, steps // 4, 1 << round(math.log2(2 * target.sm_count / tiles)))
         if split > 1:
             yield replace(plain, split=split, num_stages=stages[0])
+
+
+def _staying(schedule: GemmSchedule, shape: GemmShape, target: Gpu) -> GemmSchedule:
+    """As many programs as stay on the target's multiprocessors: two of four warps each, where both find room."""
+    room = target.shared_bytes_per_sm // (schedule.shared_bytes(shape.dtype.itemsize) + 1024)
+    return replace(schedule, programs=target.sm_count * (2 if schedule.num_warps == 4 and room >= 2 else 1))
 
 
 def _wide_tiles(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmSchedule]:

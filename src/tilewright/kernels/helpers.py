@@ -149,8 +149,19 @@ def power(x, y):
     signed = tl.where(x < 0.0, tl.where(whole, tl.where(odd, -size, size), fraction), size)
     return tl.where((y == 0.0) | (x == 1.0), 1.0, signed)
 ''',
+    "round_to_tf32": '''
+@triton.jit
+def round_to_tf32(x):
+    """float32 x to 10 explicit mantissa bits, to nearest: tensor cores would cut the others off."""
+    if COMPILED:
+        text: tl.constexpr = "cvt.rna.tf32.f32 $0, $1;"
+        bits = tl.inline_asm_elementwise(text, "=r,f", [x], dtype=tl.int32, is_pure=True, pack=1)
+        return bits.to(tl.float32, bitcast=True)
+    else:
+        bits = (x.to(tl.int32, bitcast=True) + 4096) & -8192
+        return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
+''',
 }
-
 #: The same functions on the special-function unit's approximations (2**-22 relative or better each), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {

@@ -1,0 +1,46 @@
+"""Compiles the launches of an emitted module for any target, on a machine without a GPU."""
+
+from __future__ import annotations
+
+import copy
+import linecache
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilewright.gpu import Gpu
+from tilewright.graph.canonical import simplify
+from tilewright.graph.capture import capture
+from tilewright.kernels import triton_compat
+from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.shell import write_live_file
+from tilewright.verify.pretend import pretend
+from tilewright.verify.recorder import Recorder
+from tilewright.verify.runtime import gpu_figures
+
+
+def compile_for(
+    module: nn.Module, inputs: Sequence[torch.Tensor], options: PlanOptions, gpu: Gpu
+) -> dict[str, triton_compat.Compiled]:
+    """Kernel -> what it needs, of every launch of a planned module's forward pass."""
+    plan = plan_module(simplify(capture(module, inputs)).graph, options)
+    names = tuple(f"x{position}" for position in range(len(plan.graph.inputs)))
+    source = write_live_file(names, write_forward(plan, names, "self.reference"), description="", eval_children=[])
+    filename = f"<compiled {abs(hash(source))}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
+    namespace: dict[str, Any] = {"__name__": "compiled"}
+    recorder = Recorder()
+    figures = gpu_figures(gpu)
+    with pretend(figures, "cpu", poisoned=False):
+        exec(compile(source, filename, "exec"), namespace)
+        drop_in = namespace["ModelNew"](copy.deepcopy(module).to("meta"))
+    with pretend(figures, "meta", poisoned=False), recorder.watching(), torch.no_grad():
+        drop_in(*[x.to("meta") for x in inputs])
+    with pretend(figures, "meta"):
+        return {
+            triton_compat.kernel_name(kernel): triton_compat.compile_launch(kernel, args, kwargs)
+            for kernel, args, kwargs in recorder.distinct.values()
+        }
