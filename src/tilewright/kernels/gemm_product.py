@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.collapse import COLLAPSED
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one, source_of, target_of
 from tilewright.kernels.region import AxisMap, permutation
@@ -82,8 +83,8 @@ def _aligned(node: torch_fx.Node, axes: tuple[int, ...]) -> AxisMap:
 
 
 def find_product(node: torch_fx.Node, graph: Graph) -> Product | None:
-    """The product that a node is; None for anything else, and for products with vectors."""
-    if node.op != "call_function":
+    """The product that a node is; None for anything else, for products with vectors, and for what a collapse left."""
+    if node.op != "call_function" or COLLAPSED in node.meta:
         return None
     transposed = target_of(node) is aten.linear.default
     if not (transposed or target_of(node) in _PRODUCTS):
