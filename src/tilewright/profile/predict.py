@@ -54,7 +54,15 @@ def predict_profile(task: Task, candidate: Candidate | None = None, *, gpu: Gpu 
     candidate = candidate or given_candidate(task)
     if candidate is None:
         return _predict_reference(task, target)
-    seen = look(task, candidate, target)
+    return profile_of(task, candidate, look(task, candidate, target), target)
+
+
+def profile_of(task: Task, candidate: Candidate, seen: Seen, target: Gpu) -> ForwardProfile:
+    """The modelled profile of a candidate whose forward pass was looked at.
+
+    Raises:
+        PredictionError: the code fails, or does not compile for the target.
+    """
     _check(seen)
     if not seen.kernels:
         return assemble(seen, {}, target, task.precision, ())

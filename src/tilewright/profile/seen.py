@@ -20,7 +20,7 @@ from tilewright.values.candidate import Candidate, Launch, Recording
 from tilewright.values.verdict import Finding, KernelResources
 from tilewright.verify.accesses import AccessKind, TracedTensor
 from tilewright.verify.compiled import cache_environment
-from tilewright.verify.record import read_recording
+from tilewright.verify.record import Recorded, read_recording
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, Limits, run_job
 
@@ -126,12 +126,14 @@ class Seen:
         kernels: its launches, in order.
         findings: what went wrong.
         from_parameters: positions of native steps that read nothing but parameters.
+        recorded: the same recording with the memory that each step reads and writes.
     """
 
     recording: Recording
     kernels: tuple[SeenKernel, ...]
     findings: tuple[Finding, ...]
     from_parameters: frozenset[int] = frozenset()
+    recorded: Recorded | None = None
 
 
 def look(task: Task, candidate: Candidate, gpu: Gpu) -> Seen:
@@ -165,7 +167,8 @@ def read_code(result: JobResult, gpu: Gpu) -> Seen:
         if isinstance(step, Launch):
             kernels.append(_kernel(step, raw, position, resources, code))
     parameters = frozenset(recorded.given[recorded.input_count :])
-    return Seen(recorded.recording, tuple(kernels), recorded.findings, _from_parameters(recorded.steps, parameters))
+    fixed = _from_parameters(recorded.steps, parameters)
+    return Seen(recorded.recording, tuple(kernels), recorded.findings, fixed, recorded)
 
 
 def _job(entry: str, task: Task, candidate: Candidate, gpu: Gpu) -> dict[str, Any]:
