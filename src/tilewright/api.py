@@ -142,6 +142,7 @@ def optimize_file(
     command: str = "",
     llm: Settings | None = None,
     again: bool = False,
+    also_inputs: Sequence[str] = (),
 ) -> Study:
     """Search for a faster module for a document or a Python file, and write the results to `out`.
 
@@ -151,6 +152,8 @@ def optimize_file(
         init, inputs: for a document without reference, how to call its code (`--init`, `--inputs`).
         gpu, stage, precision, effort, study, progress, llm, again: as `optimize` takes them; `stage` may be `document`.
         strict: one literal `tl.store` an output and nothing else (`--rules strict`).
+        also_inputs: further inputs on which the result should be fast, each a text as `inputs`: schedules are then
+            chosen by shape, in a table in the written file.
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         command: the command that repeats the run, for the report.
 
@@ -159,7 +162,7 @@ def optimize_file(
     """
     from tilewright.report.files import check_writable, write_report
 
-    task = load(path, reference, init, inputs, gpu, stage, precision, strict)
+    task = load(path, reference, init, inputs, gpu, stage, precision, strict, also_inputs)
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
@@ -215,6 +218,7 @@ def load(
     stage: str | None = None,
     precision: str | None = None,
     strict: bool = False,
+    also_inputs: Sequence[str] = (),
 ) -> Task:
     """Read a task from a document or a Python file; the arguments are those of `optimize_file`.
 
@@ -231,6 +235,7 @@ def load(
         gpu=gpu,
         stage=stage,
         precision=precision,
+        also_inputs=also_inputs,
     )
     if strict:
         task = replace(task, output_rules=replace(task.output_rules, strict_stores=True))

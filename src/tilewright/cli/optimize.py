@@ -36,6 +36,14 @@ def optimize(
             "--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."
         ),
     ] = None,
+    also_inputs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--also-inputs",
+            metavar="LIST",
+            help="Further inputs on which the result should be fast, as --inputs; may be repeated.",
+        ),
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Search also where the study holds a finished run for this task.")
     ] = False,
@@ -88,6 +96,7 @@ def optimize(
             command=shlex.join(["tilewright", *sys.argv[1:]]),
             llm=settings,
             again=again,
+            also_inputs=also_inputs or (),
         )
     names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
     if as_json:

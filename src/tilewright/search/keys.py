@@ -60,6 +60,7 @@ def task_key(task: Task, timing: str) -> str:
             "precision": task.precision,
             "rules": task.rules,
             "output_rules": task.output_rules,
+            "also_inputs": task.also_inputs,
             "timing": timing,
         }
     )

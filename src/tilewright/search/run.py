@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,9 @@ from tilewright.search.meter import Meter
 from tilewright.search.opening import Memory, open_memory
 from tilewright.search.peers import PEER_S, PEERS
 from tilewright.search.progress import Pace, Progress
-from tilewright.search.reasons import gate_said
+from tilewright.search.reasons import gate_said, rejection
 from tilewright.search.recall import recalled_run, remember_run, tuned_elsewhere
+from tilewright.search.shapes import serve_shapes
 from tilewright.search.sight import ceilings_of
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
@@ -147,6 +149,8 @@ class _Search:
             self._look_at_what_is_there(pool)
             self._run_stages()
             self._settle_what_is_there()
+            if self.task.also_inputs and self.ledger.best is not None:
+                self._serve_all_shapes(self.ledger.best)
             if self.ledger.measures and self.ledger.best is not None:
                 self._measure_once_more()
         self._compare_with_limited_code()
@@ -364,6 +368,39 @@ class _Search:
         ]
 
     # The end.
+
+    def _serve_all_shapes(self, best: Trial) -> None:
+        """Schedules by shape in one file, where more shapes than one are asked for and it pays."""
+        start = time.monotonic()
+        shapes = self.understanding.input_shapes
+        others = [trial.candidate for trial in self.ledger.trials if trial.outcome is not Outcome.REJECTED]
+
+        def evaluator_for(task: Task) -> Evaluator:
+            return Evaluator(task, self.tools, self.effort, self.timing, self.versions, self.memory, self.meter)
+
+        one, note = serve_shapes(
+            self.task,
+            best.candidate,
+            others,
+            math.prod(shapes[0]) if shapes else 0,
+            evaluator_for,
+            measures=self.ledger.measures,
+            say=self.pace.say,
+        )
+        self.notes.append(note)
+        if one is None:
+            return
+        rules = self.task.rules[-1]
+        judged = self.evaluator.gate(self.evaluator.predict(one), self.pace.say)
+        if judged.rejected:
+            self.ledger.record(rules, judged, Outcome.REJECTED, rejection(judged.known.verdict), since=start)
+            return
+        if self.ledger.measures:
+            times = self.evaluator.measure([one, best.candidate], self.effort.bounds.final)
+            if one.digest not in times:
+                return
+            judged = self.evaluator.timed(judged, times[one.digest])
+        self.ledger.best = self.ledger.record(rules, judged, Outcome.KEPT, note, since=start)
 
     def _measure_once_more(self) -> None:
         """All rows of the final table in one interleaved run; a gain that does not show again is not one."""

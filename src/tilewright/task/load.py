@@ -42,6 +42,7 @@ def load_task(
     gpu: str | None = None,
     stage: str | None = None,
     precision: str | None = None,
+    also_inputs: Sequence[str] = (),
 ) -> Task:
     """The task that a file describes, together with what the command was given.
 
@@ -56,6 +57,7 @@ def load_task(
             installed GPU, or the RTX 4090 where there is none.
         stage: one stage, `document` for the document's own, or `all`.
         precision: precision class; documents default to tf32, modules to what torch's flags say.
+        also_inputs: further inputs on which the result should be fast, each as `inputs`.
 
     Raises:
         TilewrightError: of the class that fits the mistake, with file and line.
@@ -64,13 +66,16 @@ def load_task(
     target = find_gpu(gpu) if gpu is not None else None
     asked = _asked_stage(stage)
     kind = _parse_precision(precision)
+    more = tuple(parse_inputs(item, "--also-inputs") for item in also_inputs)
     if _is_document(text):
-        return _document_task(path, text, reference, init, inputs, target, asked, kind)
+        found = _document_task(path, text, reference, init, inputs, target, asked, kind)
+        return replace(found, also_inputs=more)
     if asked == "document":
         raise TilewrightError(
             "--stage document needs a document", where=SourceLocation(str(path)), hint=f"stages: {', '.join(Stage)}"
         )
-    return _python_task(path, text, reference, init, inputs, target, asked, kind)
+    found = _python_task(path, text, reference, init, inputs, target, asked, kind)
+    return replace(found, also_inputs=more)
 
 
 def task_from_module(

@@ -152,6 +152,8 @@ class Task:
         metrics: profile of the given code, if any (kernel -> metric -> value).
         document: the document that it was read from, if any.
         given_code_is_specification: no reference was given.
+        also_inputs: further inputs that the module is called with and should be fast on, each a list as `--inputs`
+            takes it.
         has_reference: a document may have been given alone; then nothing can be run (`inspect`, `prompt`).
     """
 
@@ -166,6 +168,7 @@ class Task:
     metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     document: Document | None = None
     given_code_is_specification: bool = False
+    also_inputs: tuple[tuple[InputSpec, ...], ...] = ()
 
     @property
     def has_reference(self) -> bool:
