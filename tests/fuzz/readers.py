@@ -9,7 +9,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -190,13 +190,52 @@ def _recordings() -> tuple[str, ...]:
 def _runs() -> tuple[str, ...]:
     """Reports as the candidate's process writes them."""
     tree = {"$tensor": "out.0", "stride": [3, 1]}
+    form = {"structure": "(tensor)", "devices": ["cpu"], "layouts": ["contiguous"]}
     good = {
-        "outputs": [tree], "devices": ["cpu"], "types": ["float32"], "launches": {"k": 1}, "grids": {"k": [[4]]},
+        "outputs": [tree], "form": form, "types": ["float32"], "launches": {"k": 1}, "grids": {"k": [[4]]},
         "dots": {}, "narrowed": {}, "missing": [], "unset": [], "reshaped": [], "configurations": 1, "seconds": 0.1,
     }  # fmt: skip
     raised = {"error": {"text": "ValueError: no", "line": 7, "memory": False}, "launches": {}}
     nested = good | {"outputs": {"$tuple": [tree, {"$dict": [["a", tree]]}]}, "dots": {"tf32": 3}}
     return tuple(json.dumps(data) for data in (good, raised, nested, {"skipped": "no time was left"}))
+
+
+@cache
+def _experiments() -> tuple[str, ...]:
+    """What the experiments on a candidate's honesty send back, as one JSON text."""
+    form = {"structure": "(tensor)", "devices": ["cpu"], "layouts": ["contiguous"]}
+    call = {
+        "outputs": [{"$tensor": "out.0", "stride": [3, 1]}], "form": form, "launches": {"k": 1}, "kernels": ["k"],
+        "dots": {}, "narrowed": {}, "threads": 1, "side_streams": 1, "unwaited": 0, "late": False, "subclasses": [],
+    }  # fmt: skip
+    first = call | {"inputs changed": ["input 0"], "parameters changed": [], "is input": False}
+    unused = [{"kernel": "k", "launch": 1, "dots": 2}]
+    parts = {
+        "first": first, "again": call | {"same bits": False}, "in place": call | {"kept": False}, "update": call,
+        "poison": call | {"same bits": True}, "new tensors": {"skipped": "it takes too long"},
+        "constants": {"controls": [call, call], "kernels": ["k", "l"], "stores": 3, "unused": unused},
+        "failure": {"swallowed": [{"kernel": "k", "later": 0, "same bits": True}]},
+        "end": {"replaced": ["time.time"], "left out": ["data"]},
+    }  # fmt: skip
+    raised = {"first": {"error": {"text": "ValueError: no", "line": 3, "memory": False}}, "end": {"replaced": []}}
+    return tuple(json.dumps([{"name": n, "data": d} for n, d in one.items()]) for one in (parts, raised))
+
+
+@cache
+def _traces() -> tuple[str, ...]:
+    """A traced launch and the coverage of a run, as one JSON text."""
+    tensor = {
+        "argument": "p", "storage": 1, "storage_offset": 0, "shape": [4, 8], "stride": [8, 1], "element_bytes": 4,
+        "dtype": "float32",
+    }  # fmt: skip
+    launch = {"kernel": "k", "grid": [4, 1, 1], "tensors": [tensor], "arguments": ["p"], "complete": True}
+    event = {
+        "kind": "outside", "kernel": "k", "argument": "p", "access": "load", "line": 3, "count": 2, "low": 0, "high": 4,
+    }  # fmt: skip
+    unread = {"role": "", "kernel": "k", "argument": "p", "flags": "flags", "values": "out.0"}
+    coverage = {"events": [event], "unwritten": [{"output": 0, "flags": "flags"}], "unread": [unread], "redone": ["mm"]}
+    parts = [("launch 0", launch), ("run 0 0", {"coverage": coverage}), ("end", {"error": None})]
+    return (json.dumps([{"name": name, "data": data} for name, data in parts]),)
 
 
 @cache
@@ -292,15 +331,15 @@ def _contract(text: str) -> object:
     return check_contract(text, OutputRules())
 
 
-def _job_result(text: str) -> Any:
-    """Parts of a job, as the sandbox hands them on."""
+def _job_result(text: str, tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
+    """Parts of a job, as the sandbox hands them on, each with these tensors."""
     from tilewright.verify.sandbox import JobResult, Outcome, Part
 
     parts = json.loads(text)
     if not isinstance(parts, list):
         parts = [parts]
     kept = [
-        Part(p["name"], p["data"])
+        Part(p["name"], p["data"], tensors or {})
         for p in parts
         if isinstance(p, dict) and isinstance(p.get("name"), str) and "data" in p
     ]
@@ -319,20 +358,54 @@ def _recording(path: Path) -> object:
     return read_recording(_job_result(path.read_text(encoding="utf-8")), find_gpu("rtx-4090"))
 
 
-def _run_report(path: Path) -> object:
+def _expected() -> Any:
+    """A right answer, for reports to be judged by."""
     from tilewright.verify import judge
     from tilewright.verify.compare import Errors
     from tilewright.verify.planning import Family, Probe
+    from tilewright.verify.subject import Form
 
-    data = wire.load_json(path)
     right = torch.arange(6.0).reshape(2, 3)
-    probe = Probe("fuzz", Family.OWN)
-    errors = {"ieee": Errors(1e-8, 1e-7)}
-    expected = judge.Expected(
-        probe=probe, weights_key="w", inputs=[], exact=(right.double(),), native=(right,), types=(right.dtype,),
-        errors=errors,
+    return judge.Expected(
+        probe=Probe("fuzz", Family.VALUE), weights_key="w", inputs=[], exact=(right.double(),), native=(right,),
+        types=(right.dtype,), errors={"ieee": Errors(1e-8, 1e-7)}, form=Form("(tensor)", ("cpu",), ("contiguous",)),
     )  # fmt: skip
-    return judge.judge_run("run 0 0", data, {"out.0": right.clone()}, expected, errors, "ieee", False)
+
+
+def _run_report(path: Path) -> object:
+    from tilewright.verify import judge
+
+    data, expected = wire.load_json(path), _expected()
+    tensors = {"out.0": expected.native[0].clone()}
+    return judge.judge_run("run 0 0", data, tensors, expected, expected.errors, "ieee", False)
+
+
+def _honesty(path: Path) -> object:
+    from tilewright.verify import honesty
+    from tilewright.verify.syntax import Source
+
+    wire.load_json(path)
+    expected = _expected()
+    tensors = {"out.0": expected.native[0].clone()}
+    result = _job_result(path.read_text(encoding="utf-8"), tensors)
+    scene = honesty.Scene(0, 0, 0)
+    judged = honesty.read(result, [expected], scene, expected.errors, "ieee", False)
+    return list(honesty.findings_of(judged, Source.parse("x = 1")))
+
+
+def _trace(path: Path) -> object:
+    from tilewright.verify.coverage_findings import read_covered
+    from tilewright.verify.trace import read_trace
+
+    wire.load_json(path)
+    flags = torch.tensor([[True, False, True], [False, False, True]])
+    tensors = {
+        "flags": flags, "out.0": torch.zeros(2, 3), "programs": torch.zeros(1, 3, dtype=torch.int64),
+        "table": torch.tensor([[0, 0, 0, 0, 0, 0, 4, 7, 1, 6, 0, 0, 0, 0]]), "mask": flags.reshape(-1),
+        "offsets": torch.arange(6),
+    }  # fmt: skip
+    result = _job_result(path.read_text(encoding="utf-8"), tensors)
+    return read_trace(result), [read_covered(part, 0, 0) for part in result.parts]
 
 
 def _safetensors(path: Path) -> object:
@@ -394,6 +467,8 @@ READERS: tuple[Reader, ...] = (
     Reader("JSON of a sandbox", _by_path(_wire_json, ".json"), _recordings, _GARBAGE),
     Reader("recording", _by_path(_recording, ".json"), _recordings, _GARBAGE),
     Reader("run report", _by_path(_run_report, ".json"), _runs, _GARBAGE),
+    Reader("experiments", _by_path(_honesty, ".json"), _experiments, _GARBAGE),
+    Reader("trace and coverage", _by_path(_trace, ".json"), _traces, _GARBAGE),
     Reader("tree of a sandbox", _by_path(_unpack, ".json"), _trees, _GARBAGE),
     Reader("tensors of a sandbox", _from_base64(_safetensors), _tensor_files, _GARBAGE),
     Reader("clock report", _by_path(_clock_report, ".json"), _timings, _GARBAGE),

@@ -151,6 +151,7 @@ def read(
 def findings_of(judged: Judged, source: Source) -> Iterator[Finding]:
     """All findings of a run of the experiments. Where the ordinary call is wrong, the gate's own runs say so."""
     try:
+        yield from _left_out(judged)
         yield from _replaced(judged)
         first = judged.outcome("first", judged.scene.first)
         if first is None:
@@ -165,6 +166,13 @@ def findings_of(judged: Judged, source: Source) -> Iterator[Finding]:
         yield from _failures(judged)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         yield finding("sandbox.garbage", f"what the experiments sent back cannot be read: {error!r}"[:300])
+
+
+def _left_out(judged: Judged) -> Iterator[Finding]:
+    left = [str(name) for name in judged.reports.get("end", {}).get("left out", ())]
+    left += [name for name, report in judged.reports.items() if "skipped" in report]
+    if left:
+        yield finding("honesty.skipped", f"not tried, the time was up: {', '.join(left)}"[:500])
 
 
 def _replaced(judged: Judged) -> Iterator[Finding]:

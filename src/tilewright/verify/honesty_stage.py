@@ -81,10 +81,6 @@ class Stage:
                 f"its process, in the experiments ({', '.join(judged.reports) or 'before the first'}): {result.message}"
             )
             found.append(finding(CHECK_OF[result.outcome], text))
-        left = [str(name) for name in judged.reports.get("end", {}).get("left out", ())]
-        left += [name for name, report in judged.reports.items() if "skipped" in report]
-        if left:
-            found.append(finding("honesty.skipped", f"not tried, the time was up: {', '.join(left)}"))
         return found
 
     def _job(self, scene: honesty.Scene, device: str, names: Sequence[str]) -> JobResult:
