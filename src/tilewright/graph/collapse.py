@@ -48,6 +48,9 @@ COLLAPSED = "collapsed_convolution"
 #: Under that key, of the slices of its input that are summed.
 SLICE = "slice"
 
+#: Under that key, of the small product that is left.
+PRODUCT = "product"
+
 
 @dataclass(frozen=True)
 class TapReads:
@@ -188,13 +191,18 @@ class _Collapse:
         if groups == 1:
             matrix = self.editor.call(aten.permute.default, self._taps_first(), [2, 0, 1])
             matrix = self.editor.call(aten.reshape.default, matrix, [self._channels(), -1])
-            return self.editor.call(aten.linear.default, self._concatenated(sums, 1), matrix)
+            return self._product(aten.linear.default, self._concatenated(sums, 1), matrix)
         sums = [self.editor.call(aten.unflatten.int, part, 1, [groups, -1]) for part in sums]
         rows = self.editor.call(aten.unsqueeze.default, self._concatenated(sums, 2), 2)
         grouped = self._grouped_taps()
         matrix = self.editor.call(aten.reshape.default, grouped, [groups, -1, self._channels() // groups])
-        result = self.editor.call(aten.matmul.default, rows, matrix)
+        result = self._product(aten.matmul.default, rows, matrix)
         return self.editor.call(aten.reshape.default, result, [-1, self._channels()])
+
+    def _product(self, target: Any, rows: torch_fx.Node, matrix: torch_fx.Node) -> torch_fx.Node:
+        result = self.editor.call(target, rows, matrix)
+        result.meta[COLLAPSED] = PRODUCT
+        return result
 
     def partial(self) -> torch_fx.Node:
         """A convolution over the dims that stay, whose channels are the taps of those that went."""
