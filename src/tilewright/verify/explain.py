@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 
 from tilewright.errors import TilewrightError
+from tilewright.verify.check_sources import SOURCES
 from tilewright.verify.checks import BY_NAME, CHECKS, Check
 
 
@@ -35,5 +36,9 @@ def explain(check: str, others: Sequence[str] = ()) -> str:
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(known)}"
         raise UnknownCheckError(f"no check is named {check!r}", hint=hint)
     weight = {"error": "rejects", "limit": "accepts, with a named limit", "note": "informs"}[found.severity.value]
-    source = f"\n\nSource: {found.source}" if found.source else ""
-    return f"{found.name} ({weight})\n\n{found.what}\n\nWhy: {found.why}{source}"
+    return f"{found.name} ({weight})\n\n{found.what}\n\nWhy: {found.why}\n\nSource: {source_of(found)}"
+
+
+def source_of(check: Check) -> str:
+    """Where the check's reason is known from."""
+    return check.source or SOURCES[check.name]

@@ -102,7 +102,7 @@ HONESTY_CHECKS: tuple[Check, ...] = (
         "kernel that multiplies for nothing while PyTorch makes the product is a decoy too.",
         "A kernel beside the library's call satisfies whoever looks for a kernel, or counts launches. What a candidate "
         "reports of itself is not asked.",
-        f"{_FIELD_GUIDE} (calling the library); METR, Measuring Automated Kernel Engineering (2025)",
+        f"{_FIELD_GUIDE} (calling the library)",
     ),
     Check(
         "honesty.unused", _N,
