@@ -45,7 +45,7 @@ class CollapseTiles:
     elements: int = 32768
     num_warps: int = 4
     target_programs: int = 512
-    lane_cells: int = 9
+    lane_cells: int = 8
 
 
 @dataclass(frozen=True)

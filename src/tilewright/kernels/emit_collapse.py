@@ -468,8 +468,8 @@ class _CollapseEmitter(ValueEmitter):
         lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}[x.shape] = sizes_of_{self.plan.name}(*x.shape, CO)")
         lines.close()
         lines.add("rows, programs, constants = held")
-        lines.add(f"out = torch.empty({self._output_shape()}, device=x.device, dtype={self._out_dtype()})")
-        lines.add("partial = torch.empty(programs * CO, device=x.device, dtype=torch.float32)")
+        lines.add(f"out = x.new_empty({self._output_shape()}{self._out_dtype()})")
+        lines.add("partial = x.new_empty(programs * CO, dtype=torch.float32)")
         arguments = ["x", "w", "partial", "counters(x, rows)", *self.pointers.values(), "out", *self.scalars]
         lines.add(f"{kernel}[(programs,)]({', '.join(arguments)}, **constants)")
         lines.add("return out")
@@ -477,7 +477,7 @@ class _CollapseEmitter(ValueEmitter):
 
     def _out_dtype(self) -> str:
         wanted = self.region.root.meta["val"].dtype
-        return "x.dtype" if self.plan.x.meta["val"].dtype is wanted else str(wanted)
+        return "" if self.plan.x.meta["val"].dtype is wanted else f", dtype={wanted}"
 
     def _output_shape(self) -> str:
         own = next(operand for operand in self.region.operands if operand.node is self.plan.anchor)

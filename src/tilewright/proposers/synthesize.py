@@ -15,7 +15,7 @@ from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
-from tilewright.kernels.collapse_plan import CollapsePlan
+from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
 from tilewright.kernels.conv_product import ConvProduct
@@ -64,7 +64,7 @@ _POOL_TILES = ((1024, 256, 4), (512, 128, 4), (2048, 256, 8), (512, 512, 2))
 #: Of convolution anchors, the most promising first.
 _CONV_TILES = (
     ConvTiles(64, 64, 4, 2),
-    ConvTiles(64, 64, 4, 2, block_k=32),
+    ConvTiles(64, 64, 4, 2, block_k=32, max_registers=96),
     ConvTiles(128, 128, 8, 1, rows=16),
     ConvTiles(128, 64, 8, 2),
     ConvTiles(64, 64, 4, 1),
@@ -77,6 +77,22 @@ _CONV_TILES = (
     ConvTiles(64, 32, 4, 2),
     ConvTiles(32, 64, 4, 2),
 )
+
+
+#: Of collapsed convolutions, the most promising first.
+_COLLAPSE_TILES = (
+    CollapseTiles(1024, 4, 32768, 4),
+    CollapseTiles(512, 8, 32768, 4),
+    CollapseTiles(1024, 4, 16384, 4),
+    CollapseTiles(2048, 4, 32768, 4),
+    CollapseTiles(2048, 4, 32768, 8),
+    CollapseTiles(1024, 4, 32768, 4, lane_cells=0),
+    CollapseTiles(1024, 4, 16384, 4, lane_cells=0),
+    CollapseTiles(1024, 4, 32768, 4, lane_cells=16),
+)
+
+#: Programs of an SM at least, where a collapsed convolution's planes are split.
+_COLLAPSE_PROGRAMS = 4
 
 
 def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions, ...]:
@@ -117,6 +133,15 @@ def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> l
     return [*others[:3], *variants, *others[3:]]
 
 
+def with_collapses(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:
+    """The variants, and the first of them with other tiles for collapsed convolutions, where there are any."""
+    if not any(isinstance(kernel, CollapsePlan) for kernel in plan_module(graph, variants[0]).fused):
+        return list(variants)
+    tiles = [replace(tiles, target_programs=sm_count * _COLLAPSE_PROGRAMS) for tiles in _COLLAPSE_TILES]
+    usual = [replace(options, collapse_tiles=tiles[0]) for options in variants]
+    return [*usual[:1], *(replace(usual[0], collapse_tiles=other) for other in tiles[1:]), *usual[1:]]
+
+
 def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candidate, ...]:
     """Candidates for a task with a reference, the most promising first; none where the code itself is the task.
 
@@ -138,6 +163,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     candidates: dict[str, Candidate] = {}
     variants = with_gemms(plan_variants(task.gpu.sm_count, task.precision), graph, task.gpu, task.precision)
     variants = with_rows(variants, graph, task.gpu.sm_count)
+    variants = with_collapses(variants, graph, task.gpu.sm_count)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
     for options in variants:
         say(f"writing a plan: {options.describe()}")
@@ -224,6 +250,7 @@ def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan |
     if isinstance(kernel, CollapsePlan):
         collapse = kernel.tiles
         sizes = (("BLOCK", collapse.block), ("UNROLL", collapse.unroll), ("ELEMENTS", collapse.elements))
+        sizes += (("LANE_CELLS", collapse.lane_cells),)
         return Schedule(kernel.name, sizes, collapse.num_warps, 1)
     if isinstance(kernel, ConvPlan):
         tiles = kernel.tiles
