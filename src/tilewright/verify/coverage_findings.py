@@ -66,7 +66,7 @@ def read_covered(part: Part, index: int, choice: int) -> list[Covered]:
     """The coverage in a run's report, which is data of the other side; nothing where there is none to be read."""
     try:
         found = _read(part, index, choice)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError):
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError, IndexError):
         return []
     return [] if found is None else [found]
 

@@ -131,6 +131,8 @@ def judge_run(
         blank = replace(blank, parameters=lost)
         got = leaves(wire.unpack(data["outputs"], tensors))
         form = Form.of_data(data["form"])
+        if not len(form.layouts) == len(form.devices) == len(got):
+            raise ValueError("its outputs and what is said of them differ in number")
         reduced = reduced or bool(data.get("narrowed")) or any(k != "ieee" for k in data.get("dots", {}))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         return replace(blank, problem="sandbox.garbage", message=f"its report cannot be read: {error!r}")
@@ -144,6 +146,9 @@ def _compare(
     if form.structure != expected.form.structure:
         text = f"outputs are nested as {form.structure}, right is {expected.form.structure}"
         return replace(blank, problem="correctness.shape", message=text[:600])
+    if len(got) != len(expected.exact):
+        text = f"{len(got)} outputs, right is {len(expected.exact)}"
+        return replace(blank, problem="correctness.shape", message=text)
     shapes = [tuple(output.shape) for output in got], [tuple(output.shape) for output in expected.exact]
     if shapes[0] != shapes[1]:
         return replace(blank, problem="correctness.shape", message=f"output shapes {shapes[0]}, right is {shapes[1]}")
