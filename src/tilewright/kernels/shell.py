@@ -184,7 +184,9 @@ def _constructor_defaults(target: ast.ClassDef) -> dict[str, object]:
 # -- the reference's class, renamed ------------------------------------------------------------------------
 
 
-class _Renamer(cst.CSTTransformer):
+class _NameOnly(cst.CSTTransformer):
+    """The class's own name, wherever it stands."""
+
     def __init__(self, old: str) -> None:
         self.old = old
 
@@ -195,6 +197,10 @@ class _Renamer(cst.CSTTransformer):
     def leave_Attribute(self, original_node: cst.Attribute, updated_node: cst.Attribute) -> cst.Attribute:
         """Attributes that happen to have the class's name stay."""
         return updated_node.with_changes(attr=original_node.attr)
+
+
+class _Renamer(_NameOnly):
+    """Methods: forward() becomes reference_forward() too."""
 
     def leave_FunctionDef(self, original_node: cst.FunctionDef, updated_node: cst.FunctionDef) -> cst.FunctionDef:
         """forward() becomes reference_forward()."""
@@ -220,15 +226,6 @@ def _renamed_class(reference: ReferenceClass) -> str:
 
 def _is_own_method(item: cst.CSTNode) -> bool:
     return isinstance(item, cst.FunctionDef)
-
-
-class _NameOnly(cst.CSTTransformer):
-    def __init__(self, old: str) -> None:
-        self.old = old
-
-    def leave_Name(self, original_node: cst.Name, updated_node: cst.Name) -> cst.Name:
-        """The class's own name."""
-        return updated_node.with_changes(value="ModelNew") if updated_node.value == self.old else updated_node
 
 
 # -- files -------------------------------------------------------------------------------------------------
