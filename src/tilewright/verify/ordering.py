@@ -7,13 +7,13 @@ counter, a lock) that the earlier one was done.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from tilewright.verify.accesses import AccessKind
 
@@ -52,8 +52,9 @@ class _History:
     def of(cls, shadow: Flagged) -> _History:
         count = shadow.written.size
         writer, wrote_at, reader, read_at, lane = (np.full(count, _NOBODY, dtype=np.int32) for _ in range(5))
-        raw = torch.empty(0, dtype=torch.uint8).set_(shadow.storage).numpy()
-        memory = raw[: count * shadow.granule].view(f"V{shadow.granule}")
+        # Not through torch, whose operations are watched while kernels run.
+        place = (ctypes.c_uint8 * (count * shadow.granule)).from_address(shadow.storage.data_ptr())
+        memory = np.ctypeslib.as_array(place).view(f"V{shadow.granule}")
         return cls(writer, wrote_at, reader, read_at, lane, np.zeros(count, dtype=bool), memory)
 
 
