@@ -13,13 +13,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tilewright.kernels.triton_memory import Lanes, source_line
 from tilewright.verify.accesses import AccessKind, Memory, Region, Touch, TracedTensor
 from tilewright.verify.ordering import Ordering
 from tilewright.verify.pretend import poison, poisoning, really
-from tilewright.verify.subject import leaves
+from tilewright.verify.subject import DispatchMode, leaves
 
 #: Bytes of poison before and behind an input, a multiple of every alignment that is asked for.
 GUARD_BYTES = 4096
@@ -254,7 +253,7 @@ class Coverage:
         self.events[key].add(elements)
 
 
-class NativeAccesses(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NativeAccesses(DispatchMode):
     """Tells a `Coverage` what PyTorch's own operations read and write."""
 
     def __init__(self, coverage: Coverage) -> None:

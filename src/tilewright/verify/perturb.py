@@ -14,10 +14,9 @@ from typing import Any
 
 import cloudpickle
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from tilewright.verify import wire
-from tilewright.verify.subject import Subject, leaves, map_leaves, to_double
+from tilewright.verify.subject import DispatchMode, Subject, leaves, map_leaves, to_double
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 
@@ -93,7 +92,7 @@ class _Question:
         return self._output({**self.state, name: perturbed(self.state[name], shaped, way)}, self.inputs)
 
     def _output(
-        self, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], mode: TorchDispatchMode | None = None
+        self, state: Mapping[str, torch.Tensor], inputs: Sequence[Any], mode: DispatchMode | None = None
     ) -> list[torch.Tensor]:
         module = self.subject.build(self.arguments)
         module.load_state_dict(dict(state))
@@ -132,7 +131,7 @@ def _difference(a: torch.Tensor, b: torch.Tensor) -> float:
     return min(largest / size, 1e30)
 
 
-class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Steps(DispatchMode):
     """Finds the operation whose result holds given values, or changes the result of one."""
 
     def __init__(

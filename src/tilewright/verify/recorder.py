@@ -14,14 +14,13 @@ from typing import Any
 
 import cloudpickle
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from tilewright.kernels import triton_compat
 from tilewright.verify import runtime
 from tilewright.verify.execute import describe
 from tilewright.verify.pretend import pretend, really
-from tilewright.verify.subject import Subject, leaves, map_leaves
+from tilewright.verify.subject import DispatchMode, Subject, leaves, map_leaves
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 
@@ -49,7 +48,11 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     except Exception as error:
         data["error"] = describe(error)
     known = [*leaves(inputs), *candidate.parameters(), *candidate.buffers()] if "error" not in data else []
-    data |= {"steps": recorder.steps, "given": [recorder.storage(leaf) for leaf in known], "inputs": len(leaves(inputs))}
+    data |= {
+        "steps": recorder.steps,
+        "given": [recorder.storage(leaf) for leaf in known],
+        "inputs": len(leaves(inputs)),
+    }
     emit("recording", data, None)
     with pretend(job["gpu"], "meta"):
         for index, (key, (kernel, args, kwargs)) in enumerate(recorder.distinct.items()):
@@ -155,7 +158,7 @@ def _specialised(argument: Mapping[str, Any]) -> tuple[Any, ...]:
     return argument["name"], argument["type"], argument["divisible_by_16"], argument["value"] if fixed else None
 
 
-class _Native(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Native(DispatchMode):
     """Notes what a candidate leaves to PyTorch."""
 
     def __init__(self, recorder: Recorder) -> None:

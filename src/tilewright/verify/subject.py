@@ -133,7 +133,18 @@ def _numel(shape: Sequence[int]) -> int:
     return count
 
 
-class _Steps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class DispatchMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """The base of our modes: nothing is compiled under them, so torch need not import its compiler for them.
+
+    That import takes seconds in each process.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+
+class _Steps(DispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.steps: list[tuple[str, tuple[int, ...]]] = []
