@@ -66,6 +66,7 @@ class Epilogue(KernelNames):
         terms = []
         for position, (index, _) in enumerate(groups):
             stride = " * ".join(size for _, size in groups[position + 1 :])
+            index = "n.to(tl.int64)" if index == "n" and stride else index
             terms.append(f"{index} * ({stride})" if " " in stride else f"{index} * {stride}" if stride else index)
         return " + ".join(terms)
 

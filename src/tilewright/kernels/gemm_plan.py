@@ -68,6 +68,7 @@ class GemmSchedule:
         ways = [f"{self.operands.value} operands", f"tiles of {self.block_m} x {self.block_n} x {self.block_k}"]
         ways += [f"{self.num_warps} warps", f"{self.num_stages} stages"]
         ways += ["tensor descriptors"] if self.descriptors else []
+        ways += [f"stored in {self.parts} pieces"] if self.parts > 1 else []
         ways += [f"inner dim in {self.split} parts"] if self.split > 1 else []
         return ", ".join(ways)
 

@@ -123,10 +123,10 @@ class Results:
         if not results:
             return
         row = "batch * M + m" if self.plan.product.batch else "m"
-        lines.add(f"partial = partial_ptr + ({block}) * ROWS + {row}")
         for number, result in enumerate(results):
-            offset = f" + {number} * COLUMN_BLOCKS * ROWS" if number else ""
-            lines.add(f"tl.store(partial{offset}, {result}, mask=m < M)")
+            place = f"({number} * COLUMN_BLOCKS + {block})" if number else f"({block})"
+            lines.add(f"partial = partial_ptr + {place}.to(tl.int64) * ROWS + {row}")
+            lines.add(f"tl.store(partial, {result}, mask=m < M)")
         self.epilogue.sizes.update({"ROWS": None, "COLUMN_BLOCKS": None, "M": None})
 
     # -- the finish ----------------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Results:
             lines.add(f"{name} = tl.full([BLOCK, 1], {_IDENTITY.get(kind, '0.0')}, tl.float32)")
         lines.open("for block in range(0, COLUMN_BLOCKS):")
         for number, (name, (_, kind)) in enumerate(zip(names, self.partials, strict=True)):
-            offset = f"({number} * COLUMN_BLOCKS + block) * ROWS + row"
+            offset = f"({number} * COLUMN_BLOCKS + block).to(tl.int64) * ROWS + row"
             lines.add(f"part{number} = tl.load(partial_ptr + {offset}, mask=inside, other=0.0)")
             if kind == "raised":
                 self._add_raised(lines, number)

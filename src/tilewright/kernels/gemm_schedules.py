@@ -162,12 +162,14 @@ def _holds_rows(schedule: GemmSchedule, shape: GemmShape) -> bool:
 
 
 def _varied(ordered: list[GemmSchedule]) -> list[GemmSchedule]:
-    """The list with the best of each way of loading and of each kind of operands early."""
-    first: dict[tuple[object, ...], GemmSchedule] = {}
+    """The list with the best of each way of loading and of each kind of operands early, then of each tile."""
+    ways: dict[tuple[object, ...], GemmSchedule] = {}
+    tiles: dict[tuple[object, ...], GemmSchedule] = {}
     for schedule in ordered:
-        first.setdefault((schedule.operands, schedule.descriptors, schedule.split > 1), schedule)
-    best = ordered[:2]
-    return list(dict.fromkeys([*best, *first.values(), *ordered]))
+        way = (schedule.operands, schedule.descriptors, schedule.split > 1)
+        ways.setdefault(way, schedule)
+        tiles.setdefault((*way, schedule.block_m, schedule.block_n), schedule)
+    return list(dict.fromkeys([*ordered[:2], *ways.values(), *tiles.values(), *ordered]))
 
 
 def _candidates(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmSchedule]:

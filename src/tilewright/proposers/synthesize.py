@@ -17,7 +17,7 @@ from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
-from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
+from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
 from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.gemm_plan import GemmPlan
 from tilewright.kernels.gemm_schedules import schedule_sets
@@ -113,6 +113,8 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
 def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precision: PrecisionClass) -> list[PlanOptions]:
     """The variants again with matrix products as anchors before them; the plain ones stay, in case native is faster."""
     sets = schedule_sets(graph, gpu, precision, _GEMM_SETS)
+    if not any(convolution_shape(node) is not None for node in graph.fx.nodes):
+        variants = [options for options in variants if not options.convolution_anchors]
     anchors = [replace(variants[0], gemms=gemms) for gemms in sets]
     others = [replace(options, gemms=sets[0]) for options in variants[1:] if sets and options.convolution_anchors]
     return [*anchors, *others, *variants]
