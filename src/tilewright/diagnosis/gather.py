@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ from tilewright.graph.graph import Graph
 from tilewright.graph.work import NodeWork, count_nodes, count_work
 from tilewright.profile.launches import argument_bytes, matrix_product_shape
 from tilewright.profile.model import predict_reference, predict_step
+from tilewright.profile.seen import schedule_of
 from tilewright.task.task import Task
 from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.profile import ForwardProfile, KernelProfile
@@ -236,33 +237,46 @@ def _touched(
 
 
 def _kernels(sources: Sources, roles: _Roles, gpu: Gpu) -> tuple[KernelFacts, ...]:
-    """One entry for each kernel, of its first launch; its traffic is that launch's."""
-    found: dict[str, KernelFacts] = {}
-    steps = sources.recorded.recording.steps if sources.recorded is not None else ()
-    for position, step in enumerate(steps):
-        if not isinstance(step, Launch) or step.kernel in found:
-            continue
-        found[step.kernel] = KernelFacts(
-            step.kernel,
+    """One entry for each kernel and schedule, of its first launch; its traffic is that launch's."""
+    if sources.recorded is None:
+        profiles = [one for one in (sources.measured, sources.modelled) if one is not None]
+        names = dict.fromkeys(kernel.kernel for one in profiles for kernel in one.kernels if not kernel.native)
+        return tuple(
+            KernelFacts(name, 0, _profile(sources.modelled, name), _profile(sources.measured, name)) for name in names
+        )
+    found: list[KernelFacts] = []
+    for position, launch, modelled in _launches(sources, sources.recorded):
+        same = sum(1 for other in found if other.launch is not None and other.launch.kernel == launch.kernel)
+        facts = KernelFacts(
+            f"{launch.kernel} (schedule {same + 1})" if same else launch.kernel,
             position,
-            modelled=_profile(sources.modelled, step.kernel),
-            measured=_profile(sources.measured, step.kernel),
-            launch=step,
-            traffic=roles.traffic(position, _launch_sizes(step)),
-            product=matrix_product_shape(step),
+            modelled=modelled,
+            measured=_profile(sources.measured, launch.kernel),
+            launch=launch,
+            traffic=roles.traffic(position, _launch_sizes(launch)),
+            product=matrix_product_shape(launch),
             from_parameters=roles.from_parameters(position),
-            unread=tuple((sources.unread or {}).get(step.kernel, ())),
+            unread=tuple((sources.unread or {}).get(launch.kernel, ())),
             bandwidth_gb_s=gpu.bandwidth_gb_s,
         )
-    for profile in (sources.measured, sources.modelled):
-        for kernel in profile.kernels if profile is not None else ():
-            if kernel.kernel not in found and not kernel.native and not steps:
-                measured, modelled = (
-                    _profile(sources.measured, kernel.kernel),
-                    _profile(sources.modelled, kernel.kernel),
-                )
-                found[kernel.kernel] = KernelFacts(kernel.kernel, kernel.position, modelled, measured)
-    return tuple(found.values())
+        found.append(facts)
+    return tuple(found)
+
+
+def _launches(sources: Sources, recorded: Recorded) -> Iterator[tuple[int, Launch, KernelProfile | None]]:
+    """First launch of each kernel and schedule, with its modelled profile; of an autotune list, the one it chose."""
+    steps = recorded.recording.steps
+    seen: set[str] = set()
+    for profile in sources.modelled.kernels if sources.modelled is not None else ():
+        step = steps[profile.position] if profile.position < len(steps) else None
+        if isinstance(step, Launch) and step.kernel == profile.kernel:
+            forms = (step, *step.alternatives)
+            seen.add(step.kernel)
+            yield profile.position, next((one for one in forms if schedule_of(one) == profile.schedule), step), profile
+    for position, step in enumerate(steps):
+        if isinstance(step, Launch) and step.kernel not in seen:
+            seen.add(step.kernel)
+            yield position, step, None
 
 
 def _profile(forward: ForwardProfile | None, kernel: str) -> KernelProfile | None:
@@ -278,22 +292,62 @@ def _launch_sizes(launch: Launch) -> Mapping[int, int]:
 
 
 def _native(sources: Sources, roles: _Roles, task: Task) -> tuple[NativeFacts, ...]:
-    if sources.recorded is None:
+    recorded = sources.recorded
+    if recorded is None:
         return ()
     found = []
-    for position, (step, data) in enumerate(zip(sources.recorded.recording.steps, sources.recorded.steps, strict=True)):
-        if isinstance(step, Launch):
+    for position, (step, data) in enumerate(zip(recorded.recording.steps, recorded.steps, strict=True)):
+        if isinstance(step, Launch) or (step.read_bytes + step.written_bytes == 0 and not step.matrix_operations):
             continue
+        time = predict_step(step, (), task.gpu, task.precision)
         facts = NativeFacts(
             step,
             position,
-            traffic=roles.traffic(position, _native_sizes(step, data)),
-            from_parameters=roles.from_parameters(position),
+            Figure(time.time_ms, "modelled"),
+            roles.traffic(position, _native_sizes(step, data)),
+            roles.from_parameters(position),
+            time.limit,
         )
-        if step.read_bytes + step.written_bytes == 0 and not step.matrix_operations:
+        found.append(facts)
+    return _with_measured_times(found, sources.measured, recorded)
+
+
+def _with_measured_times(
+    steps: Sequence[NativeFacts], measured: ForwardProfile | None, recorded: Recorded
+) -> tuple[NativeFacts, ...]:
+    """Native steps with the measured time of the library's kernels between the same kernels of the code.
+
+    Where several steps stand between two kernels, the time is split as the model splits it, and stays `modelled`.
+    """
+    times = _between_own_kernels(measured)
+    if not times:
+        return tuple(steps)
+    own_before = [0]
+    for recorded_step in recorded.recording.steps:
+        own_before.append(own_before[-1] + isinstance(recorded_step, Launch))
+    result = []
+    for step in steps:
+        place = own_before[step.position]
+        beside = [other for other in steps if own_before[other.position] == place]
+        modelled = sum(other.time_ms.value for other in beside if other.time_ms is not None)
+        if place not in times or step.time_ms is None or modelled <= 0:
+            result.append(step)
             continue
-        found.append(_timed(facts, sources, task.gpu, task))
-    return tuple(found)
+        label = "measured" if len(beside) == 1 else "modelled"
+        result.append(replace(step, time_ms=Figure(times[place] * step.time_ms.value / modelled, label)))
+    return tuple(result)
+
+
+def _between_own_kernels(measured: ForwardProfile | None) -> dict[int, float]:
+    """Launches of the code's own kernels so far -> milliseconds of the library's kernels that follow."""
+    times: dict[int, float] = {}
+    own = 0
+    for kernel in measured.kernels if measured is not None else ():
+        if not kernel.native:
+            own += kernel.launches
+        elif kernel.duration_ms is not None:
+            times[own] = times.get(own, 0.0) + kernel.total_ms
+    return times
 
 
 def _native_sizes(call: NativeCall, data: Mapping[str, Any]) -> Mapping[int, int]:
@@ -314,16 +368,6 @@ def _elements(shape: Sequence[int]) -> int:
     for size in shape:
         count *= size
     return count
-
-
-def _timed(facts: NativeFacts, sources: Sources, gpu: Gpu, task: Task) -> NativeFacts:
-    """The step with its time: measured where it was profiled, else the model's."""
-    if sources.measured is not None:
-        for native in sources.measured.native:
-            if native.operation == facts.call.operation and native.time_ms > 0:
-                return replace(facts, time_ms=Figure(native.time_ms, "measured"), limit=native.limit)
-    time = predict_step(facts.call, (), gpu, task.precision)
-    return replace(facts, time_ms=Figure(time.time_ms, "modelled"), limit=time.limit)
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from tilewright.diagnosis.facts import Facts, Figure, KernelFacts
 from tilewright.diagnosis.rule import Threshold, plain, words_of_bytes
 from tilewright.profile import constants as c
-from tilewright.profile.model import dram_ms
 from tilewright.values.diagnosis import Diagnosis, Evidence
 from tilewright.values.profile import (
     DRAM_THROUGHPUT,
@@ -249,7 +248,7 @@ def few_warps_for(resource: str, name: str, remedy: str, facts: Facts, threshold
             continue
         if min(limits, key=lambda key: limits[key]) != resource or highest_throughput(kernel) >= 60.0:
             continue
-        excess = _excess_ms(kernel, facts)
+        excess = _excess_ms(kernel)
         time = kernel.time_ms
         cost = None if excess is None else excess * (1.0 - held.value / threshold.value)
         each = kernel.field("registers" if resource == "registers" else "shared_bytes")
@@ -300,15 +299,10 @@ def shared_limit(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
 # Latency and units
 
 
-def _excess_ms(kernel: KernelFacts, facts: Facts) -> float | None:
-    """What the kernel takes beyond the bytes of its tensors at the memory's bandwidth, and beyond its other limits."""
+def _excess_ms(kernel: KernelFacts) -> float | None:
+    """What the kernel takes beyond the time in which its busiest unit would do the same at its peak."""
     time = kernel.time_ms
-    if time is None:
-        return None
-    others = [value for name, value in kernel.limits.items() if name != "latency"]
-    read = _read_part(kernel)
-    least = dram_ms(kernel.traffic.total * read, facts.gpu) * kernel.launches
-    return max(0.0, time.value - max([least, *others] if time.label == "modelled" else [least]))
+    return None if time is None else time.value * max(0.0, 1.0 - highest_throughput(kernel) / 100.0)
 
 
 def latency_bound(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
@@ -321,7 +315,7 @@ def latency_bound(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
         time = kernel.time_ms
         if time is not None and time.value <= 2 * c.LAUNCH_MS * kernel.launches:
             continue
-        excess = _excess_ms(kernel, facts)
+        excess = _excess_ms(kernel)
         read = _read_part(kernel)
         cost = None if excess is None else excess / read
         evidence = [threshold.evidence(name, figure) for name, figure in known]

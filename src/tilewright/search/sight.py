@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tilewright.diagnosis.diagnose import diagnose
-from tilewright.diagnosis.facts import Facts
+from tilewright.diagnosis.facts import Facts, Unread
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.diagnosis.unread import find_unread
+from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.occupancy import occupancy
 from tilewright.graph.work import count_work
-from tilewright.profile.model import predict_step
-from tilewright.search.understand import Understanding, least_work, understand
-from tilewright.task.metrics import read_metrics
+from tilewright.profile.imported import document_profile, import_profile
+from tilewright.profile.launches import tensor_bytes
+from tilewright.profile.model import StepTime, predict_step
+from tilewright.profile.predict import PredictionError, profile_of
+from tilewright.profile.seen import look, schedule_of
+from tilewright.search.understand import Understanding, kernel_names, least_work, understand
 from tilewright.task.task import Task
-from tilewright.task.text_file import read_text
 from tilewright.values.candidate import Candidate, Launch, Origin
 from tilewright.values.measurement import Work
 from tilewright.values.precision import PrecisionClass
-from tilewright.values.profile import ForwardProfile, KernelProfile
+from tilewright.values.profile import DRAM_THROUGHPUT, GRID_SIZE, ForwardProfile, KernelProfile
 from tilewright.values.sight import Ceilings, RooflinePoint, Sight
+from tilewright.values.verdict import KernelResources
 from tilewright.verify.record import Recorded, record_fully
 
 Say = Callable[[str], None]
@@ -34,6 +40,7 @@ def look_at(
     subject: str = "given code",
     measured: ForwardProfile | None = None,
     look_for_unread: bool = True,
+    thorough: bool = True,
 ) -> Sight:
     """Profile and diagnose a candidate, or the reference in eager PyTorch where there is none.
 
@@ -45,6 +52,7 @@ def look_at(
         measured: a profile that a GPU gave; the task's own metrics where it is None.
         look_for_unread: run a few of its programs to see whether they read all of their operands; code that the
             gate accepts need not be asked.
+        thorough: model it from its machine code and sampled addresses; else from bytes and occupancy, in no time.
     """
     graph = understanding.graph
     if candidate is None:
@@ -52,24 +60,74 @@ def look_at(
         facts = gather_reference(task, graph)
         return Sight(subject, diagnose(facts), points=roofline_points(facts, count_work(graph)))
     measured = measured or _of_document(task, candidate)
-    recorded, modelled = None, None
+    seen = _Modelled(None, None)
+    unread: Mapping[str, Sequence[Unread]] = {}
     if task.reference is not None:
-        recorded = record_fully(task, candidate, task.gpu)
-        modelled = _modelled(recorded, task)
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(find_unread, task, candidate, graph) if look_for_unread else None
+            seen = _from_code(task, candidate) if thorough else _from_bytes(task, candidate)
+            unread = asked.result() if asked is not None else {}
     sources = Sources(
-        recorded=recorded,
-        modelled=modelled,
+        recorded=seen.recorded,
+        modelled=seen.profile,
         measured=measured,
         graph=graph,
-        unread=find_unread(task, candidate, graph) if look_for_unread and recorded is not None else {},
+        unread=unread,
         source=candidate.source,
         collapses=candidate.collapses,
     )
     facts = gather(task, sources)
+    facts = replace(facts, notes=(*facts.notes, *seen.notes))
     work = None
     if graph is not None:
         work = least_work(graph) if candidate.collapses else count_work(graph)
-    return Sight(subject, diagnose(facts), modelled, measured, roofline_points(facts, work))
+    return Sight(subject, diagnose(facts), seen.profile, measured, roofline_points(facts, work))
+
+
+@dataclass(frozen=True)
+class _Modelled:
+    """What the model says of a candidate, and the recording that it looked at."""
+
+    recorded: Recorded | None
+    profile: ForwardProfile | None
+    notes: tuple[str, ...] = ()
+
+
+def _from_code(task: Task, candidate: Candidate) -> _Modelled:
+    """The full model; where it fails, the short one, and why."""
+    seen = look(task, candidate, task.gpu)
+    try:
+        return _Modelled(seen.recorded, profile_of(task, candidate, seen, task.gpu))
+    except PredictionError as error:
+        short = _from_bytes(task, candidate)
+        return replace(short, notes=(*short.notes, f"modelled from bytes and occupancy alone: {error.what}"))
+
+
+def _from_bytes(task: Task, candidate: Candidate) -> _Modelled:
+    """Bytes and occupancy: what the search predicts candidates by."""
+    recorded = record_fully(task, candidate, task.gpu)
+    kernels, total = [], 0.0
+    for position, step in enumerate(recorded.recording.steps):
+        time = predict_step(step, recorded.resources, task.gpu, task.precision)
+        total += time.time_ms
+        known = next((item for item in recorded.resources if item.kernel == getattr(step, "kernel", None)), None)
+        if isinstance(step, Launch) and known is not None:
+            kernels.append(_short_profile(step, position, known, time, task.gpu))
+    return _Modelled(recorded, ForwardProfile(tuple(kernels), total_ms=total, gpu=task.gpu.name, modelled=True))
+
+
+def _short_profile(launch: Launch, position: int, known: KernelResources, time: StepTime, gpu: Gpu) -> KernelProfile:
+    held = occupancy(gpu, registers=known.registers, shared_bytes=known.shared_bytes, warps=known.warps)
+    moved = float(tensor_bytes(launch))
+    used = 100.0 * moved / (gpu.bandwidth_gb_s * 1e6 * time.time_ms) if time.time_ms > 0 else 0.0
+    return KernelProfile(
+        launch.kernel, gpu.name, True, "model of bytes and occupancy", launch.grid,
+        metrics={GRID_SIZE: launch.programs, DRAM_THROUGHPUT: min(100.0, used)},
+        duration_ms=time.time_ms, position=position, warps=known.warps, registers=known.registers,
+        spill_bytes=known.spill_bytes, shared_bytes=known.shared_bytes, active_blocks=held.active_blocks,
+        occupancy_limits=dict(held.limits), limits=time.limits, limit=time.limit, schedule=schedule_of(launch),
+        waves=launch.programs / max(1, gpu.sm_count * held.active_blocks),
+    )  # fmt: skip
 
 
 def roofline_points(facts: Facts, work: Work | None) -> tuple[RooflinePoint, ...]:
@@ -131,7 +189,8 @@ def look_at_task(task: Task, ncu: Path | None = None, say: Say | None = None) ->
     say = say or (lambda message: None)
     measured = None
     if ncu is not None:
-        measured = _profile_of(read_metrics(read_text(ncu), path=str(ncu), first_line=1), task.gpu.name)
+        own = frozenset(kernel_names(task.given_code or ""))
+        measured = import_profile(ncu, gpu=task.gpu.name, own=own)
     say("reading the reference")
     understanding = understand(task)
     if task.given_code is None:
@@ -145,32 +204,4 @@ def _of_document(task: Task, candidate: Candidate) -> ForwardProfile | None:
     """The metrics that a document brings, for the code that it brings."""
     if not task.metrics or candidate.source != task.given_code:
         return None
-    return _profile_of(task.metrics, task.gpu.name)
-
-
-def _profile_of(metrics: Mapping[str, Mapping[str, float]], gpu: str) -> ForwardProfile:
-    kernels = (KernelProfile(name, gpu, False, "document", metrics=dict(own)) for name, own in metrics.items())
-    return ForwardProfile(tuple(kernels), gpu=gpu)
-
-
-def _modelled(recorded: Recorded, task: Task) -> ForwardProfile:
-    kernels, total = [], 0.0
-    for position, step in enumerate(recorded.recording.steps):
-        time = predict_step(step, recorded.resources, task.gpu, task.precision)
-        total += time.time_ms
-        if not isinstance(step, Launch):
-            continue
-        known = next((item for item in recorded.resources if item.kernel == step.kernel), None)
-        if known is None:
-            continue
-        held = occupancy(task.gpu, registers=known.registers, shared_bytes=known.shared_bytes, warps=known.warps)
-        kernels.append(
-            KernelProfile(
-                step.kernel, task.gpu.name, True, "model", step.grid, duration_ms=time.time_ms, position=position,
-                warps=known.warps, registers=known.registers, spill_bytes=known.spill_bytes,
-                shared_bytes=known.shared_bytes, active_blocks=held.active_blocks,
-                occupancy_limits=dict(held.limits), limits=time.limits, limit=time.limit,
-                waves=step.programs / max(1, task.gpu.sm_count * held.active_blocks),
-            )
-        )  # fmt: skip
-    return ForwardProfile(tuple(kernels), total_ms=total, gpu=task.gpu.name, modelled=True)
+    return document_profile(task.metrics, task.gpu.name)

@@ -98,8 +98,9 @@ def _open_clock(task: Task) -> Clock:
 def _look(task: Task, candidate: Candidate | None, understanding: Understanding, subject: str) -> Sight:
     from tilewright.search.sight import look_at
 
-    # The gate has accepted everything but, perhaps, the given code.
-    return look_at(task, candidate, understanding, subject=subject, look_for_unread=subject == "given code")
+    # The gate has accepted everything but, perhaps, the given code; what is on the way is looked at in passing.
+    given, passing = subject == "given code", subject == "current code"
+    return look_at(task, candidate, understanding, subject=subject, look_for_unread=given, thorough=not passing)
 
 
 def _installed() -> Gpu | None:

@@ -124,10 +124,10 @@ def inspect_task(task: Task) -> Inspection:
     Raises:
         TilewrightError: as `understand` does.
     """
-    return Inspection(task, understand(task), _kernels(task.given_code or ""))
+    return Inspection(task, understand(task), kernel_names(task.given_code or ""))
 
 
-def _kernels(source: str) -> tuple[str, ...]:
+def kernel_names(source: str) -> tuple[str, ...]:
     """Functions with a decorator that ends in `jit`, at the top level of Python source that parses."""
     try:
         body = ast.parse(source).body
