@@ -320,8 +320,9 @@ class _Gate:
             "constructors": plan["constructors"],
             "probes": probes,
             "budget_s": budget,
+            "device": "cpu" if interpreted else "cuda",
         }
-        if _on_gpu() and (installed := detect_gpu()) is not None:
+        if not interpreted and (installed := detect_gpu()) is not None:
             job["installed"] = gpu_figures(installed)
         path = self.task.reference.path if self.task.reference is not None else None
         environment = {"TRITON_INTERPRET": "1"} if interpreted else cache_environment(self.candidate)
