@@ -17,7 +17,7 @@ from tilewright.graph.convolutions import FORWARD_OF_RANK, is_convolution
 from tilewright.graph.fold import FOLD_RULES
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
-from tilewright.graph.ranges import RANGE_RULES
+from tilewright.graph.ranges import RANGE_RULES, note_ranges
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 
 aten = torch.ops.aten
@@ -39,6 +39,7 @@ def simplify(graph: Graph) -> Rewritten:
     ):
         step = rewrite(graph, rules)
         graph, fired = step.graph, fired + Counter(step.fired)
+    note_ranges(graph)
     return Rewritten(graph, dict(fired))
 
 

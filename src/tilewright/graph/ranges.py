@@ -38,6 +38,20 @@ class Range:
 
 ANYTHING = Range()
 
+#: Key in the meta of an operation that has a cheaper form for some ranges: the range of its input.
+RANGE = "range_of_input"
+
+#: Such operations.
+_RANGED = frozenset({aten.gelu.default})
+
+
+def note_ranges(graph: Graph) -> None:
+    """Leave with each operation that has a cheaper form what its input can be."""
+    for node in graph.fx.nodes:
+        if node.op == "call_function" and node.target in _RANGED:
+            node.meta[RANGE] = value_range(source_of(node), graph)
+
+
 _FIXED: dict[Any, Range] = {
     aten.relu.default: Range(0.0),
     aten.relu6.default: Range(0.0, 6.0),

@@ -158,7 +158,7 @@ class _CollapseEmitter(ValueEmitter):
 
     def _in_lanes(self) -> bool:
         """All cells are summed side by side, each under its mask; where there are many, borders are read again."""
-        return self.segments is not None and len(self._cells()) <= self.plan.tiles.lane_cells
+        return self.segments is not None and len(self._cells()) <= max(1, self.plan.tiles.lane_cells)
 
     def _cells_in_lanes(self, lines: Lines) -> None:
         assert self.segments is not None

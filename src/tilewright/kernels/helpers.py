@@ -74,6 +74,12 @@ def gelu_erf(x):
     """x * Phi(x), Phi by the error function."""
     return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
 ''',
+    "gelu_erf_of_negative": '''
+@triton.jit
+def gelu_erf_of_negative(x):
+    """x * Phi(x) for x <= 0."""
+    return 0.5 * x * (1.0 + tl.math.erf(x * 0.7071067811865476))
+''',
     "gelu_tanh": '''
 @triton.jit
 def gelu_tanh(x):
@@ -197,6 +203,17 @@ def gelu_erf(x):
     p = p * t + 0.127414796
     tail = (p * t) * ex2(x * x * -0.7213475204444817)
     return maximum(x, 0.0) - tl.where(x > 40.0, 0.0, a * tail)
+''',
+    "gelu_erf_of_negative": '''
+@triton.jit
+def gelu_erf_of_negative(x):
+    """x * Phi(x) for x <= 0, by the same formula."""
+    t = rcp(1.0 - x * 0.2316418882)
+    p = t * 0.5307027145 - 0.7265760135
+    p = p * t + 0.7107068705
+    p = p * t - 0.142248368
+    p = p * t + 0.127414796
+    return x * ((p * t) * ex2(x * x * -0.7213475204444817))
 ''',
     "sigmoid": '''
 @triton.jit

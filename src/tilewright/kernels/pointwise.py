@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.ranges import RANGE, Range
 from tilewright.kernels.helpers import HELPERS
 
 aten = torch.ops.aten
@@ -183,6 +184,15 @@ POINTWISE: dict[Any, Row] = {
     aten._to_copy.default: _unary("{0}"),
 }
 
+def _gelu_of(a: Arguments, known: Range) -> str | None:
+    """The half of GELU that is needed."""
+    exact = a.get("approximate") != "tanh"
+    return f"gelu_erf_of_negative({a['self']})" if exact and known.high <= 0.0 else None
+
+
+#: Operations with a cheaper form where the range of their input is known.
+_KNOWN_RANGES: dict[Any, Callable[[Arguments, Range], str | None]] = {aten.gelu.default: _gelu_of}
+
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -229,7 +239,10 @@ def pointwise_text(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
         name: text_of(value) if isinstance(value, torch_fx.Node) or type(value) in (int, float, bool) else value
         for name, value in bind_arguments(node).items()
     }
-    return POINTWISE[node.target](arguments)
+    known = node.meta.get(RANGE)
+    cheaper = _KNOWN_RANGES.get(node.target) if isinstance(known, Range) else None
+    text = cheaper(arguments, known) if cheaper is not None and known is not None else None
+    return text if text is not None else POINTWISE[node.target](arguments)
 
 
 def helpers_in(text: str) -> set[str]:
