@@ -7,14 +7,12 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.nodes import argument, listed_dims, source_of, target_of
+from tilewright.graph.convolutions import read_convolution
+from tilewright.graph.nodes import listed_dims, source_of
 from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
 from tilewright.kernels.region import REDUCTIONS, Region
 
 aten = torch.ops.aten
-
-_FORWARD = {aten.conv1d.default: 1, aten.conv2d.default: 2, aten.conv3d.default: 3}
-_TRANSPOSED = {aten.conv_transpose1d.default: 1, aten.conv_transpose2d.input: 2, aten.conv_transpose3d.input: 3}
 
 #: Phases of the innermost dim that are stored together, so that their columns lie contiguous.
 _JOINABLE = (1, 2, 4)
@@ -37,6 +35,7 @@ class ConvTiles:
         block_c: output channels in a tile.
         num_warps, num_stages: of the launch.
         block_k: input channels in one step of a product at most; behind a prepass.
+        max_registers: of a thread, so that more programs fit on a multiprocessor; 0 for no limit.
         rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
     """
 
@@ -46,6 +45,7 @@ class ConvTiles:
     num_stages: int = 2
     rows: int = 0
     block_k: int = 64
+    max_registers: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,45 +98,18 @@ class ConvPlan:
 
 def convolution_shape(node: torch_fx.Node) -> ConvolutionShape | None:
     """The hyperparameters of a convolution in phase form; None for anything else, or beyond what is emitted."""
-    target = target_of(node)
-    if target in _FORWARD:
-        shape = _forward_shape(node, _FORWARD[target])
-    elif target in _TRANSPOSED:
-        shape = _transposed_shape(node, _TRANSPOSED[target])
-    else:
+    found = read_convolution(node)
+    if found is None:
         return None
+    dims = tuple(
+        transposed_dim(dim.size, dim.stride, dim.padding, dim.output_padding, dim.dilation)
+        if found.transposed
+        else convolution_dim(dim.size, dim.stride, dim.padding, dim.dilation)
+        for dim in found.dims
+    )
+    shape = ConvolutionShape(dims, found.groups, found.transposed)
     phases = shape.row_phases * shape.columns.output_step
     return shape if phases <= _MAX_PHASES and shape.tap_count <= _MAX_TAPS else None
-
-
-def _each(value: object, rank: int) -> tuple[int, ...]:
-    listed = [value] if isinstance(value, int) else list(value)  # type: ignore[call-overload]
-    return tuple(listed * rank if len(listed) == 1 else listed)
-
-
-def _kernel_sizes(node: torch_fx.Node) -> tuple[int, ...]:
-    weight = node.args[1]
-    assert isinstance(weight, torch_fx.Node)
-    return tuple(int(size) for size in weight.meta["val"].shape[2:])
-
-
-def _forward_shape(node: torch_fx.Node, rank: int) -> ConvolutionShape:
-    stride, dilation = _each(argument(node, 3, 1), rank), _each(argument(node, 5, 1), rank)
-    padding = argument(node, 4, 0)
-    sizes = _kernel_sizes(node)
-    pads = _each(padding, rank)
-    dims = tuple(convolution_dim(k, s, p, d) for k, s, p, d in zip(sizes, stride, pads, dilation, strict=True))
-    return ConvolutionShape(dims, argument(node, 6, 1), False)
-
-
-def _transposed_shape(node: torch_fx.Node, rank: int) -> ConvolutionShape:
-    stride, padding = _each(argument(node, 3, 1), rank), _each(argument(node, 4, 0), rank)
-    extra, dilation = _each(argument(node, 5, 0), rank), _each(argument(node, 7, 1), rank)
-    dims = tuple(
-        transposed_dim(k, s, p, e, d)
-        for k, s, p, e, d in zip(_kernel_sizes(node), stride, padding, extra, dilation, strict=True)
-    )
-    return ConvolutionShape(dims, argument(node, 6, 1), True)
 
 
 def channel_reduction(region: Region, anchor: torch_fx.Node) -> bool | None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch.fx as torch_fx
 
+from tilewright.graph.convolutions import read_convolution
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
 from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LETTERS, pack_source, prepass_source
@@ -434,20 +435,12 @@ class ConvEmitter(ValueEmitter):
         letter = self.letters[position]
         dim = self.shape.dims[position]
         if self.shape.transposed:
-            return f"({letter} - 1) * {dim.output_step} + {self._transposed_extra(position)}"
+            given = read_convolution(self.plan.anchor)
+            assert given is not None
+            return f"({letter} - 1) * {dim.output_step} + {given.dims[position].transposed_constant}"
         reach = dim.phases[0][-1].delta - dim.phases[0][0].delta + 1
         padding = -dim.phases[0][0].delta
         return f"({letter} + {2 * padding - reach}) // {dim.input_step} + 1"
-
-    def _transposed_extra(self, position: int) -> int:
-        def each(value: object) -> int:
-            return value if isinstance(value, int) else list(value)[position % len(list(value))]  # type: ignore[call-overload]
-
-        arguments = self.plan.anchor.args
-        padding = each(arguments[4]) if len(arguments) > 4 else 0
-        extra = each(arguments[5]) if len(arguments) > 5 else 0
-        dilation = each(arguments[7]) if len(arguments) > 7 else 1
-        return dilation * (self.shape.dims[position].size - 1) + 1 + extra - 2 * padding
 
     def _wrapper(self, kernel: str, wide_kernel: str) -> str:
         lines = Lines()
@@ -505,7 +498,8 @@ class ConvEmitter(ValueEmitter):
         lines.add(")")
         lines.open(f"{kernel}[(grid,)](")
         lines.add(f"{', '.join(['half', 'w', *arguments])},")
-        lines.add(f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text}")
+        limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
+        lines.add(f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text}{limit}")
         lines.close()
         lines.add(")")
         lines.open(f"{wide_kernel}[(min(grid, 512),)](")
