@@ -550,7 +550,7 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     limits = _reduction_limits(limits, main, kept_vector)
     programs = _programs(axes, kept_vector, reduced_vector, limits, main)
     reduced = _product(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
-    split = programs < limits.target_programs and reduced >= _WORTH_SPLITTING
+    split = 2 * programs < limits.target_programs and reduced >= _WORTH_SPLITTING
     return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format, narrowed)
 
 

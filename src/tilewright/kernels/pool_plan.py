@@ -82,8 +82,8 @@ class Pooling:
 class PoolTiles:
     """Tiles of a pooling kernel: at most so many outputs a program, so many along a row; powers of two."""
 
-    tile: int = 1024
-    row: int = 256
+    tile: int = 128
+    row: int = 128
     num_warps: int = 4
 
 

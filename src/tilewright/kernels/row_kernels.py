@@ -84,12 +84,12 @@ class _RowEmitter(RowBody):
 
     def step_tile(self, lines: Lines) -> None:
         """Blocks of a step along the row."""
-        tiles, inner = self.plan.tiles, self.plan.inner
-        most = tiles.tile if self.is_row(inner) else tiles.stripe
+        inner, step = self.plan.inner, 2 * self.plan.tiles.tile
+        most = step if self.is_row(inner) else self.plan.tiles.stripe
         lines.add(f"{self.block(inner)} = min(triton.next_power_of_2({self.axes[inner].size}), {most})")
         outer = self.plan.outer
         if outer is not None:
-            rest = f"max(1, {tiles.tile} // {self.block(inner)})"
+            rest = f"max(1, {step} // {self.block(inner)})"
             lines.add(f"{self.block(outer)} = min(triton.next_power_of_2({self.axes[outer].size}), {rest})")
 
     def programs(self) -> str:
@@ -101,8 +101,10 @@ class _RowEmitter(RowBody):
         ]
         return " * ".join(factors) or "1"
 
-    def warps(self) -> str:
-        return f"min(max({' * '.join(self.blocks())} // {self.plan.tiles.warp}, 1), 16)"
+    def warps(self, *, whole: bool) -> str:
+        """A step's states take several registers for each element, a whole row's elements hardly more than one."""
+        elements = self.plan.tiles.warp if whole else max(1, self.plan.tiles.warp // 4)
+        return f"min(max({' * '.join(self.blocks())} // {elements}, 1), 16)"
 
     def launch(
         self, lines: Lines, kernel: str, grid: str, body: Lines, extra: tuple[str, ...], sizes: tuple[str, ...]
@@ -155,21 +157,21 @@ class _WholeRows(_RowEmitter):
         if resident is not None and looped is not None:
             lines.open(f"if {' * '.join(self.blocks())} <= {self.plan.tiles.resident}:")
         if resident is not None:
-            self._launch_one(lines, names[0], resident)
+            self._launch_one(lines, names[0], resident, whole=True)
         if resident is not None and looped is not None:
             lines.close()
             lines.open("else:")
         if looped is not None:
             self.step_tile(lines)
-            self._launch_one(lines, names[1], looped)
+            self._launch_one(lines, names[1], looped, whole=False)
         if resident is not None and looped is not None:
             lines.close()
         lines.add("return out")
         return self.result(kernels, lines, ())
 
-    def _launch_one(self, lines: Lines, kernel: str, body: Lines) -> None:
+    def _launch_one(self, lines: Lines, kernel: str, body: Lines, *, whole: bool) -> None:
         lines.add(f"grid = {self.programs()}")
-        lines.add(f"warps = {self.warps()}")
+        lines.add(f"warps = {self.warps(whole=whole)}")
         self.launch(lines, kernel, "grid", body, ("out",), ())
 
     def _resident_body(self) -> Lines:
@@ -339,7 +341,7 @@ class _SplitRows(_RowEmitter):
 
     def _split_lines(self, lines: Lines) -> None:
         self.step_tile(lines)
-        lines.add(f"warps = {self.warps()}")
+        lines.add(f"warps = {self.warps(whole=False)}")
         lines.add(f"programs = {self.programs()}")
         axis = self.plan.row_axes[0]
         step = self.block(axis) if axis in self.plan.tile_axes else "1"

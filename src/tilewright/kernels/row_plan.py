@@ -30,16 +30,16 @@ class RowTiles:
     """Limits from which the wrapper derives tiles for the shapes that it meets.
 
     Attributes:
-        tile: elements of a tile of several short rows, or of a step along a long one; a power of two.
+        tile: elements of a tile of several short rows, and half of those of a step along a long one; a power of two.
         stripe: elements along the contiguous axis where rows are strided; a power of two.
-        warp: elements that a warp holds; a power of two.
+        warp: elements that a warp holds of whole rows, four times those of a step; a power of two.
         resident: elements of a tile of whole rows at most; a power of two.
         target_programs: split rows are cut until there are about so many programs.
     """
 
     tile: int = 2048
     stripe: int = 64
-    warp: int = 512
+    warp: int = 1024
     resident: int = 16384
     target_programs: int = 1024
 

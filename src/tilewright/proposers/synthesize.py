@@ -45,21 +45,24 @@ _GEMM_SETS = 10
 #: Programs that share an SM where a row is split.
 _PROGRAMS_OF_AN_SM = 8
 
-#: (elements of a tile, elements of a warp, form) of row kernels.
+#: (elements of a tile, elements of a warp, form) of row kernels, the most promising first.
 _ROW_TILES = (
-    (2048, 512, None),
-    (4096, 512, None),
-    (2048, 256, None),
-    (4096, 1024, None),
-    (4096, 256, None),
     (2048, 1024, None),
-    (2048, 256, RowForm.SPLIT),
-    (4096, 256, RowForm.SPLIT),
-    (4096, 512, RowForm.LOOPED),
+    (2048, 512, None),
+    (4096, 1024, None),
+    (4096, 512, None),
+    (2048, 2048, None),
+    (2048, 256, None),
+    (1024, 1024, RowForm.SPLIT),
+    (2048, 1024, RowForm.SPLIT),
+    (2048, 1024, RowForm.LOOPED),
 )
 
-#: (outputs of a tile, outputs along a row, warps) of pooling.
-_POOL_TILES = ((1024, 256, 4), (512, 128, 4), (2048, 256, 8), (512, 512, 2))
+#: The same for plain reductions, where rows may replace nested loops.
+_PLAIN_TILES = ((2048, 1024), (4096, 512), (2048, 512))
+
+#: (outputs of a tile, outputs along a row, warps) of pooling. Windows are strided: one output a thread reads best.
+_POOL_TILES = ((128, 128, 4), (256, 256, 8), (256, 64, 2), (256, 256, 4), (512, 512, 2))
 
 #: Of convolution anchors, the most promising first.
 _CONV_TILES = (
@@ -130,6 +133,10 @@ def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> l
             tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
             others.append(replace(first, rows=RowOptions(tiles, form)))
         others.append(replace(variants[-1], rows=None))
+    if any(isinstance(kernel, FusedPlan) and kernel.region.depth > 0 for kernel in kernels):
+        for tile, warp in _PLAIN_TILES:
+            tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
+            others.append(replace(first, rows=RowOptions(tiles, plain=True)))
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
         others += [replace(first, pool_tiles=PoolTiles(*tiles)) for tiles in _POOL_TILES]
     return [*others[:3], *variants, *others[3:]]
