@@ -91,7 +91,7 @@ class Bench:
         )
 
     def _look(
-        self, task: Task, candidate: Candidate | None, understanding: Understanding, subject: str
+        self, task: Task, candidate: Candidate | None, understanding: Understanding, subject: str, thorough: bool
     ) -> Sight | None:
         self.calls[f"look {candidate.source if candidate else ''}"] += 1
         return self.sights.get(candidate.source if candidate else "")

@@ -222,8 +222,8 @@ def test_times_are_measured_only_on_the_target_itself(tmp_path: Path) -> None:
 
 
 def test_with_the_target_every_compared_time_is_measured(tmp_path: Path) -> None:
-    bench = Bench({"given": 9.0, "a": 8.0, "b": 5.0, "far": 30.0}, installed=GPU)
-    bench.synthesized = [candidate("far"), candidate("a"), candidate("b")]
+    bench = Bench({"given": 9.0, "a": 8.0, "b": 5.0, "c": 9.5, "far": 30.0}, installed=GPU)
+    bench.synthesized = [candidate("far"), candidate("a"), candidate("b"), candidate("c")]
     study = run(bench, tmp_path, task(given="given"))
     assert study.timing_kind == "measured"
     assert isinstance(study.reference, Measured)

@@ -65,7 +65,7 @@ def test_the_language_model_is_told_what_holds_the_current_code_back(tmp_path: P
         assert turn.current.candidate.source == BETTER
         assert "PyTorch's convolution takes" in turn.diagnosis
         assert "Costs up to" in turn.diagnosis
-    assert tools.calls[f"look {BETTER}"] == 1
+    assert tools.calls[f"look {BETTER}"] == 2  # in passing for retune, then the whole model, once each
 
 
 def test_a_look_that_fails_costs_its_section_and_not_the_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tilewright.search.ledger import Ledger
 from tilewright.search.meter import Meter
 from tilewright.search.progress import Pace
 from tilewright.search.reasons import rejection
-from tilewright.search.strategies import Ask, Option, choose, find_strategy
+from tilewright.search.strategies import Ask, Option, choose, far_behind_ms, find_strategy
 from tilewright.task.stage import StageRules
 from tilewright.values.candidate import Candidate
 from tilewright.values.study import Outcome
@@ -144,10 +144,7 @@ class Batches:
 
     def _near(self, rules: StageRules, ranked: Sequence[Judged]) -> list[Judged]:
         """Without those that the model puts far behind the best of the batch."""
-        factor = self._effort.far_behind
-        if not ranked or not factor:
-            return list(ranked)
-        limit = ranked[0].predicted_ms * factor
+        limit = far_behind_ms([judged.predicted_ms for judged in ranked], self._effort.far_behind)
         start = time.monotonic()
         for judged in ranked:
             if judged.predicted_ms > limit:

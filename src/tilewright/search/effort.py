@@ -22,8 +22,8 @@ class Effort:
         strategy: how a batch is measured where it is larger than `small`; a name of the registry.
         small: batches of at most so many options are measured whole.
         bounds: of the measurements of one batch.
-        far_behind: with a GPU, a candidate whose modelled time is more than this many times the best of its
-            batch is not measured; 0 for no such limit.
+        far_behind: with a GPU, a candidate whose modelled time is more than this many times the third best of its
+            batch is not measured (the model may be wrong about one or two); 0 for no such limit.
         idle_stages: the run ends after this many stages in a row that had proposals and gained nothing.
         near_speed_of_light: the run ends when this fraction of the speed of light is reached.
         retune: the retune proposer is asked at all.

@@ -135,7 +135,7 @@ class _Search:
         )
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
-        self.seen_of: dict[str, Sight | None] = {}
+        self.seen_of: dict[tuple[str, bool], Sight | None] = {}
         self.peers: dict[str, Timing] = {}
         self.synthesized = False
 
@@ -337,7 +337,7 @@ class _Search:
 
     def _diagnosis(self, current: Trial | None) -> str:
         """What holds the current code back, in a few lines."""
-        sight = self._look(current.candidate, "current code") if current is not None else None
+        sight = self._look(current.candidate, "current code", thorough=True) if current is not None else None
         return in_short(sight.report) if sight is not None else ""
 
     def _may_synthesize(self, rules: StageRules) -> bool:
@@ -353,7 +353,7 @@ class _Search:
         """Variants of a trial's code; what they inherit from it is said of them too."""
         resources = start.verdict.resources if start.verdict is not None else ()
         original = start.candidate
-        sight = self._look(original, "current code")
+        sight = self._look(original, "current code", thorough=False)
         causes = tuple(one.rule for one in sight.report.diagnoses) if sight is not None else ()
         return [
             replace(
@@ -438,22 +438,26 @@ class _Search:
     def _look_at_all(self) -> tuple[Sight, ...]:
         """Profile and diagnosis of the reference, the given code and the result."""
         self.pace.say("what holds it back")
-        found = []
+        wanted: list[tuple[Candidate | None, str]] = []
         if self.understanding.graph is not None:
-            found.append(self._look(None, "reference"))
+            wanted.append((None, "reference"))
         if self.ledger.given is not None:
-            found.append(self._look(self.ledger.given.candidate, "given code"))
+            wanted.append((self.ledger.given.candidate, "given code"))
         if self.ledger.best is not None:
-            found.append(self._look(self.ledger.best.candidate, "ours"))
+            wanted.append((self.ledger.best.candidate, "ours"))
+        if not wanted:
+            return ()
+        thorough = self.effort.name != "none"
+        with self.meter.on("look"), ThreadPoolExecutor(len(wanted)) as pool:
+            found = list(pool.map(lambda one: self._look(*one, thorough=thorough), wanted))
         return tuple(sight for sight in found if sight is not None)
 
-    def _look(self, candidate: Candidate | None, subject: str) -> Sight | None:
+    def _look(self, candidate: Candidate | None, subject: str, *, thorough: bool) -> Sight | None:
         """One look; what it costs where it fails is a section of the report, not the run."""
-        key = "" if candidate is None else candidate.digest
+        key = (candidate.digest if candidate is not None else "", thorough)
         if key not in self.seen_of:
             try:
-                with self.meter.on("look"):
-                    self.seen_of[key] = self.tools.look(self.task, candidate, self.understanding, subject)
+                self.seen_of[key] = self.tools.look(self.task, candidate, self.understanding, subject, thorough)
             except Exception as error:
                 self.seen_of[key] = None
                 first_line = next(iter(str(error).splitlines()), "")

@@ -95,12 +95,12 @@ def _open_clock(task: Task) -> Clock:
     return ClockSession(task, include_reference=not task.given_code_is_specification)
 
 
-def _look(task: Task, candidate: Candidate | None, understanding: Understanding, subject: str) -> Sight:
+def _look(task: Task, candidate: Candidate | None, understanding: Understanding, subject: str, thorough: bool) -> Sight:
     from tilewright.search.sight import look_at
 
-    # The gate has accepted everything but, perhaps, the given code; what is on the way is looked at in passing.
-    given, passing = subject == "given code", subject == "current code"
-    return look_at(task, candidate, understanding, subject=subject, look_for_unread=given, thorough=not passing)
+    # The gate has accepted everything but, perhaps, the given code.
+    ask = thorough and subject == "given code"
+    return look_at(task, candidate, understanding, subject=subject, look_for_unread=ask, thorough=thorough)
 
 
 def _installed() -> Gpu | None:
@@ -122,7 +122,8 @@ class Tools:
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
         open_clock: task -> what measures it and its candidates.
-        look: task, candidate (None: the reference), understanding, what it is called -> profile and diagnosis.
+        look: task, candidate (None: the reference), understanding, what it is called, whether there is
+            time for the full model -> profile and diagnosis.
         installed: the GPU of this machine, or None.
     """
 
@@ -133,5 +134,5 @@ class Tools:
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
     open_clock: Callable[[Task], Clock] = _open_clock
-    look: Callable[[Task, Candidate | None, Understanding, str], Sight | None] = _look
+    look: Callable[[Task, Candidate | None, Understanding, str, bool], Sight | None] = _look
     installed: Callable[[], Gpu | None] = _installed

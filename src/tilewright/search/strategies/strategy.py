@@ -64,9 +64,27 @@ def by_prior(options: Sequence[Option]) -> list[Option]:
     return sorted(options, key=lambda option: option.prior_ms)
 
 
-def asks(keys: Sequence[str], plan: str, at_once: int) -> list[Ask]:
-    """Asks for `keys`, so many at a time."""
-    return [Ask(tuple(keys[first : first + at_once]), plan) for first in range(0, len(keys), at_once)]
+#: The model may be wrong about one or two: what is far behind is told from the time of the option after them.
+_RANK = 2
+
+
+def far_behind_ms(priors_ms: Sequence[float], factor: float) -> float:
+    """Modelled times above this are far behind; infinite where `factor` is 0, or where few options have a time.
+
+    Args:
+        priors_ms: modelled times of a batch, milliseconds.
+        factor: how many times the third best is far.
+    """
+    known = sorted(time for time in priors_ms if math.isfinite(time))
+    if not factor or len(known) <= _RANK:
+        return math.inf
+    return known[_RANK] * factor
+
+
+def asks(keys: Sequence[str], plan: str, at_once: int) -> Steps:
+    """Asks for `keys`, so many at a time: to be gone through, or to be handed on with `yield from`."""
+    for first in range(0, len(keys), at_once):
+        yield Ask(tuple(keys[first : first + at_once]), plan)
 
 
 def fastest(times: Mapping[str, float], count: int) -> list[str]:
