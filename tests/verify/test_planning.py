@@ -259,3 +259,22 @@ def test_reduced_products_round_operands_and_not_the_bias() -> None:
     right = nn.functional.linear(round_operand(x, 10, nearest=True), weight, linear.bias.detach())
     assert torch.equal(rounded, right)
     assert not torch.equal(rounded, linear(x).detach())
+
+
+def test_an_operation_without_float64_falls_back_by_name() -> None:
+    text = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def forward(self, x):
+        if x.dtype is torch.float64:
+            raise NotImplementedError("there is no kernel for Double")
+        return torch.tanh(x) * 3.0
+"""
+    plan, oracle = planned(source(text, (), (4, 10)), 8, effort="none")
+    answer = oracle.answer(plan, plan.probes[0])
+    assert oracle.kind == "float32 reference without TF32 (no float64: there is no kernel for Double)"
+    assert torch.equal(answer.exact[0], answer.native[0].double())
+    assert answer.errors["ieee"].norm > 0  # of the same operations on inputs changed in the last bit
