@@ -63,6 +63,7 @@ def shift_relu_kernel(x_ptr, shift_ptr, out_ptr, n, channels, BLOCK: tl.constexp
 
 def shift_relu(x, shift):
     assert x.is_cuda, "this needs a CUDA tensor"
+    x = x.contiguous()
     out = torch.empty_like(x)
     n = x.numel()
     shift_relu_kernel[lambda meta: (triton.cdiv(n, meta["BLOCK"]),)](x, shift, out, n, x.shape[-1])
@@ -207,27 +208,48 @@ def test_a_recording_says_what_would_run() -> None:
 
 @pytest.mark.documents
 @pytest.mark.parametrize(
-    ("number", "reference", "effort", "reasons"),
+    ("number", "reference", "effort", "accepted", "reasons"),
     [
-        ("000", "add_min_gelu_mul.py", "none", ["relative error 1"]),
+        ("000", "add_min_gelu_mul.py", "none", False, ["prove little", "relative error 1"]),
         (
             "001",
             "min_sum_gelu_bias.py",
             "quick",
-            ["dim 2 of convolution's output > 32", "dim 1 of convolution's output > 128", "relative error 0.0004"],
+            False,
+            [
+                "prove little",
+                "rows 32 to 255 of dim 2 of x_ptr of fused_min_sum_gelu_bias_kernel (1, 128, 256, 256) are never read",
+                "dim 2 of convolution's output > 32",
+                "dim 1 of convolution's output > 128",
+                "relative error 0.0004",
+            ],
+        ),
+        ("002", "mish_add_hardtanh_scale.py", "none", True, ["-2, right is 2"]),
+        (
+            "003",
+            "linear_batchnorm_gelu_relu.py",
+            "none",
+            True,
+            ["inputs times 1e6", "every call does again what depends on parameters alone", "rsqrt"],
+        ),
+        (
+            "004",
+            "multiply_global_mean.py",
+            "none",
+            True,
+            ["is known only at run time, so this cannot compile", "inner size of convolution's output <= 256"],
         ),
     ],
 )
-def test_the_documents_wrong_code_is_rejected_in_numbers(
-    documents_dir: Path, number: str, reference: str, effort: str, reasons: list[str]
+def test_what_the_documents_code_has_wrong_comes_out_by_itself(
+    documents_dir: Path, number: str, reference: str, effort: str, accepted: bool, reasons: list[str]
 ) -> None:
     path = next(documents_dir.glob(f"{number}_*.txt"))
     examples = Path(__file__).parents[2] / "examples"
     of = load_task(path, reference=examples / reference)
     assert of.given_code is not None
     verdict = verify(of, Candidate(of.given_code, Origin.DOCUMENT, "given"), effort=effort)
-    assert not verdict.accepted
+    assert verdict.accepted is accepted, verdict.reasons
     text = " | ".join(finding.message for finding in verdict.findings)
-    assert "prove little" in text
     for reason in reasons:
         assert reason in text

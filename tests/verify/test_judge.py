@@ -157,3 +157,16 @@ def test_values_far_outside_are_a_limit_of_others() -> None:
     huge = Probe("huge", Family.EXTREME, weights="responsive")
     assert weighed([(own, True), (huge, False)], {}, ())[0].severity is Severity.LIMIT
     assert weighed([(own, True), (huge, False)], {}, (), own=True)[0].severity is Severity.ERROR
+
+
+def test_refusing_strided_inputs_aloud_is_a_limit_of_others() -> None:
+    own = Probe("own", Family.OWN, weights="redrawn")
+    strided = Probe("transposed", Family.VALUE, weights="responsive", layout="transposed")
+    answers = [expected(own), expected(strided)]
+    raised = Outcome(1, 0, "correctness.raises", "AssertionError: x must be contiguous")
+    for own_code, severity in ((False, Severity.LIMIT), (True, Severity.ERROR)):
+        (found,) = findings_of(answers, [Outcome(0, 0, errors=RIGHT_ERRORS), raised], own_code, (), True, {})
+        assert found.severity is severity
+    wrong = Outcome(1, 0, "correctness.value", errors=WRONG_ERRORS)
+    (found,) = findings_of(answers, [Outcome(0, 0, errors=RIGHT_ERRORS), wrong], False, (), True, {})
+    assert found.severity is Severity.ERROR
