@@ -1,6 +1,6 @@
 """Many jobs of the model in one process: the benchmarks' own kernels need no sandbox, and start-up is most of a job.
 
-    python -m benchmarks.batch JOBS OUT        (TRITON_INTERPRET=1 for jobs that interpret)
+python -m benchmarks.batch JOBS OUT        (TRITON_INTERPRET=1 for jobs that interpret)
 """
 
 from __future__ import annotations

@@ -15,12 +15,23 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.batch import run_batch
 from benchmarks.ranking_templates import Item
+from tilewright.gpu.gpu import Gpu
+from tilewright.gpu.occupancy import occupancy
+from tilewright.gpu.table import find_gpu
+from tilewright.profile.predict import assemble, model_launches
+from tilewright.profile.seen import code_job, read_code, read_trace, trace_job
+from tilewright.task.task import ModuleSource, Task
+from tilewright.values.candidate import Candidate, Origin
+from tilewright.values.precision import PrecisionClass
+from tilewright.verify.sandbox import JobResult
 
 RECORDED = Path(__file__).resolve().parent / "results" / "2026-11-21-h200-ranking.json"
 
@@ -142,16 +153,22 @@ def kendall_tau(pairs: Iterable[tuple[float, float]], same: float = SAME) -> flo
     Returns:
         (agreeing - disagreeing) / counted, from -1 to 1; a pair that the model holds equal agrees by nothing.
     """
-    times = list(pairs)
-    agreeing = counted = 0
+    signs = list(_signs(list(pairs), same))
+    return sum(signs) / len(signs) if signs else 1.0
+
+
+def counted_pairs(pairs: Iterable[tuple[float, float]], same: float = SAME) -> int:
+    """Pairs that `kendall_tau` counts."""
+    return sum(1 for _ in _signs(list(pairs), same))
+
+
+def _signs(times: Sequence[tuple[float, float]], same: float) -> Iterator[int]:
+    """Of each counted pair: 1 where the model agrees, -1 where it does not, 0 where it says nothing."""
     for index, (measured, predicted) in enumerate(times):
         for other_measured, other_predicted in times[:index]:
-            if abs(measured - other_measured) <= same * min(measured, other_measured):
-                continue
-            counted += 1
-            product = (measured - other_measured) * (predicted - other_predicted)
-            agreeing += (product > 0) - (product < 0)
-    return agreeing / counted if counted else 1.0
+            if abs(measured - other_measured) > same * min(measured, other_measured):
+                product = (measured - other_measured) * (predicted - other_predicted)
+                yield (product > 0) - (product < 0)
 
 
 def top_holds(times: Sequence[tuple[float, float]], top: int = 5, within: float = 0.10) -> float:
@@ -169,6 +186,70 @@ def by_problem(times: Mapping[str, float], timed: Sequence[Timed]) -> dict[tuple
     return found
 
 
+def predictions(timed: Sequence[Timed], gpu: Gpu) -> dict[str, float]:
+    """Name of an item -> milliseconds that the model says its forward pass takes."""
+    tasks = [(_task(one.item, gpu), Candidate(one.item.candidate, Origin.FILE, one.item.name)) for one in timed]
+    compiled = run_batch([(code_job(task, own, gpu), own.source) for task, own in tasks], interpret=False)
+    jobs = []
+    for (task, own), result in zip(tasks, compiled, strict=True):
+        jobs.append((trace_job(task, own, gpu, _resident(result, gpu), 0), own.source))
+    traced = run_batch(jobs, interpret=True)
+    return {
+        one.item.name: predicted_ms(code, trace, gpu) for one, code, trace in zip(timed, compiled, traced, strict=True)
+    }
+
+
+def predicted_ms(compiled: JobResult, traced: JobResult, gpu: Gpu) -> float:
+    """The model's time of a forward pass, from what its two jobs sent back."""
+    seen = read_code(compiled, gpu)
+    launches, _ = read_trace(traced)
+    models, notes = model_launches(seen.kernels, launches, gpu)
+    return assemble(seen, models, gpu, PrecisionClass.TF32, notes).total_ms or 0.0
+
+
+def _task(item: Item, gpu: Gpu) -> Task:
+    return Task(item.problem, ModuleSource(item.reference, "Model"), gpu, (), (), PrecisionClass.TF32)
+
+
+def _resident(result: JobResult, gpu: Gpu) -> dict[str, int]:
+    """Kernel -> programs that the GPU holds at once, from what the compiler says."""
+    found = {}
+    for said in (part.data for part in result.parts if "registers" in part.data):
+        held = occupancy(
+            gpu, registers=said["registers"], shared_bytes=said["shared_bytes"], warps=said["warps"]
+        )  # fmt: skip
+        found[str(said["kernel"])] = gpu.sm_count * max(1, held.active_blocks)
+    return found
+
+
+def report(times: Mapping[str, float], timed: Sequence[Timed]) -> str:
+    """Kendall's tau and the best of the top five: of each problem, and of each kind over the pairs of its problems."""
+    lines, kinds = [], dict[str, list[tuple[float, int]]]()
+    for (kind, problem), pairs in by_problem(times, timed).items():
+        tau, counted = kendall_tau(pairs), counted_pairs(pairs)
+        kinds.setdefault(kind, []).append((tau, counted))
+        held = top_holds(pairs)
+        lines.append(
+            f"  {kind}: {problem}: {len(pairs)} schedules, tau {tau:+.2f}, best of the top 5 {held:.3f} of best"
+        )
+    for kind, taus in kinds.items():
+        whole = sum(counted for _, counted in taus)
+        tau = sum(tau * counted for tau, counted in taus) / whole if whole else 1.0
+        lines.append(f"{kind:32} tau {tau:+.2f} over {whole} pairs {'' if tau >= 0.7 else 'MISS'}")
+    return "\n".join(lines)
+
+
+def _compare(out: Path | None) -> int:
+    timed, name = read()
+    gpu = find_gpu(name)
+    times = predictions(timed, gpu)
+    print(report(times, timed))
+    if out is not None:
+        data = {"gpu": name, "versions": {"triton": version("triton")}, "predicted_ms": times}
+        out.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -176,6 +257,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where `measure` writes")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that compile")
     options = parser.parse_args(arguments)
+    if options.action == "compare":
+        return _compare(options.out)
     if options.out is None:
         parser.error("--out is needed")
     record = _measured_record(options.jobs)
