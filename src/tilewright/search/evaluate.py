@@ -18,9 +18,12 @@ from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
+from tilewright.verify.together import group
 
 #: Compilations at once, at most: each is a process with torch in it.
 _MOST_AT_ONCE = 24
+#: Candidates of one proposer that share a process: imports are paid once, and it forks for each.
+_MANY_CORES, _GROUP, _SMALL_GROUP = 8, 16, 4
 
 
 @dataclass(frozen=True)
@@ -95,20 +98,29 @@ class Evaluator:
         """
         found = {candidate.digest: self._find(candidate) for candidate in candidates}
         known = {digest: item for digest, item in found.items() if item is not None and _is_compiled(item)}
+        fresh = [candidate for candidate in candidates if candidate.digest not in known]
         with ThreadPoolExecutor(max_workers=_cores()) as pool:
+            size = _GROUP if _cores() >= _MANY_CORES else _SMALL_GROUP
+            groups = [(pool.submit(self._predict_group, together), together) for together in group(fresh, size)]
             asked = {
-                candidate.digest: pool.submit(self._tools.predict, self._task, candidate)
-                for candidate in candidates
-                if candidate.digest not in known
+                candidate.digest: (predictions, number)
+                for predictions, together in groups
+                for number, candidate in enumerate(together)
             }
             try:
                 for candidate in candidates:
                     if candidate.digest in known:
                         yield Judged(candidate, known[candidate.digest], resumed=True)
                     else:
-                        yield self._compiled(candidate, asked[candidate.digest].result())
+                        predictions, number = asked[candidate.digest]
+                        yield self._compiled(candidate, predictions.result()[number])
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _predict_group(self, candidates: Sequence[Candidate]) -> list[Prediction]:
+        if len(candidates) > 1:
+            self._tools.compile_together(self._task, candidates)
+        return [self._tools.predict(self._task, candidate) for candidate in candidates]
 
     def _compiled(self, candidate: Candidate, prediction: Prediction) -> Judged:
         verdict = None

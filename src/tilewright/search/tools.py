@@ -68,6 +68,12 @@ def _predict(task: Task, candidate: Candidate) -> Prediction:
     return Prediction(modelled, tuple(findings), tuple(resources))
 
 
+def _compile_together(task: Task, candidates: Sequence[Candidate]) -> None:
+    from tilewright.verify.record import record_together
+
+    record_together(task, candidates, task.gpu)
+
+
 def _predict_reference(task: Task, understanding: Understanding) -> Modelled | None:
     from tilewright.profile.model import predict_reference
 
@@ -119,6 +125,7 @@ class Tools:
         retune: task, code, stage's rules, its kernels' resources, rules of the diagnosis that fired -> candidates
             that keep the code's meaning.
         predict: task, candidate -> modelled time, or why there is none.
+        compile_together: task, candidates of one proposer: makes `predict` cheap for each of them.
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
         open_clock: task -> what measures it and its candidates.
@@ -131,6 +138,7 @@ class Tools:
     synthesize: Callable[[Task, Say], tuple[Candidate, ...]] = _synthesize
     retune: Callable[[Task, str, StageRules, Sequence[KernelResources], Sequence[str]], tuple[Candidate, ...]] = _retune
     predict: Callable[[Task, Candidate], Prediction] = _predict
+    compile_together: Callable[[Task, Sequence[Candidate]], None] = _compile_together
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
     open_clock: Callable[[Task], Clock] = _open_clock

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -15,10 +17,10 @@ from tilewright.task.task import ModuleSource, Task
 from tilewright.values.candidate import Candidate, Launch, LaunchArgument, NativeCall, Recording
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, KernelResources, Severity
-from tilewright.verify.compiled import cache_environment
+from tilewright.verify.compiled import cache_environment, compiled_folder
 from tilewright.verify.limits import CHECK_OF, Limits, Outcome
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, run_job
+from tilewright.verify.sandbox import JobResult, Part, run_job
 from tilewright.verify.walls import own_folder
 
 #: Wall seconds for building, recording and compiling.
@@ -75,7 +77,53 @@ def record_fully(task: Task, candidate: Candidate, gpu: Gpu) -> Recorded:
     """As `record`, with what the launch checks of the contract need. Repeated calls cost nothing."""
     assert task.reference is not None
     # The task's name and stages do not matter here: the same source on the same GPU is the same recording.
-    return _recorded(_pickle(task.reference), candidate, _Key(gpu))
+    source = _pickle(task.reference)
+    return _TOGETHER.get((source, candidate, _Key(gpu))) or _recorded(source, candidate, _Key(gpu))
+
+
+def record_together(task: Task, candidates: Sequence[Candidate], gpu: Gpu) -> None:
+    """Record candidates of one proposer in one process, ahead of `record_fully`, which then costs nothing.
+
+    What could not be recorded so is recorded by itself when it is asked for.
+    """
+    assert task.reference is not None
+    source, key = _pickle(task.reference), _Key(gpu)
+    fresh = [candidate for candidate in candidates if (source, candidate, key) not in _TOGETHER]
+    if len(fresh) < 2:
+        return
+    job = {
+        "entry": "tilewright.verify.together:run",
+        "source": base64.b64encode(source).decode(),
+        "gpu": gpu_figures(gpu),
+        "at_once": os.cpu_count() or 1,
+        "candidates": [
+            {
+                "source": candidate.source,
+                "needs_reference": candidate.needs_reference,
+                "cache": str(compiled_folder(candidate)),
+            }
+            for candidate in fresh
+        ],
+    }
+    result = run_job(
+        job,
+        deadline_s=DEADLINE_S + _EACH_S * len(fresh),
+        limits=replace(
+            LIMITS,
+            processes=64 + 8 * len(fresh),
+            memory_bytes=LIMITS.memory_bytes * 2,
+            quiet_cpu_s=LIMITS.quiet_cpu_s * len(fresh),
+        ),
+        writable=[compiled_folder(candidate) for candidate in fresh],
+        readable=own_folder(task.reference.path),
+    )
+    for part in result.parts:
+        with contextlib.suppress(KeyError, TypeError, ValueError, IndexError):
+            alone = tuple(Part(str(one["name"]), one["data"]) for one in part.data)
+            recorded = read_recording(replace(result, outcome=Outcome.OK, message="", parts=alone), gpu)
+            _TOGETHER[source, fresh[int(part.name)], key] = recorded
+    while len(_TOGETHER) > _MOST_KEPT:
+        del _TOGETHER[next(iter(_TOGETHER))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +137,13 @@ class _Key:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Key) and self.gpu == other.gpu
+
+
+#: What was recorded together, and how much of it is kept.
+_TOGETHER: dict[tuple[bytes, Candidate, _Key], Recorded] = {}
+_MOST_KEPT = 256
+#: Wall seconds more for each candidate of a group.
+_EACH_S = 30.0
 
 
 def _pickle(source: ModuleSource) -> bytes:
