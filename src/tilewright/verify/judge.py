@@ -240,12 +240,10 @@ def findings_of(
     own = [o for o in outcomes if o.index in answered and answered[o.index].family is Family.OWN]
     own_right = bool(own) and all(not o.problem for o in own)
     level = _general_level([o for o in failed if answered[o.index].family is Family.VALUE])
-    said = {_same_fault(o) for o in failed if answered[o.index].family in {Family.OWN, Family.VALUE}}
+    said = {_same_fault(o) for o in failed if _family(o, answered) in {Family.OWN, Family.VALUE}}
     by_family: dict[Family, list[Outcome]] = {family: [] for family in Family}
     for outcome in failed:
-        family = answered[outcome.index].family
-        if outcome.problem == "correctness.raises" and answered[outcome.index].layout != "packed":
-            family = Family.EXTREME  # it refuses strided inputs aloud, rather than being wrong on them
+        family = _family(outcome, answered)
         if family in {Family.OWN, Family.VALUE} or not (_explained(outcome, level) or _same_fault(outcome) in said):
             by_family[family].append(outcome)
     bad = {o.index for group in by_family.values() for o in group}
@@ -257,7 +255,7 @@ def findings_of(
     by_family[Family.CONSTRUCTOR] = [o for o in ranged if o.index in left and o not in by_family[Family.SIZE]]
 
     def severity(group: Sequence[Outcome]) -> Severity:
-        families = {answered[o.index].family for o in group}
+        families = {_family(o, answered) for o in group}
         must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and not own_right) or own_code
         must = must or any(answered[o.index].own_size for o in group)
         return Severity.ERROR if must else Severity.LIMIT
@@ -274,6 +272,14 @@ def findings_of(
     for group in by_family.values():
         found += _plain_findings(group, answered, severity(group))
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _family(outcome: Outcome, answered: Mapping[int, Probe]) -> Family:
+    """What an outcome's probe was about; to refuse strided inputs aloud is not to be wrong on them."""
+    probe = answered[outcome.index]
+    if outcome.problem == "correctness.raises" and probe.layout != "packed":
+        return Family.EXTREME
+    return probe.family
 
 
 def _ran_inside(own: Sequence[Outcome], answered: Mapping[int, Probe], one: Range) -> bool:
