@@ -1,6 +1,6 @@
 """Precision: errors against float64 where the input is tiny, huge or of mixed scale, the reference beside ours.
 
-    python -m benchmarks.precision [--cases workloads] [--only NAME ...] [--batch 8] [--out DIR] [--candidates DIR]
+    python -m benchmarks.precision [--cases workloads] [--only NAME ...] [--elements 4194304] [--out DIR] [--candidates DIR]
 
 The input is multiplied by powers of ten from 1e-30 to 1e30, by another one for each sample, or for each element. An
 error is norm-wise, of the worst sample, so that a sample of small values counts as much as one of large values. Ours
@@ -15,9 +15,11 @@ import argparse
 import copy
 import json
 import math
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +32,7 @@ from benchmarks.cases import CASE_LISTS, Case, find_cases
 from benchmarks.check import leaves
 from benchmarks.peers import prepare_torch
 from benchmarks.workloads import RESULTS, device, no_gpu, versions
+from tilewright.values.serialise import as_json
 
 #: Powers of ten that the input is multiplied by.
 EXPONENTS = (-30, -20, -12, -6, -3, 0, 3, 6, 12, 20, 30)
@@ -129,15 +132,23 @@ def _measured(
 # -- ours -------------------------------------------------------------------------------------------------
 
 
-def prepare_case(case: Case, batch: int, candidates: Path | None) -> tuple[Callable[..., Any], nn.Module, list[Any]]:
-    """Ours, the reference and its inputs on the GPU; the first dim of every input is cut to `batch`."""
+def cut(inputs: Sequence[Any], elements: int) -> list[Any]:
+    """The inputs; a single tensor with no more samples than make so many elements, but with two at least."""
+    if len(inputs) != 1 or not isinstance(inputs[0], torch.Tensor):
+        return list(inputs)
+    samples = max(2, elements // max(1, inputs[0][0].numel()))
+    return [inputs[0][:samples].contiguous()]
+
+
+def prepare_case(case: Case, elements: int, candidates: Path | None) -> tuple[Callable[..., Any], nn.Module, list[Any]]:
+    """Ours, the reference and its inputs on the GPU; the inputs are cut to about so many elements."""
     from tilewright.task.module_source import build_module, init_args, make_inputs
     from tilewright.task.task import ModuleSource
 
     torch.manual_seed(0)
     source = ModuleSource(source=case.source, class_name="Model")
     module = build_module(source).eval()
-    inputs = [x[:batch].contiguous() if isinstance(x, torch.Tensor) else x for x in make_inputs(source)]
+    inputs = cut(make_inputs(source), elements)
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is not None:
             child.running_mean.normal_()
@@ -183,8 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.precision", description=__doc__.split("\n\n")[0])
     parser.add_argument("--cases", nargs="+", choices=list(CASE_LISTS), default=["workloads"], help="lists of cases")
     parser.add_argument("--only", nargs="+", metavar="NAME", default=[], help="cases whose name starts so")
-    parser.add_argument("--batch", type=int, default=8, help="samples of each input")
+    parser.add_argument("--elements", type=int, default=1 << 22, help="of a single input, at most")
     parser.add_argument("--candidates", type=Path, metavar="DIR", help="take ours from DIR/<case>/model_new.py")
+    parser.add_argument("--jobs", type=int, default=1, help="cases at a time, each in a process of its own")
+    parser.add_argument("--rows", action="store_true", help="print the rows as JSON, and record nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the record")
     options = parser.parse_args(argv)
     try:
@@ -195,22 +208,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (problem := no_gpu()) is not None:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    rows: list[PrecisionRow] = []
-    for case in cases:
-        prepare_torch(case.precision)
-        try:
-            rows += measure_case(case, *prepare_case(case, options.batch, options.candidates))
-        except Exception as error:
-            rows.append(PrecisionRow(case.name, "", failure=f"{type(error).__name__}: {str(error)[:300]}"))
+    if options.jobs > 1:
+        with ThreadPoolExecutor(options.jobs) as pool:
+            rows = [row for part in pool.map(lambda case: in_process(case, options), cases) for row in part]
+    else:
+        rows = [row for case in cases for row in rows_of(case, options)]
+    if options.rows:
+        print(json.dumps([as_json(row) for row in rows]))
+        return 0
     print(table(rows))
     print(f"recorded in {record(rows, options.out, options.cases)}")
     return 0 if all(row.passed for row in rows) else 1
 
 
+def rows_of(case: Case, options: argparse.Namespace) -> list[PrecisionRow]:
+    """All rows of a case; one with a failure where it cannot be run."""
+    prepare_torch(case.precision)
+    try:
+        return measure_case(case, *prepare_case(case, options.elements, options.candidates))
+    except Exception as error:
+        return [PrecisionRow(case.name, "", failure=f"{type(error).__name__}: {str(error)[:300]}")]
+
+
+def in_process(case: Case, options: argparse.Namespace) -> list[PrecisionRow]:
+    """The same in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.precision", "--rows", "--cases", *options.cases]
+    command += ["--only", case.name, "--elements", str(options.elements)]
+    command += ["--candidates", str(options.candidates)] if options.candidates is not None else []
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).resolve().parent.parent
+    )
+    try:
+        return [PrecisionRow(**_numbers(row)) for row in json.loads(done.stdout.splitlines()[-1])]
+    except (ValueError, IndexError, TypeError):
+        return [PrecisionRow(case.name, "", failure=f"exit code {done.returncode}: {done.stderr[-300:]}")]
+
+
+def _numbers(row: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no infinities: they come as text."""
+    return {name: float(value) if name in ("reference", "ours", "allowed") else value for name, value in row.items()}
+
+
 def record(rows: Sequence[PrecisionRow], folder: Path, lists: Sequence[str]) -> Path:
     """Write the rows as JSON; returns where."""
-    from tilewright.values.serialise import as_json
-
     gpu, driver = device()
     date = datetime.now(UTC).isoformat(timespec="seconds")
     name = "-".join("".join(c if c.isalnum() else " " for c in gpu.lower().removeprefix("nvidia")).split())

@@ -201,8 +201,10 @@ def _inner_steps(kind: Operands, rows: int, columns: int, shape: GemmShape) -> t
 def _staged(plain: GemmSchedule, shape: GemmShape, target: Gpu) -> Iterator[GemmSchedule]:
     size = plain.block_m * plain.block_n
     stages = (2,) if plain.operands is Operands.IEEE else (3, 4) if size >= 128 * 128 else (4, 3)
-    described = target.capability >= 90 and shape.batch == 1 and plain.operands is not Operands.IEEE
-    described = described and (shape.describable or plain.operands is Operands.HALF)
+    described = target.capability >= 90 and shape.batch == 1
+    described = described and (
+        plain.operands is Operands.HALF or (plain.operands is Operands.GIVEN and shape.describable)
+    )
     for count in stages:
         staged = replace(plain, num_stages=count)
         if described and plain.block_m >= 64 and plain.block_n >= 32:
