@@ -238,7 +238,8 @@ def findings_of(
     answered = {index: answer.probe for index, answer in enumerate(expected) if answer is not None}
     failed = [o for o in outcomes if o.problem and o.problem != "skipped" and o.index in answered]
     own = [o for o in outcomes if o.index in answered and answered[o.index].family is Family.OWN]
-    own_right = bool(own) and all(not o.problem for o in own)
+    own_ran = [o for o in own if o.problem != "skipped"]
+    own_right = bool(own_ran) and all(not o.problem for o in own_ran)
     level = _general_level([o for o in failed if answered[o.index].family is Family.VALUE])
     said = {_same_fault(o) for o in failed if _family(o, answered) in {Family.OWN, Family.VALUE}}
     by_family: dict[Family, list[Outcome]] = {family: [] for family in Family}
