@@ -6,6 +6,7 @@ What is computed in a candidate's process is never believed because of this chec
 
 from __future__ import annotations
 
+import builtins
 import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
@@ -23,6 +24,9 @@ _OWN = "tilewright."
 #: The interpreter itself swaps functions of the language while kernels run, and leaves some of them so.
 _SWAPPED_BY_TRITON = "triton.language"
 
+#: Stands for the names that a module or class has.
+_NAMES = "(names)"
+
 Watched = Mapping[tuple[str, str], object]
 
 
@@ -32,6 +36,7 @@ def watched() -> Watched:
     for name in _names():
         module = sys.modules[name]
         found["sys.modules", name] = module
+        found[name, _NAMES] = frozenset(vars(module))
         for attribute, value in list(vars(module).items()):
             if not _counts(value):
                 continue
@@ -52,9 +57,23 @@ def replaced(before: Watched, *, after_kernels: bool) -> list[str]:
     for (owner, attribute), value in before.items():
         if after_kernels and owner.startswith(_SWAPPED_BY_TRITON):
             continue
-        if _current(owner, attribute, value) is not value:
+        if attribute == _NAMES:
+            found += _hidden(owner, value)
+        elif _current(owner, attribute, value) is not value:
             found.append(attribute if owner == "sys.modules" else f"{owner}.{attribute}")
     return sorted(set(found))
+
+
+def _hidden(owner: str, before: object) -> list[str]:
+    """New names that hide what was found under them: in a class what it inherits, in our modules what is built in."""
+    assert isinstance(before, frozenset)
+    kind = _CLASSES.get(owner)
+    if kind is not None:
+        beyond = set().union(*(vars(base) for base in kind.__mro__[1:]))
+        return [f"{owner}.{name}" for name in vars(kind) if name not in before and name in beyond]
+    if not owner.startswith(_OWN):
+        return []
+    return [f"{owner}.{name}" for name in vars(sys.modules[owner]) if name not in before and hasattr(builtins, name)]
 
 
 def _names() -> list[str]:
@@ -68,6 +87,7 @@ def _counts(value: object) -> bool:
 def _members(owner: type) -> Iterator[tuple[tuple[str, str], object]]:
     name = f"{owner.__module__}.{owner.__qualname__}"
     _CLASSES[name] = owner
+    yield (name, _NAMES), frozenset(vars(owner))
     for attribute, value in list(vars(owner).items()):
         # The special methods count as well: `__eq__` and `__getitem__` decide what others see.
         if callable(value) or isinstance(value, property | staticmethod | classmethod):
