@@ -173,7 +173,7 @@ def event_findings(
         )
         where = f"line {line}" if line else kernel
         names: list[JsonValue] = [*sorted({_probe_name(r, expected) for _, r in seen})]
-        evidence: dict[str, JsonValue] = {"probes": names, "elements": event.count}
+        evidence: dict[str, JsonValue] = {"probes": names, "configuration": run.choice, "elements": event.count}
         one = finding(f"coverage.{kind}", f"{probe}: {text}", where=where)
         if one.severity is Severity.ERROR and not _harmful(event):
             one = replace(one, severity=severity)
@@ -208,7 +208,8 @@ def unwritten_findings(
         name = _probe_name(run, expected)
         text = f"{name}: {ranges(flags)} of output {output} {tuple(flags.shape)} are never written"
         one = finding("coverage.unwritten", text, where=name)
-        found.append(replace(one, severity=weighing.severity(probes)))
+        evidence: dict[str, JsonValue] = {"configuration": run.choice, "elements": int(flags.sum())}
+        found.append(replace(one, severity=weighing.severity(probes), evidence=evidence))
     return found
 
 
@@ -255,7 +256,12 @@ def unread_findings(
             f"{name}: {ranges(one.flags)} of {one.name} {tuple(one.flags.shape)} are never read, and the reference's "
             f"output depends on them"
         )
-        evidence: dict[str, JsonValue] = {"changed": float(part.data["changed"]), "reference": str(part.data["what"])}
+        evidence: dict[str, JsonValue] = {
+            "configuration": run.choice,
+            "elements": int(one.flags.sum()),
+            "changed": float(part.data["changed"]),
+            "reference": str(part.data["what"]),
+        }
         new = replace(finding("coverage.unread", text, where=name), severity=severity, evidence=evidence)
         if key not in found or (severity is Severity.ERROR and found[key].severity is not Severity.ERROR):
             found[key] = new
