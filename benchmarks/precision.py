@@ -1,6 +1,6 @@
 """Precision: errors against float64 where the input is tiny, huge or of mixed scale, the reference beside ours.
 
-    python -m benchmarks.precision [--cases workloads] [--only NAME ...] [--elements 4194304] [--out DIR] [--candidates DIR]
+    python -m benchmarks.precision [--cases workloads] [--only NAME ...] [--jobs 8] [--out DIR] [--candidates DIR]
 
 The input is multiplied by powers of ten from 1e-30 to 1e30, by another one for each sample, or for each element. An
 error is norm-wise, of the worst sample, so that a sample of small values counts as much as one of large values. Ours

@@ -39,9 +39,8 @@ class GemmSchedule:
         block_m, block_n, block_k: a tile's rows and columns, and the step along the inner dim; powers of two.
         num_warps, num_stages: of the launch.
         descriptors: operands are read, and plain outputs written, through tensor descriptors, by programs that
-            stay and walk over the tiles; for targets with a tensor memory accelerator. Not for TF32 there: the left
-            operand is rounded in registers, and triton 3.6 then lets a product overtake its loads (wrong results in
-            tiles of 128 x 256, seen on an H200).
+            stay and walk over the tiles; for targets with a tensor memory accelerator. Not planned for TF32 (see
+            `gemm_schedules`).
         parts: a tile is finished and stored in so many pieces, one after the other.
         split: programs that share a tile's inner dim; more than 1 means partial products and a finish.
         group_m: row blocks that are walked together, so that their operands stay in the cache.

@@ -31,7 +31,7 @@ _TILES = (
     (256, 128, 8, 0.80),
     (128, 128, 8, 0.72),
     (128, 128, 4, 0.74),
-    (64, 256, 4, 0.70),
+    (64, 256, 8, 0.66),
     (128, 64, 4, 0.60),
     (64, 128, 4, 0.60),
     (64, 64, 4, 0.45),
@@ -175,13 +175,27 @@ def _varied(ordered: list[GemmSchedule]) -> list[GemmSchedule]:
 def _candidates(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmSchedule]:
     tiles = _IEEE_TILES if kind is Operands.IEEE else _TILES
     for rows, columns, warps, _ in tiles:
-        if not _suits(rows, columns, shape):
+        if not _suits(rows, columns, shape) or not _is_sound(kind, rows * columns, warps, shape, target):
             continue
         for inner in _inner_steps(kind, rows, columns, shape):
             plain = GemmSchedule(kind, rows, columns, inner, warps, 3, programs=target.sm_count)
             yield from _staged(plain, shape, target)
     if shape.whole_rows and kind is not Operands.IEEE:
         yield from _wide_tiles(kind, shape, target)
+
+
+def _is_sound(kind: Operands, size: int, warps: int, shape: GemmShape, target: Gpu) -> bool:
+    """The compiler gets it right, and without spills.
+
+    Seen on an H200 with triton 3.6: products in TF32 were wrong (errors of 1e-2 to 1e-1) where the left operand alone
+    was rounded in registers, in tiles of 128 x 256 for eight warps, read through descriptors. Right with four warps,
+    and with both operands rounded; the cause is not known, so eight warps and descriptors are left out there.
+    """
+    if kind is not Operands.TF32:
+        return True
+    if target.capability >= 90 and shape.prepared and warps > 4:
+        return False
+    return size < 128 * 128 or warps > 4
 
 
 def _suits(rows: int, columns: int, shape: GemmShape) -> bool:
@@ -232,7 +246,8 @@ def _wide_tiles(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmS
     columns = 1 << max(4, (shape.n - 1).bit_length())
     inner = 32 if kind is Operands.TF32 or columns > 256 else 64
     for rows, warps in ((128, 8), (64, 4), (64, 8), (32, 4), (16, 4)):
-        if rows * columns <= warps * 32 * 128 and columns <= 512:
+        fits = rows * columns <= warps * 32 * 128 and columns <= 512
+        if fits and _is_sound(kind, rows * columns, warps, shape, target):
             for stages in (3, 2):
                 yield GemmSchedule(kind, rows, columns, inner, warps, stages, programs=target.sm_count)
 
