@@ -26,7 +26,7 @@ from tilewright.mcp.processes import end_tree
 from tilewright.mcp.server import McpError, build_server, serve
 
 WRONG = RIGHT.replace("* 2.0", "* 2.5")
-ALWAYS = {"inspect", "prompt", "verify", "optimize"}
+ALWAYS = {"inspect", "profile", "prompt", "verify", "optimize"}
 
 
 @pytest.fixture

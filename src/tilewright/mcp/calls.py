@@ -80,6 +80,29 @@ class Bench:
         }
         return results.inspect_result(await self.call("inspect", given, ctx, ("path", "reference")))
 
+    async def profile(
+        self,
+        ctx: Context[Any, Any],
+        path: TaskPath,
+        reference: ReferencePath = None,
+        init: Init = None,
+        inputs: Inputs = None,
+        gpu: GpuName = None,
+        precision: Precision = None,
+        model: Annotated[bool, Field(description="Predict it for gpu; nothing is measured, no GPU is needed.")] = True,
+    ) -> results.ProfileResult:
+        """Nsight Compute's metrics of each kernel of a module's forward pass, modelled for a GPU or measured on one."""
+        given = {
+            "path": path,
+            "reference": reference,
+            "init": init,
+            "inputs": inputs,
+            "gpu": gpu,
+            "precision": precision,
+            "model": model,
+        }
+        return results.profile_result(await self.call("profile", given, ctx, ("path", "reference")))
+
     async def prompt(
         self,
         ctx: Context[Any, Any],

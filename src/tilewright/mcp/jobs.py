@@ -17,7 +17,6 @@ Job = Callable[[Mapping[str, Any], Tell], JsonValue]
 
 #: Tools whose functions the library has or will have; they are offered where it has them.
 LOOKED_UP: Mapping[str, str] = {
-    "profile": "tilewright.api:profile",
     "diagnose": "tilewright.api:diagnose",
     "study": "tilewright.api:study",
 }
@@ -63,6 +62,15 @@ def _inspect(arguments: Mapping[str, Any], tell: Tell) -> JsonValue:
     return inspection_report(inspect_path(given.pop("path"), given.pop("inputs"), **given))
 
 
+def _profile(arguments: Mapping[str, Any], tell: Tell) -> JsonValue:
+    from tilewright.api import profile
+    from tilewright.report.profile import profile_report
+
+    given = dict(arguments)
+    tell(None, "compiling for the target" if given["model"] else "running under Nsight Compute")
+    return profile_report(profile(given.pop("path"), given.pop("inputs"), **given))
+
+
 def _prompt(arguments: Mapping[str, Any], tell: Tell) -> JsonValue:
     from tilewright.api import load
     from tilewright.task.compose import compose_document
@@ -102,4 +110,10 @@ def _optimize(arguments: Mapping[str, Any], tell: Tell) -> JsonValue:
     return study_report(study, [str(out / name) for name in names])
 
 
-_JOBS: Mapping[str, Job] = {"inspect": _inspect, "prompt": _prompt, "verify": _verify, "optimize": _optimize}
+_JOBS: Mapping[str, Job] = {
+    "inspect": _inspect,
+    "profile": _profile,
+    "prompt": _prompt,
+    "verify": _verify,
+    "optimize": _optimize,
+}

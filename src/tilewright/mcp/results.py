@@ -65,6 +65,20 @@ class InspectResult(BaseModel):
     can_run: bool = Field(description="False for a document alone: give reference, or init and inputs, to run it.")
 
 
+class ProfileResult(BaseModel):
+    """The profile of a forward pass."""
+
+    gpu: str
+    modelled: bool = Field(description="True where the model says it; False where it was measured.")
+    total_ms: float | None = Field(description="Of the whole forward pass, milliseconds.")
+    metrics: dict[str, dict[str, float]] = Field(description="Kernel, metric by Nsight Compute's name, value.")
+    kernels: list[dict[str, Any]] = Field(
+        description="Of each kernel: time, limits and which binds, stalls, resources."
+    )
+    native: list[dict[str, Any]] = Field(description="Operations that are left to PyTorch, with their times.")
+    notes: list[str]
+
+
 class PromptResult(BaseModel):
     """The document of a task for one stage."""
 
@@ -122,6 +136,22 @@ def verify_result(report: dict[str, Any]) -> VerifyResult:
         errors=[ProbeError.model_validate(row) for row in verdict["errors"]],
         kernels=[Kernel.model_validate(row) for row in verdict["resources"]],
         how=verdict["how"],
+    )
+
+
+def profile_result(report: dict[str, Any]) -> ProfileResult:
+    """From `report.profile.profile_report`."""
+    forward = report["tilewright:forward"]
+    return ProfileResult.model_validate(
+        {
+            "gpu": forward["gpu"],
+            "modelled": forward["modelled"],
+            "total_ms": forward["total_ms"],
+            "metrics": {name: metrics for name, metrics in report.items() if not name.startswith("tilewright:")},
+            "kernels": report["tilewright:kernels"],
+            "native": forward["native"],
+            "notes": forward["notes"],
+        }
     )
 
 

@@ -44,7 +44,7 @@ def build_server(folders: Folders) -> MCPServer[Any]:
         "tilewright", version=__version__, instructions=INSTRUCTIONS, log_level="WARNING"
     )
     bench = Bench(folders)
-    for tool in (bench.inspect, bench.prompt, bench.verify, bench.optimize):
+    for tool in (bench.inspect, bench.profile, bench.prompt, bench.verify, bench.optimize):
         server.add_tool(tool, description=inspect.getdoc(tool))
     for name in LOOKED_UP:
         if (found := looked_up_tool(bench.call, name)) is not None:
