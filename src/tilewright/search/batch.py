@@ -22,6 +22,9 @@ from tilewright.task.stage import StageRules
 from tilewright.values.candidate import Candidate
 from tilewright.values.study import Outcome
 
+#: So many candidates are compiled where nothing was kept so far, whatever the time.
+_FEW = 4
+
 
 class Batches:
     """Tries batches; what comes of them goes into the ledger."""
@@ -82,7 +85,7 @@ class Batches:
         count = len(candidates)
         with contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
             for index, candidate in enumerate(candidates):
-                if self._time_is_up():
+                if self._time_is_up() and self._has_enough(ranked):
                     self._notes.append(f"stage {rules.stage}: {count - index} candidates were not tried, time was up")
                     break
                 start = time.monotonic()
@@ -94,6 +97,10 @@ class Batches:
                 else:
                     ranked.append(judged)
         return sorted(ranked, key=lambda judged: judged.predicted_ms)
+
+    def _has_enough(self, ranked: Sequence[Judged]) -> bool:
+        """Something was kept before, or there is something to choose from: a run that is short of time ends here."""
+        return self._ledger.best is not None or len(ranked) >= _FEW or not self._ledger.measures
 
     # Without the target: the model's order, the gate for those that would gain.
 
@@ -163,7 +170,7 @@ class Batches:
         steps = strategy(options, self._effort.bounds)
         with contextlib.suppress(StopIteration), contextlib.closing(steps):
             ask = next(steps)
-            while not self._time_is_up():
+            while not self._time_is_up() or self._ledger.best is None:
                 ask = steps.send(self._answer(ask, by_key))
         return list(by_key.values())
 

@@ -1,4 +1,4 @@
-"""Where a run's time goes: seconds by activity, and how long it has held the GPU."""
+"""Where a run's time goes: seconds by activity, and how long it has held the GPU for itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 
-#: Activities that hold the GPU where there is one.
-_ON_GPU = frozenset({"measure", "gate"})
+#: Activities that hold the GPU for themselves; a gate uses it now and then, beside others.
+_ON_GPU = frozenset({"measure"})
 
 
 class Meter:
@@ -36,5 +36,5 @@ class Meter:
 
     @property
     def gpu_s(self) -> float:
-        """Seconds of the activities that hold the GPU."""
+        """Seconds of the activities that hold the GPU for themselves."""
         return sum(seconds for name, seconds in self.seconds.items() if name in _ON_GPU)

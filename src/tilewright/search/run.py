@@ -202,7 +202,11 @@ class _Search:
 
     def _judge_given(self, candidate: Candidate) -> Trial:
         start = time.monotonic()
-        judged = self.evaluator.gate_anyway(self.evaluator.predict(candidate), lambda message: None)
+        evaluator = self.evaluator
+        if self.ledger.measures and not self.task.given_code_is_specification:
+            effort = replace(self.effort, gate=self.effort.given_gate)
+            evaluator = Evaluator(self.task, self.tools, effort, self.timing, self.versions, self.memory, self.meter)
+        judged = evaluator.gate_anyway(evaluator.predict(candidate), lambda message: None)
         return Trial(
             number=0,
             stage="",
