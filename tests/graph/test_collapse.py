@@ -13,9 +13,10 @@ from torch import nn
 from tests.graph.test_canonical import Of, run
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.graph.collapse import COLLAPSE_RULES, TapReads, tap_reads
+from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.convolutions import ConvolutionDim
 from tilewright.graph.graph import fixed_size
+from tilewright.graph.tap_sums import TapReads, tap_reads
 
 MEAN = "mean of a convolution"
 FORWARD = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}

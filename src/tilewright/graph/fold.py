@@ -7,14 +7,13 @@ large mean would lose what the reference keeps.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.collapse import is_parameter_only
 from tilewright.graph.convolutions import TRANSPOSED, is_convolution
-from tilewright.graph.graph import Graph
+from tilewright.graph.graph import Graph, is_parameter_only
 from tilewright.graph.nodes import argument, is_one, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rule
 
@@ -38,7 +37,7 @@ def _is_linear_map(node: torch_fx.Node) -> bool:
     return known and len(node.users) == 1 and argument(node, 2) is None and node.meta["val"].dtype in _EXACT
 
 
-def _ends_linear_map(node: Any) -> bool:
+def _ends_linear_map(node: Any) -> TypeGuard[torch_fx.Node]:
     """A convolution or linear layer, or one with factors and addends behind it, used once."""
     while isinstance(node, torch_fx.Node) and target_of(node) in (aten.add.Tensor, aten.mul.Tensor, aten.sub.Tensor):
         if len(node.users) != 1 or node.kwargs:
@@ -125,7 +124,6 @@ def _distribute(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.N
     total, scale = node.args[0], _parameter(node.args[1], graph)
     if scale is None or node.kwargs or not _ends_linear_map(total) or target_of(total) is not aten.add.Tensor:
         return None
-    assert isinstance(total, torch_fx.Node)
     value, shift = total.args[0], _parameter(total.args[1], graph)
     if shift is None or node.meta["val"].dim() != total.meta["val"].dim():
         return None

@@ -94,3 +94,12 @@ def fixed_size(size: Any) -> int | None:
 def is_tensor_node(node: torch_fx.Node) -> bool:
     """True where the node's value is one tensor."""
     return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def is_parameter_only(node: torch_fx.Node, graph: Graph) -> bool:
+    """True where a value depends on parameters, buffers and constants alone."""
+    if node.op == "placeholder":
+        return node.name not in graph.inputs
+    if node.op != "call_function":
+        return False
+    return all(is_parameter_only(source, graph) for source in node.all_input_nodes)

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.collapse import COLLAPSED, SLICE, CollapsedConvolution, tap_reads
 from tilewright.graph.convolutions import Convolution, ConvolutionDim
 from tilewright.graph.nodes import is_one, target_of
+from tilewright.graph.tap_sums import COLLAPSED, SLICE, CollapsedConvolution, tap_reads
 from tilewright.kernels.region import AxisMap, Operand, Region
 
 aten = torch.ops.aten

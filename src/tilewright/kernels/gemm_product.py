@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.collapse import COLLAPSED
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one, source_of, target_of
+from tilewright.graph.tap_sums import COLLAPSED
 from tilewright.kernels.region import AxisMap, permutation
 
 aten = torch.ops.aten
