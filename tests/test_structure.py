@@ -22,7 +22,7 @@ FLOORS = (
     ("proposers",),
     ("search",),
     ("report",),
-    ("api", "mcp", "cli", "__main__"),
+    ("api", "suite", "mcp", "cli", "__main__"),
 )
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tilewright.proposers.llm import Settings
+    from tilewright.search.fleet import Fleet
     from tilewright.search.understand import Inspection
     from tilewright.values.diagnosis import DiagnosisReport
     from tilewright.values.profile import ForwardProfile
@@ -64,6 +65,7 @@ def optimize(
         precision: precision class (`ieee`, `tf32`, `fp16`, `bf16`); what torch's own flags say if None.
         effort: `none`, `quick` or `full`.
         name: of the task, for files and tables; the class's name if None.
+        fleet: workers that compile, measure and judge (`tilewright.search.fleet`).
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         study: the study store's file; one in `out`, or in the user's cache folder, if None.
         progress: told what is being tried.
@@ -143,6 +145,7 @@ def optimize_file(
     llm: Settings | None = None,
     again: bool = False,
     also_inputs: Sequence[str] = (),
+    fleet: Fleet | None = None,
 ) -> Study:
     """Search for a faster module for a document or a Python file, and write the results to `out`.
 
@@ -166,7 +169,7 @@ def optimize_file(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
-    result = _search(task, effort, folder, progress, study, command, llm, again)
+    result = _search(task, effort, folder, progress, study, command, llm, again, fleet)
     if folder is not None:
         write_report(result, folder)
     return result
@@ -181,8 +184,10 @@ def _search(
     command: str,
     llm: Settings | None,
     again: bool,
+    fleet: Fleet | None = None,
 ) -> Study:
     """Run the search, with a language model beside the engine where one is asked for."""
+    from tilewright.search.fleet_tools import fleet_tools
     from tilewright.search.run import optimize_task
 
     model, replay, note = None, None, ""
@@ -203,6 +208,7 @@ def _search(
             replay=replay,
             notes=[note] if note else [],
             again=again,
+            tools=None if fleet is None else fleet_tools(fleet),
         )
     finally:
         if model is not None:

@@ -15,6 +15,7 @@ from tilewright.cli.optimize import optimize
 from tilewright.cli.output import complain, show_json
 from tilewright.cli.profile import profile
 from tilewright.cli.study import app as study_app
+from tilewright.cli.suite import suite
 from tilewright.cli.verify import explain, verify
 from tilewright.errors import ExitCode, TilewrightError
 
@@ -31,7 +32,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (optimize, verify, diagnose, profile, inspect, prompt, gpus, explain, mcp):
+for command in (optimize, suite, verify, diagnose, profile, inspect, prompt, gpus, explain, mcp):
     app.command()(command)
 app.add_typer(study_app)
 

@@ -47,6 +47,8 @@ def optimize(
     again: Annotated[
         bool, typer.Option("--again", help="Search also where the study holds a finished run for this task.")
     ] = False,
+    fleet: options.FleetOption = None,
+    workers: options.Workers = None,
     llm: llm_options.Model = None,
     llm_samples: llm_options.Samples = llm_options.DEFAULT.samples,
     llm_repairs: llm_options.Repairs = llm_options.DEFAULT.repairs,
@@ -79,7 +81,7 @@ def optimize(
         cost=llm_cost,
         price=llm_price,
     )
-    with progress_bar(f"optimising {path.name}") as progress:
+    with options.fleet_of(fleet, workers) as workforce, progress_bar(f"optimising {path.name}") as progress:
         result = optimize_file(
             path,
             reference=reference,
@@ -97,6 +99,7 @@ def optimize(
             llm=settings,
             again=again,
             also_inputs=also_inputs or (),
+            fleet=workforce,
         )
     names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
     if as_json:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tilewright.values.precision import PrecisionClass
+
+if TYPE_CHECKING:
+    from tilewright.search.fleet import Fleet
 
 
 class StageName(StrEnum):
@@ -76,3 +81,34 @@ RuleSet = Annotated[
     Rules, typer.Option("--rules", help="'strict': one literal tl.store for each output and nothing else.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
+
+
+class FleetName(StrEnum):
+    """What `--fleet` takes."""
+
+    RAY = "ray"
+
+
+FleetOption = Annotated[
+    FleetName | None,
+    typer.Option("--fleet", help="Work on all workers of a Ray cluster (RAY_ADDRESS, or one started here)."),
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", min=1, help="With --fleet: how many workers at most; default: all there are.")
+]
+
+
+@contextlib.contextmanager
+def fleet_of(name: FleetName | None, workers: int | None) -> Iterator[Fleet | None]:
+    """The fleet that `--fleet` asks for, while it is needed; None without one.
+
+    Raises:
+        FleetError: it cannot be used.
+    """
+    if name is None:
+        yield None
+        return
+    from tilewright.search.fleet import Fleet
+
+    with Fleet(workers) as fleet:
+        yield fleet

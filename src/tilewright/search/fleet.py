@@ -86,14 +86,22 @@ class Fleet:
             return result
         raise FleetError(f"{STARTS} workers in a row were lost while they worked on the same thing")
 
-    def each(self, function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]) -> Iterator[tuple[int, Result]]:
+    def each(
+        self, function: Callable[..., Result], jobs: Sequence[tuple[Any, ...]]
+    ) -> Iterator[tuple[int, Result | FleetError]]:
         """`function(*job)` for every job, on all workers: (number of the job, result) as they come.
 
-        Raises:
-            FleetError: a job ended every worker that took it; raised when it is that job's turn.
+        In the place of the result of a job that ended every worker that took it stands the error.
         """
+
+        def result_or_error(*job: Any) -> Result | FleetError:
+            try:
+                return self.call(function, *job)
+            except FleetError as error:
+                return error
+
         with ThreadPoolExecutor(self.size) as threads:
-            asked = {threads.submit(self.call, function, *job): number for number, job in enumerate(jobs)}
+            asked = {threads.submit(result_or_error, *job): number for number, job in enumerate(jobs)}
             for done in as_completed(asked):
                 yield asked[done], done.result()
 

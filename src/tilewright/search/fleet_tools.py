@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from tilewright.gpu.gpu import Gpu
-from tilewright.search.fleet import Fleet
+from tilewright.search.fleet import Fleet, FleetError
 from tilewright.search.tools import Prediction, Say, Tools
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
@@ -61,8 +61,11 @@ class FleetClock:
         """Times by label. A large batch is dealt out to the GPUs; a small one, as what is compared at last, is not."""
         parts = min(self._fleet.size, max(1, len(candidates) // _WORTH_A_WORKER))
         jobs = [(self._tools, self._task, tuple(candidates[part::parts]), plan) for part in range(parts)]
-        reports = [report for _, report in sorted(self._fleet.each(_measure, jobs), key=lambda found: found[0])]
-        return _joined(reports)
+        found = dict(self._fleet.each(_measure, jobs))
+        lost = next((report for report in found.values() if isinstance(report, FleetError)), None)
+        if lost is not None:
+            raise lost
+        return _joined([report for _, report in sorted(found.items()) if not isinstance(report, FleetError)])
 
 
 #: Candidates for which a GPU more is worth its process.
