@@ -119,7 +119,7 @@ def _total(
     measured: ForwardProfile | None, kernels: Sequence[KernelFacts], native: Sequence[NativeFacts]
 ) -> Figure | None:
     """The forward pass as it was measured; else the sum of its steps, where all of them are known."""
-    if measured is not None and measured.total_ms:
+    if measured is not None and measured.total_ms and _is_whole(measured):
         return Figure(measured.total_ms, "measured")
     steps: list[KernelFacts | NativeFacts] = [*kernels, *native]
     times = [step.time_ms for step in steps if step.time_ms is not None]
@@ -338,11 +338,16 @@ def _with_measured_times(
     return tuple(result)
 
 
+def _is_whole(measured: ForwardProfile) -> bool:
+    """It is one forward pass and nothing else: a report of a whole program holds other kernels, too."""
+    return measured.host_ms is not None
+
+
 def _between_own_kernels(measured: ForwardProfile | None) -> dict[int, float]:
     """Launches of the code's own kernels so far -> milliseconds of the library's kernels that follow."""
     times: dict[int, float] = {}
     own = 0
-    for kernel in measured.kernels if measured is not None else ():
+    for kernel in measured.kernels if measured is not None and _is_whole(measured) else ():
         if not kernel.native:
             own += kernel.launches
         elif kernel.duration_ms is not None:
