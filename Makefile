@@ -2,6 +2,7 @@
 #   make demo    optimise one of the five examples for the RTX 4090 (no GPU needed)
 #   make test    lint, types and all tests
 #   make lint    lint and types alone
+#   make soak    mutants, fuzzed inputs, kills, false alarms (on a GPU): the full counts, hours on two cores
 # A GPU machine wants the CUDA build of torch: make test TORCH=torch==2.13.0
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ TORCH ?= torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
 JOBS ?= 2
 DEMO_OUT := runs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint soak clean
 .DELETE_ON_ERROR:
 
 demo: $(STAMP)
@@ -22,6 +23,9 @@ demo: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile
+
+soak: $(STAMP)
+	$(BIN)/python -m benchmarks.soak all --jobs $(JOBS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -6,7 +6,7 @@ import random
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -15,9 +15,14 @@ from typing import Any
 from benchmarks.soak_record import Journal, Record
 from tests.fuzz.kills import commands, half_written, kill_after
 
+#: Which run each kill in turn is of.
+_TURNS = ("optimize", "optimize", "verify", "optimize", "optimize", "optimize quick", "optimize", "verify")
+#: A run that is over before its kill is no kill: another point is drawn, so often at most.
+_TRIES = 6
+
 
 def run(count: int, seed: int, jobs: int = 1, journal: Path | None = None, seconds: float = 0.0) -> Record:
-    """Kill `count` runs; three of four are `optimize`. Each folder of results is used again by the next run in it.
+    """Kill `count` runs, each while it runs. A folder of results is used again until a run in it is over.
 
     Args:
         count: of kills.
@@ -28,13 +33,11 @@ def run(count: int, seed: int, jobs: int = 1, journal: Path | None = None, secon
     """
     started = time.monotonic()
     stop = started + seconds if seconds else float("inf")
-    generator = random.Random(seed)
-    points = [generator.random() for _ in range(count)]
     book = Journal(journal)
 
     def lane(number: int) -> list[dict[str, Any] | None]:
         with tempfile.TemporaryDirectory(prefix="tilewright-kills-") as folder:
-            return _lane(Path(folder), range(number, count, jobs), points, seed, book, stop)
+            return _lane(Path(folder), range(number, count, jobs), seed, book, stop)
 
     with ThreadPoolExecutor(jobs) as pool:
         found = [row for rows in pool.map(lane, range(jobs)) for row in rows]
@@ -56,28 +59,32 @@ def run(count: int, seed: int, jobs: int = 1, journal: Path | None = None, secon
     )
 
 
-def _lane(
-    folder: Path, numbers: Sequence[int], points: Sequence[float], seed: int, book: Journal, stop: float
-) -> list[dict[str, Any] | None]:
-    """Kills one after the other, over the same folder of results."""
-    out = folder / "out"
-    lasts: Mapping[str, float] = {}
+def _lane(folder: Path, numbers: Sequence[int], seed: int, book: Journal, stop: float) -> list[dict[str, Any] | None]:
+    """Kills one after the other; what each leaves must be good enough for the next run to go on from."""
+    lasts: dict[str, float] = {}
     rows: list[dict[str, Any] | None] = []
+    out, used = folder / "out", 0
     for number in numbers:
-        key = f"{seed}:{number}"
+        key, name = f"{seed}:{number}", _TURNS[number % len(_TURNS)]
         if (row := book.find(key)) is not None or time.monotonic() > stop:
             rows.append(row)
             continue
-        lasts = lasts or {name: _seconds(command) for name, command in commands(folder / "whole").items()}
-        name = "verify" if number % 4 == 3 else "optimize"
-        result = kill_after(commands(out)[name], points[number] * lasts[name], out)
+        if name not in lasts:
+            lasts[name] = _seconds(commands(folder / "whole")[name])
+        generator = random.Random(key)
+        for _ in range(_TRIES):
+            result = kill_after(commands(out)[name], generator.random() * lasts[name], out)
+            if not result.ended_itself:
+                break
+            # All is done there: the next run would only look it up.
+            used += 1
+            out = folder / f"out{used}"
         problem = "; ".join((*result.orphans, *result.halves))
         row = {"key": key, "command": name, **asdict(result), "problem": problem}
         book.add(row)
         rows.append(row)
         print(f"{number}: {name} killed after {result.after_s} s, {problem or 'clean'}", flush=True)
     if lasts and time.monotonic() < stop:
-        # What was left must be good enough to go on from.
         code = subprocess.run(commands(out)["optimize"], capture_output=True, check=False).returncode
         last = next((row for row in reversed(rows) if row is not None), None)
         if last is not None and (code not in {0, 1} or half_written(out)):
