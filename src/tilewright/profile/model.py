@@ -233,6 +233,7 @@ def _launch_time(launch: Launch, known: KernelResources | None, gpu: Gpu, precis
         operations = 2.0 * math.prod(product.sizes)
         limits["tensor"] = matrix_ms(operations, gpu, operand, c.TRITON_MATRIX_EFFICIENCY) / used
         limits["l2"] = matrix_traffic(launch, product) / _l2_bytes_per_ms(gpu)
+    limits["start"] = launch.programs * c.PROGRAM_START_NS * 1e-6
     return _step(launch.kernel, limits)
 
 
