@@ -103,8 +103,8 @@ class Evaluator:
             size = _GROUP if _cores() >= _MANY_CORES else _SMALL_GROUP
             groups = [(pool.submit(self._predict_group, together), together) for together in group(fresh, size)]
             asked = {
-                candidate.digest: (predictions, number)
-                for predictions, together in groups
+                candidate.digest: (judged, number)
+                for judged, together in groups
                 for number, candidate in enumerate(together)
             }
             try:
@@ -112,15 +112,16 @@ class Evaluator:
                     if candidate.digest in known:
                         yield Judged(candidate, known[candidate.digest], resumed=True)
                     else:
-                        predictions, number = asked[candidate.digest]
-                        yield self._compiled(candidate, predictions.result()[number])
+                        judged, number = asked[candidate.digest]
+                        yield judged.result()[number]
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _predict_group(self, candidates: Sequence[Candidate]) -> list[Prediction]:
+    def _predict_group(self, candidates: Sequence[Candidate]) -> list[Judged]:
+        """Each is stored as soon as it is known."""
         if len(candidates) > 1:
             self._tools.compile_together(self._task, candidates)
-        return [self._tools.predict(self._task, candidate) for candidate in candidates]
+        return [self._compiled(one, self._tools.predict(self._task, one)) for one in candidates]
 
     def _compiled(self, candidate: Candidate, prediction: Prediction) -> Judged:
         verdict = None
