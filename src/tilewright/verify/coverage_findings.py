@@ -16,7 +16,7 @@ from tilewright.verify.planning import Family, Probe
 from tilewright.verify.sandbox import JobResult, Part
 
 #: So many tensors with unread elements are asked about at most.
-_MOST_QUESTIONS = 8
+_MOST_QUESTIONS = 12
 
 
 @dataclass(frozen=True)
@@ -231,15 +231,13 @@ def unread_findings(
 ) -> list[Finding]:
     """Unread elements that the reference's output depends on, one finding for each tensor.
 
-    The reference is asked once, for the most telling run of each tensor.
+    The reference is asked for the most telling runs of each tensor.
     """
     tensors: dict[tuple[str, str, str], list[tuple[Covered, Unread]]] = {}
     for run in covered:
         for one in run.unread:
             tensors.setdefault((one.role, one.kernel, one.argument), []).append((run, one))
-    asked = [min(seen, key=lambda pair: _rank(pair[0], expected)) for seen in tensors.values()][:_MOST_QUESTIONS]
-    others = [sorted(seen, key=lambda pair: -int(pair[1].flags.sum()))[0] for seen in tensors.values()]
-    asked += [pair for pair in others if pair not in asked][: _MOST_QUESTIONS - len(asked)]
+    asked = _most_telling(list(tensors.values()), expected)
     if not asked:
         return []
     questions, sent = _questions(asked, expected)
@@ -266,6 +264,21 @@ def unread_findings(
         if key not in found or (severity is Severity.ERROR and found[key].severity is not Severity.ERROR):
             found[key] = new
     return list(found.values())
+
+
+def _most_telling(
+    tensors: Sequence[Sequence[tuple[Covered, Unread]]], expected: Sequence[Expected | None]
+) -> list[tuple[Covered, Unread]]:
+    """The runs to ask about: of each tensor the first in rank, and those that leave the largest share unread."""
+
+    def share(pair: tuple[Covered, Unread]) -> float:
+        return float(pair[1].flags.float().mean())
+
+    first = [min(seen, key=lambda pair: _rank(pair[0], expected)) for seen in tensors]
+    among_own = [[pair for pair in seen if _rank(pair[0], expected)[0] <= 1] for seen in tensors]
+    largest = [max(seen, key=share) for seen in (*among_own, *tensors) if seen]
+    chosen = {(id(run), id(one)): (run, one) for run, one in (*first, *largest)}
+    return list(chosen.values())[:_MOST_QUESTIONS]
 
 
 def _questions(

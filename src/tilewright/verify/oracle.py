@@ -17,9 +17,12 @@ from typing import Any
 import cloudpickle
 import torch
 
+from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import draws, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
+from tilewright.verify.coverage import Coverage
 from tilewright.verify.planning import EFFORTS, Family, Plan, Probe
+from tilewright.verify.pretend import really
 from tilewright.verify.probes import make_plan
 from tilewright.verify.subject import (
     Form,
@@ -52,7 +55,13 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     """The entry: see the module."""
     torch.manual_seed(0)
     source = cloudpickle.loads(base64.b64decode(job["source"]))
-    with runtime.kernel_environment(job) if job["given_code"] else contextlib.nullcontext(runtime.Watch()) as watch:
+    followed = Coverage()
+    with contextlib.ExitStack() as stack:
+        watch = runtime.Watch()
+        if job["given_code"]:
+            watch = stack.enter_context(runtime.kernel_environment(job))
+        if job["given_code"] and job["device"] == "cpu":
+            stack.enter_context(observed_memory(followed.memory))
         oracle = Oracle(Subject.of(source), job["precision"], job["device"], bool(job["given_code"]))
         plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])
         emit("plan", _plan_data(plan, oracle), None)
@@ -60,6 +69,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         for index, probe in enumerate(plan.probes):
             key = f"{probe.constructor}:{probe.weights}"
             watch.deadline = time.process_time() + _INTERPRETED_S
+            followed.start([], {})
             try:
                 state = oracle.weights(plan, probe)
                 answer = oracle.answer(plan, probe)
@@ -71,6 +81,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     raise
                 # What the reference does not take, nobody has to take.
                 emit(f"probe {index}", {"refused": f"{type(error).__name__}: {error}"[:300]}, None)
+                continue
+            if any(event.kind == "outside" for event in followed.events.values()):
+                emit(f"probe {index}", {"refused": "the given code leaves its own tensors there"}, None)
                 continue
             if key not in sent:
                 emit(f"weights {key}", {}, state)
@@ -238,7 +251,9 @@ class Oracle:
         state, inputs = self.weights(plan, probe), self.inputs(probe)
         moved = self._moved(inputs)
         outputs = self._outputs(arguments, state, moved)
-        form, native = Form.of(outputs), [leaf.detach() for leaf in leaves(outputs)]
+        with really():  # given code runs on a device that is pretended
+            form = Form.of(outputs)
+        native = [leaf.detach() for leaf in leaves(outputs)]
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
             return Answer(inputs, exact, native, {name: Errors(0.0, 0.0) for name in {"ieee", self.precision}}, form)
