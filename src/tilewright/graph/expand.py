@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph, fixed_size
-from tilewright.graph.nodes import argument, listed_dims, source_of, target_of
+from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 
 aten = torch.ops.aten
@@ -47,6 +47,11 @@ def _rank(node: torch_fx.Node) -> int:
     return rank
 
 
+def _single(x: torch_fx.Node, dims: Iterable[int]) -> bool:
+    """The dims hold one element: nothing is reduced."""
+    return all(is_one(x.meta["val"].shape[dim]) for dim in dims)
+
+
 # -- softmax family ----------------------------------------------------------------------------------------
 
 
@@ -54,7 +59,7 @@ def _softmax_input(editor: Editor, node: torch_fx.Node) -> torch_fx.Node | None:
     """The input in the type that is asked for; None where there is no dim to go over, or no float."""
     source = source_of(node)
     dtype = _keyword(node, 2, "dtype")
-    if _rank(source) == 0 or not source.meta["val"].dtype.is_floating_point:
+    if _rank(source) == 0 or not source.meta["val"].dtype.is_floating_point or _single(source, [argument(node, 1)]):
         return None
     if dtype is None or dtype == source.meta["val"].dtype:
         return source
@@ -88,6 +93,8 @@ def _expand_logsumexp(editor: Editor, node: torch_fx.Node, graph: Graph) -> torc
     if _rank(x) == 0 or not x.meta["val"].dtype.is_floating_point:
         return None
     dims = list(listed_dims(node))
+    if _single(x, dims):
+        return None
     largest = editor.call(aten.amax.default, x, dims, True)
     infinite = editor.call(aten.isinf.default, largest)
     shift = editor.call(aten.masked_fill.Scalar, largest, infinite, 0.0)
@@ -120,6 +127,8 @@ def _affine(editor: Editor, x: torch_fx.Node, weight: Any, bias: Any, spatial: i
 def _expand_layer_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     x, over = source_of(node), len(argument(node, 1))
     dims = range(_rank(x) - over, _rank(x))
+    if _single(x, dims):
+        return None
     normalised = _normalised(editor, x, dims, argument(node, 4, 1e-5))
     return _affine(editor, normalised, argument(node, 2), argument(node, 3))
 
@@ -129,6 +138,8 @@ def _expand_group_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> tor
     x, groups = source_of(node), argument(node, 1)
     channels = fixed_size(x.meta["val"].shape[1])
     if channels is None or channels % groups:
+        return None
+    if channels == groups and _single(x, range(2, _rank(x))):
         return None
     apart = editor.call(aten.unflatten.int, x, 1, [groups, channels // groups])
     normalised = _normalised(editor, apart, range(2, _rank(apart)), argument(node, 4, 1e-5))
@@ -142,7 +153,7 @@ def _expand_instance_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> 
     assert isinstance(x, torch_fx.Node)
     spatial = _rank(x) - 2
     if use_input_stats:
-        if mean is not None:
+        if mean is not None or _single(x, range(2, _rank(x))):
             return None  # running statistics are updated
         normalised = _normalised(editor, x, range(2, _rank(x)), eps)
     else:
@@ -165,12 +176,15 @@ def _expand_batch_statistics(editor: Editor, node: torch_fx.Node, graph: Graph) 
 
 
 def _expand_rms_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    """x / sqrt(mean(x**2) + eps); torch's default eps is float32's resolution for narrower types too."""
+    """x / sqrt(mean(x**2) + eps); by default eps is the resolution of the type that torch computes in."""
     x, over = source_of(node), len(argument(node, 1))
     dims = list(range(_rank(x) - over, _rank(x)))
+    if _single(x, dims):
+        return None
     eps = _keyword(node, 3, "eps")
     if eps is None:
-        eps = torch.finfo(torch.float32).eps
+        wide = x.meta["val"].dtype is torch.float64
+        eps = torch.finfo(torch.float64 if wide else torch.float32).eps
     squares = editor.call(aten.mean.dim, editor.call(aten.mul.Tensor, x, x), dims, True)
     scale = editor.call(aten.rsqrt.default, editor.call(aten.add.Tensor, squares, eps))
     return _affine(editor, editor.call(aten.mul.Tensor, x, scale), _keyword(node, 2, "weight"), None)
@@ -271,7 +285,8 @@ def _whole_average(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_f
     if any(size != 1 for size in listed):
         return None
     x = source_of(node)
-    return editor.call(aten.mean.dim, x, list(range(_rank(x) - len(listed), _rank(x))), True)
+    dims = list(range(_rank(x) - len(listed), _rank(x)))
+    return x if _single(x, dims) else editor.call(aten.mean.dim, x, dims, True)
 
 
 def _whole_maximum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -283,7 +298,8 @@ def _whole_maximum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_f
     if any(size != 1 for size in listed):
         return None
     x = source_of(source)
-    return editor.call(aten.amax.default, x, list(range(_rank(x) - len(listed), _rank(x))), True)
+    dims = list(range(_rank(x) - len(listed), _rank(x)))
+    return x if _single(x, dims) else editor.call(aten.amax.default, x, dims, True)
 
 
 _ADAPTIVE_AVERAGE = (

@@ -1,0 +1,295 @@
+"""Row, pooling and reduction kernels against float64, hyperparameters drawn: run by `test_rows` in the interpreter.
+
+Not collected by itself: Triton's interpreter has to be chosen before triton is imported.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from tests.kernels.emission_cases import Function
+from tests.kernels.interpreted import emit, load, relative_error
+from tilewright.kernels.plan import TileLimits
+from tilewright.kernels.planner import PlanOptions
+from tilewright.kernels.pool_plan import PoolTiles
+from tilewright.kernels.row_plan import RowForm, RowTiles
+from tilewright.kernels.row_rules import RowOptions
+
+warnings.filterwarnings("ignore")
+
+ALLOWED = 2e-5
+MINUS, PLUS, NAN = float("-inf"), float("inf"), float("nan")
+
+drawn = settings(
+    max_examples=4,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+    database=None,
+    phases=(Phase.explicit, Phase.generate),  # shrinking would interpret hundreds of modules
+)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> PlanOptions:
+    """Any form, with tiles so small that rows take several steps and several parts."""
+    form = draw(st.sampled_from([None, RowForm.LOOPED, RowForm.SPLIT]))
+    tile = draw(st.sampled_from([16, 32, 64]))
+    tiles = RowTiles(tile, draw(st.sampled_from([8, 16])), 32, 1024, draw(st.sampled_from([8, 64])))
+    return PlanOptions(
+        limits=TileLimits(64, 16, 4, 2, 16),
+        sm_count=4,
+        rows=RowOptions(tiles, form),
+        pool_tiles=PoolTiles(draw(st.sampled_from([8, 32])), draw(st.sampled_from([4, 8]))),
+    )
+
+
+#: Each program is interpreted by itself: a few hundred elements make dozens of programs.
+shapes = (
+    st.lists(st.sampled_from([1, 2, 3, 5, 9, 33]), min_size=1, max_size=4)
+    .filter(lambda sizes: math.prod(sizes) <= 300)
+    .map(tuple)
+)
+
+
+def check(
+    function: Callable[..., Any],
+    inputs: Sequence[torch.Tensor],
+    options: PlanOptions,
+    children: Sequence[nn.Module] = (),
+    native: tuple[str, ...] = (),
+    allowed: float = ALLOWED,
+) -> None:
+    """Emitted for these inputs, run on them, and again on others of another size and scale."""
+    module = Function(function, *children).eval()
+    for parameter in module.parameters():
+        nn.init.normal_(parameter)
+    source, left = emit(module, list(inputs), options)
+    assert set(left) <= set(native), f"left to PyTorch: {left}\n{source}"
+    drop_in = load(source, "drawn")(module)
+    for factor in (1.0, 37.0):
+        error = relative_error(module, drop_in, [x * factor if x.is_floating_point() else x for x in inputs])
+        assert error < allowed, f"{error}\n{source}"
+
+
+def spiced(x: torch.Tensor, values: Sequence[float], seed: int) -> torch.Tensor:
+    """`x` with some of its elements replaced."""
+    generator = torch.Generator().manual_seed(seed)
+    for value in values:
+        index = int(torch.randint(x.numel(), (1,), generator=generator))
+        x.view(-1)[index] = value
+    return x
+
+
+SOFTMAXES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "softmax": lambda x, dim: torch.softmax(x, dim) * 2.0,
+    "log_softmax": lambda x, dim: F.log_softmax(torch.relu(x) - 1.0, dim),
+    "logsumexp": lambda x, dim: torch.logsumexp(x * 0.7, dim, keepdim=True),
+    "softmin": lambda x, dim: F.softmin(x, dim) + x,
+    "twice": lambda x, dim: torch.softmax(torch.softmax(x, dim) * 3.0, dim),
+}
+
+
+@settings(drawn, max_examples=8)
+@given(
+    name=st.sampled_from(sorted(SOFTMAXES)),
+    shape=shapes,
+    dim=st.integers(0, 3),
+    options=plans(),
+    spice=st.lists(st.sampled_from([MINUS, PLUS, NAN, 80.0, -80.0, 1e4]), max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_softmax_family(
+    name: str, shape: tuple[int, ...], dim: int, options: PlanOptions, spice: list[float], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    if shape[dim % len(shape)] == 1:
+        return
+    x = spiced(torch.randn(shape), spice, seed)
+    check(lambda m, x: SOFTMAXES[name](x, dim % x.dim()), [x], options)
+
+
+@drawn
+@given(data=st.data(), options=plans(), affine=st.booleans(), channels=st.sampled_from([1, 2, 4, 6]))
+def test_normalisations_of_images(data: st.DataObject, options: PlanOptions, affine: bool, channels: int) -> None:
+    space = data.draw(st.lists(st.sampled_from([1, 2, 3, 5]), min_size=1, max_size=3))
+    shape = (data.draw(st.integers(1, 3)), channels, *space)
+    groups = data.draw(st.sampled_from([g for g in (1, 2, 3, 6) if channels % g == 0]))
+    kind = data.draw(st.sampled_from(["group", "instance", "batch"]))
+    if kind != "group" and len([s for s in space if s > 1]) == 0:
+        return  # torch declines to normalise a single element
+    norm: nn.Module
+    if kind == "group":
+        norm = nn.GroupNorm(groups, channels, affine=affine)
+    elif kind == "instance":
+        norm = {3: nn.InstanceNorm1d, 4: nn.InstanceNorm2d, 5: nn.InstanceNorm3d}[len(shape)](channels, affine=affine)
+    else:
+        kinds = {3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+        norm = kinds[len(shape)](channels, affine=affine, track_running_stats=False)
+    residual = data.draw(st.booleans())
+    inputs = [torch.randn(shape) * 3.0 + 1.0] + ([torch.randn(shape)] if residual else [])
+    check(
+        lambda m, x, *y: F.silu(m.children_list[0](x) + (y[0] if y else 0.0)),
+        inputs,
+        options,
+        [norm],
+        allowed=2e-4,  # groups of a few elements: the variance may be small
+    )
+
+
+@drawn
+@given(data=st.data(), options=plans(), affine=st.booleans())
+def test_layer_and_rms_norm(data: st.DataObject, options: PlanOptions, affine: bool) -> None:
+    shape = data.draw(shapes)
+    over = shape[data.draw(st.integers(0, len(shape) - 1)) :]
+    if all(size == 1 for size in over):
+        return
+    kind = data.draw(st.sampled_from([nn.LayerNorm, nn.RMSNorm]))
+    norm = kind(list(over), eps=1e-5, elementwise_affine=affine)
+    check(lambda m, x: torch.tanh(m.children_list[0](x * 2.0)) + x, [torch.randn(shape)], options, [norm], (), 2e-4)
+
+
+REDUCTIONS: dict[str, Callable[[torch.Tensor, list[int]], torch.Tensor]] = {
+    "var": lambda x, dims: torch.var(x, dims, correction=0),
+    "std": lambda x, dims: torch.std(x, dims, correction=0, keepdim=True) * x,
+    "norm": lambda x, dims: x / torch.linalg.vector_norm(x, 2, dims, keepdim=True).clamp_min(1e-6),
+    "norm1": lambda x, dims: torch.linalg.vector_norm(x, 1, dims),
+    "norm3": lambda x, dims: torch.linalg.vector_norm(x, 3, dims),
+    "norm inf": lambda x, dims: torch.linalg.vector_norm(x, PLUS, dims, keepdim=True) + x,
+    "centred": lambda x, dims: x - x.mean(dims, keepdim=True),
+    "range": lambda x, dims: (x - x.amin(dims, keepdim=True)) / (x.amax(dims, keepdim=True) + 100.0),
+    "sum": lambda x, dims: torch.sin(x).sum(dims),
+}
+
+
+@settings(drawn, max_examples=10)
+@given(name=st.sampled_from(sorted(REDUCTIONS)), data=st.data(), shape=shapes, options=plans(), seed=st.integers(0, 99))
+def test_reductions_over_any_dims(
+    name: str, data: st.DataObject, shape: tuple[int, ...], options: PlanOptions, seed: int
+) -> None:
+    torch.manual_seed(seed)
+    dims = data.draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, unique=True))
+    x = torch.randn(shape)
+    if all(shape[dim] == 1 for dim in dims):
+        return
+    check(lambda m, x: REDUCTIONS[name](x, dims), [x], options, allowed=2e-4)
+
+
+SCANS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "cumsum": lambda x, dim: torch.cumsum(x, dim),
+    "exclusive": lambda x, dim: torch.cumsum(torch.where(x > 0.0, x, torch.zeros_like(x)), dim) - x,
+    "cumprod": lambda x, dim: torch.cumprod(torch.tanh(x) * 1.3, dim),
+    "of a softmax": lambda x, dim: torch.cumsum(torch.softmax(x, dim), dim),
+    "reduced": lambda x, dim: x / (torch.cumsum(x * x, dim).amax(dim, keepdim=True) + 1.0),
+}
+
+
+@settings(drawn, max_examples=6)
+@given(
+    name=st.sampled_from(sorted(SCANS)), shape=shapes, dim=st.integers(0, 3), options=plans(), seed=st.integers(0, 99)
+)
+def test_scans(name: str, shape: tuple[int, ...], dim: int, options: PlanOptions, seed: int) -> None:
+    torch.manual_seed(seed)
+    if shape[dim % len(shape)] == 1:
+        return
+    check(lambda m, x: SCANS[name](x, dim % x.dim()), [torch.randn(shape)], options)
+
+
+POOLS = {
+    ("max", 1): F.max_pool1d,
+    ("max", 2): F.max_pool2d,
+    ("max", 3): F.max_pool3d,
+    ("mean", 1): F.avg_pool1d,
+    ("mean", 2): F.avg_pool2d,
+    ("mean", 3): F.avg_pool3d,
+}
+
+
+@settings(drawn, max_examples=8)
+@given(
+    kind=st.sampled_from(["max", "mean"]),
+    data=st.data(),
+    options=plans(),
+    spice=st.lists(st.sampled_from([MINUS, PLUS, NAN]), max_size=1),
+)
+def test_pooling(kind: str, data: st.DataObject, options: PlanOptions, spice: list[float]) -> None:
+    rank = data.draw(st.integers(1, 3))
+    size = tuple(data.draw(st.integers(1, 4)) for _ in range(rank))
+    arguments: dict[str, Any] = {
+        "stride": tuple(data.draw(st.integers(1, 3)) for _ in range(rank)),
+        "padding": tuple(data.draw(st.integers(0, k // 2)) for k in size),
+        "ceil_mode": data.draw(st.booleans()),
+    }
+    if kind == "max":
+        arguments["dilation"] = tuple(data.draw(st.integers(1, 2)) for _ in range(rank))
+    else:
+        arguments["count_include_pad"] = data.draw(st.booleans())
+        if rank > 1 and data.draw(st.booleans()):
+            arguments["divisor_override"] = 3
+    space = [data.draw(st.integers(2 * k, 9 if rank < 3 else 2 * k + 1)) for k in size]
+    x = spiced(torch.randn(1, 3, *space), spice, 7)
+    y = torch.randn(3, *[1] * rank)
+    before = data.draw(st.booleans())
+
+    def function(m: nn.Module, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        pooled = POOLS[kind, rank](torch.relu(x) if before else x, size, **arguments)
+        return pooled * 0.5 + y
+
+    check(function, [x, y], options)
+
+
+@drawn
+@given(data=st.data(), options=plans(), kind=st.sampled_from(["max", "avg"]))
+def test_adaptive_pooling(data: st.DataObject, options: PlanOptions, kind: str) -> None:
+    rank = data.draw(st.integers(1, 3))
+    output = tuple(data.draw(st.integers(1, 4)) for _ in range(rank))
+    space = [data.draw(st.integers(3, 9 if rank < 3 else 5)) for _ in range(rank)]
+    pool = getattr(F, f"adaptive_{kind}_pool{rank}d")
+    check(lambda m, x: pool(x, output), [torch.randn(1, 3, *space)], options, native=("view",))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        ("softmax", torch.float16),
+        ("norm", torch.bfloat16),
+        ("pool", torch.float16),
+        ("cumsum", torch.bfloat16),
+        ("bias", torch.float16),
+    ],
+)
+def test_narrow_types_round_once(name: str, dtype: torch.dtype) -> None:
+    """Against float64 of the same rounded inputs, the error is that of one rounding of the result."""
+    functions: dict[str, Callable[..., torch.Tensor]] = {
+        "softmax": lambda m, x: torch.softmax(x * 3.0, 1),
+        "norm": lambda m, x: F.layer_norm(x, (37,)),
+        "pool": lambda m, x: F.avg_pool1d(x, 3),
+        "cumsum": lambda m, x: torch.cumsum(x, 1),
+        "bias": lambda m, x: torch.sigmoid(x * 2.0 + 1.0) * x,
+    }
+    torch.manual_seed(0)
+    x = torch.randn(5, 37).to(dtype)
+    module = Function(functions[name]).eval()
+    source, native = emit(module, [x], PlanOptions(limits=TileLimits(64, 16, 4, 2, 16), sm_count=4))
+    assert not native
+    drop_in = load(source, "narrow")(module)
+    truth = torch.Tensor.is_cuda
+    torch.Tensor.is_cuda = property(lambda self: True)  # type: ignore[assignment,misc]
+    try:
+        found = drop_in(x)
+    finally:
+        torch.Tensor.is_cuda = truth
+    assert found.dtype is dtype
+    expected = module(x.double())
+    allowed = torch.finfo(dtype).eps * 0.51 * expected.abs() + 1e-6
+    assert bool(((found.double() - expected).abs() <= allowed).all())
