@@ -165,7 +165,7 @@ def test_a_live_module_and_a_candidate_that_takes_it() -> None:
         "return shift_relu(torch.nn.functional.linear(x, self.linear.weight), self.linear.bias)",
     )
     source = source.replace("y * 2.0", "y")
-    candidate = Candidate(source, Origin.SYNTHESIZE, "a test", needs_reference=True)
+    candidate = Candidate(source, Origin.SYNTHESIZE, "a test", native=("linear",), needs_reference=True)
     verdict = verify(of, candidate, effort="none")
     assert verdict.accepted, verdict.reasons
 
