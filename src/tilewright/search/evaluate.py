@@ -100,7 +100,7 @@ class Evaluator:
         known = {digest: item for digest, item in found.items() if item is not None and _is_compiled(item)}
         fresh = [candidate for candidate in candidates if candidate.digest not in known]
         with ThreadPoolExecutor(max_workers=_cores()) as pool:
-            size = _GROUP if _cores() >= _MANY_CORES else _SMALL_GROUP
+            size = 1 if self._tools.compile_together is None else _GROUP if _cores() >= _MANY_CORES else _SMALL_GROUP
             groups = [(pool.submit(self._predict_group, together), together) for together in group(fresh, size)]
             asked = {
                 candidate.digest: (judged, number)
@@ -119,7 +119,7 @@ class Evaluator:
 
     def _predict_group(self, candidates: Sequence[Candidate]) -> list[Judged]:
         """Each is stored as soon as it is known."""
-        if len(candidates) > 1:
+        if self._tools.compile_together is not None and len(candidates) > 1:
             self._tools.compile_together(self._task, candidates)
         return [self._compiled(one, self._tools.predict(self._task, one)) for one in candidates]
 

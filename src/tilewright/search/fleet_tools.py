@@ -39,7 +39,7 @@ def fleet_tools(fleet: Fleet, tools: Tools | None = None) -> Tools:
     def installed() -> Gpu | None:
         return fleet.call(own.installed) if fleet.gpus else own.installed()
 
-    return replace(own, predict=predict, gate=gate, open_clock=open_clock, installed=installed)
+    return replace(own, predict=predict, compile_together=None, gate=gate, open_clock=open_clock, installed=installed)
 
 
 class FleetClock:

@@ -125,7 +125,8 @@ class Tools:
         retune: task, code, stage's rules, its kernels' resources, rules of the diagnosis that fired -> candidates
             that keep the code's meaning.
         predict: task, candidate -> modelled time, or why there is none.
-        compile_together: task, candidates of one proposer: makes `predict` cheap for each of them.
+        compile_together: task, candidates of one proposer: makes `predict` cheap for each of them; None where each
+            is better predicted by itself.
         predict_reference: task, understanding -> the reference's modelled time.
         gate: task, candidate, effort -> verdict.
         open_clock: task -> what measures it and its candidates.
@@ -138,7 +139,7 @@ class Tools:
     synthesize: Callable[[Task, Say], tuple[Candidate, ...]] = _synthesize
     retune: Callable[[Task, str, StageRules, Sequence[KernelResources], Sequence[str]], tuple[Candidate, ...]] = _retune
     predict: Callable[[Task, Candidate], Prediction] = _predict
-    compile_together: Callable[[Task, Sequence[Candidate]], None] = _compile_together
+    compile_together: Callable[[Task, Sequence[Candidate]], None] | None = _compile_together
     predict_reference: Callable[[Task, Understanding], Modelled | None] = _predict_reference
     gate: Callable[[Task, Candidate, str, Say], Verdict] = _gate
     open_clock: Callable[[Task], Clock] = _open_clock
