@@ -233,6 +233,12 @@ def test_a_measured_throughput_and_modelled_bytes_give_a_time() -> None:
     assert replace(seen, measured=None).time_ms == Figure(0.1, "modelled")
 
 
+def test_a_library_product_that_is_as_fast_as_a_kernel_would_be_is_left_alone() -> None:
+    at_peak = native("aten.mm.default", 1.0, operations=int(0.9e-3 * 82.6e12 / 2), between=0)
+    assert "native-operation" in rules_of(forward(at_peak, kernel(1.0)))
+    assert "native-operation" not in rules_of(forward(native("aten.mm.default", 1.0, int(41.3e9), 0), kernel(1.0)))
+
+
 def test_in_short_has_cause_cost_and_remedy() -> None:
     text = in_short(diagnose(forward(native(time_ms=3.0), kernel(metrics=busy(93.0), traffic=HALF))))
     assert text.count("\n- ") == 1

@@ -11,6 +11,8 @@ from tilewright.profile import constants as c
 from tilewright.profile.model import dram_ms, matrix_ms
 from tilewright.values.diagnosis import Diagnosis
 
+#: Part of the forward pass under which a gain is none (the search reverts it).
+_LEAST_GAIN = 0.02
 #: Steps that are named one by one; more are counted.
 _NAMED = 5
 
@@ -75,6 +77,9 @@ def native_contraction(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis
             matrix_ms(call.matrix_operations, facts.gpu, facts.precision, efficiency),
             dram_ms(step.traffic.needed, facts.gpu),
         )
+        excess = step.time_ms.value - fused
+        if excess < _LEAST_GAIN * total.value:
+            continue  # the library's kernel is as good as one that would be written for it
         evidence = [
             threshold.evidence(f"{step.name}, of the forward pass", share),
             plain(f"time of {step.name}", step.time_ms.value, "ms", step.time_ms.label),
@@ -88,7 +93,7 @@ def native_contraction(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis
             _about_native(step, facts),
             tuple(evidence),
             _instead_of_native(step),
-            max(0.0, step.time_ms.value - fused),
+            excess,
             step.time_ms.label,
         )
 
