@@ -111,7 +111,7 @@ def record_together(task: Task, candidates: Sequence[Candidate], gpu: Gpu) -> No
         limits=replace(
             LIMITS,
             processes=64 + 8 * len(fresh),
-            memory_bytes=LIMITS.memory_bytes * 2,
+            memory_bytes=LIMITS.memory_bytes + min(len(fresh), os.cpu_count() or 1) * _EACH_BYTES,
             quiet_cpu_s=LIMITS.quiet_cpu_s * len(fresh),
         ),
         writable=[compiled_folder(candidate) for candidate in fresh],
@@ -144,6 +144,8 @@ _TOGETHER: dict[tuple[bytes, Candidate, _Key], Recorded] = {}
 _MOST_KEPT = 256
 #: Wall seconds more for each candidate of a group.
 _EACH_S = 30.0
+#: Resident bytes more for each fork; what they share counts for each of them.
+_EACH_BYTES = 2 << 30
 
 
 def _pickle(source: ModuleSource) -> bytes:
