@@ -25,6 +25,8 @@ from tilewright.verify.subject import map_leaves
 #: Workers at once, and what they are given, wall seconds.
 _MOST_WORKERS = 16
 _PATIENCE_S = 90.0
+#: Resident bytes of a worker (what it shares with the others counts for each), and what is left to the process itself.
+_WORKER_BYTES, _SPARE_BYTES = 3 << 29, 6 << 30
 
 
 def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
@@ -35,7 +37,9 @@ def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return  # a forked CUDA context is of no use
     probes = [probe for probe in job["probes"] if not probe.get("large") or probe.get("own")]
-    count = max(1, min(_MOST_WORKERS, os.cpu_count() or 1, len(probes)))
+    room = int(job.get("limits", {}).get("memory_bytes", 0))
+    fit = (room - _SPARE_BYTES) // _WORKER_BYTES if room else _MOST_WORKERS
+    count = max(1, min(_MOST_WORKERS, os.cpu_count() or 1, len(probes), fit))
     workers = []
     for first in range(count):
         worker = os.fork()

@@ -376,7 +376,8 @@ def job_bytes(tensors: Mapping[str, torch.Tensor], expected: Sequence[Expected |
 def candidate_limits(sizes: tuple[int, int], budget_s: float) -> Limits:
     """What a candidate may use on a task of so many bytes (`job_bytes`): many times what a kernel needs."""
     total, largest = sizes
-    base = (12 if _on_gpu() else 3) << 30
+    # On a GPU what its probes launch is compiled ahead in forks, for each of which the pages that they share count.
+    base = (36 if _on_gpu() else 3) << 30
     return Limits(
         memory_bytes=min(_memory(), base + 2 * total + 16 * largest),
         cuda=_on_gpu(),
