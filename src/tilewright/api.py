@@ -440,8 +440,8 @@ def diagnose(
 
 
 def study(
-    action: str = "list",
-    path: str | Path | None = None,
+    action: str,
+    path: str | Path,
     *,
     task: str | None = None,
     file: str | Path | None = None,
@@ -453,7 +453,7 @@ def study(
     Args:
         action: `list` (the tasks), `show` (one task's trials and result), `export` (portable JSON), `import`
             (what was exported elsewhere) or `prune` (forget what was made under other versions).
-        path: the study file; the one in the user's cache folder if None.
+        path: the study file.
         task: a task's name or the beginning of its key: needed by `show`, narrows `export` and `prune`.
         file: where `export` writes (it returns the data if None), what `import` reads.
         best_only: `export` leaves the trials out.
@@ -466,7 +466,7 @@ def study(
     from tilewright.search.store import StoreError
     from tilewright.values.serialise import as_json
 
-    place = None if path is None else Path(path)
+    place = Path(path)
     if action == "list":
         return {"tasks": [as_json(one) for one in studies.list_tasks(place)]}
     if action == "show" and task is not None:
@@ -484,7 +484,7 @@ def study(
         records = data["records"]
         return {"file": str(file), "records": len(records) if isinstance(records, list) else 0}
     if action == "import" and file is not None:
-        return {"records": studies.import_study(place, Path(file)), "study": str(place or "the user's study")}
+        return {"records": studies.import_study(place, Path(file)), "study": str(place)}
     if action == "prune":
         return {"forgotten": dict(studies.prune_study(place, task=task, older_than_days=older_than_days))}
     needs = {"show": "a task", "import": "a file"}.get(action)

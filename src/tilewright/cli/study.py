@@ -35,7 +35,7 @@ def list_command(study: StudyFile = None, as_json: options.Json = False) -> None
     """
     from tilewright.api import study as ask
 
-    found = ask("list", path=study)
+    found = ask("list", path=_place(study))
     if as_json:
         show_json(found)
         return
@@ -54,7 +54,7 @@ def show_command(task: TaskName, study: StudyFile = None, as_json: options.Json 
     """
     from tilewright.api import study as ask
 
-    found = ask("show", path=study, task=task)
+    found = ask("show", path=_place(study), task=task)
     if as_json:
         show_json(found)
         return
@@ -85,9 +85,9 @@ def export_command(
     from tilewright.api import study as ask
 
     if out is None:
-        show_json(ask("export", path=study, task=task, best_only=best))
+        show_json(ask("export", path=_place(study), task=task, best_only=best))
         return
-    ask("export", path=study, task=task, best_only=best, file=out)
+    ask("export", path=_place(study), task=task, best_only=best, file=out)
     typer.echo(f"written to {out}")
 
 
@@ -101,7 +101,7 @@ def import_command(
     """
     from tilewright.api import study as ask
 
-    found = ask("import", path=study, file=file)
+    found = ask("import", path=_place(study), file=file)
     typer.echo(f"{found['records']} records taken into {found['study']}")
 
 
@@ -120,11 +120,18 @@ def prune_command(
     """
     from tilewright.api import study as ask
 
-    found = ask("prune", path=study, task=task, older_than_days=older_than)
+    found = ask("prune", path=_place(study), task=task, older_than_days=older_than)
     if as_json:
         show_json(found)
         return
     typer.echo(f"forgotten: {found['forgotten']['trial']} trials, {found['forgotten']['run']} results")
+
+
+def _place(study: Path | None) -> Path:
+    """The study that was named, or the user's own."""
+    from tilewright.search.opening import default_store_path
+
+    return study or default_store_path()
 
 
 def _table(columns: tuple[str, ...], rows: list[tuple[Any, ...]]) -> Table:
