@@ -198,7 +198,8 @@ class _ForwardWriter:
         ]
         arguments = list(texts)
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
-        arguments += [keyword.format(*texts) for keyword in kernel.keywords]
+        plain = [text.removesuffix(".contiguous()") for text in texts]  # they are asked for sizes only
+        arguments += [keyword.format(*plain) for keyword in kernel.keywords]
         results = step.plan.outputs if isinstance(step, GemmStep) else (step.node,)
         self._assign_all(results, f"{kernel.wrapper_name}({', '.join(arguments)})")
         plan = step.plan
