@@ -84,7 +84,6 @@ def to_half_rows(x, block, other=None):
     *batch, R, C = x.shape
     x4 = x if x.dim() <= 4 else x.flatten(0, -4)
     x4 = x4[(None,) * (4 - x4.dim())]
-    rows = x4.shape[0] * x4.shape[1] * R
     C_PADDED = triton.cdiv(C, block) * block
     half = torch.empty((*batch, R, C_PADDED), device=x.device, dtype=torch.float16)
     scale = torch.empty((*batch, R), device=x.device, dtype=torch.float32)
@@ -139,13 +138,17 @@ def pack_source(plan: GemmPlan) -> str:
     if plan.schedule.operands is Operands.TF32:
         lines.add('"""weight with 10 explicit mantissa bits, to nearest: tensor cores would cut the others off."""')
         lines.add("bits = (weight.contiguous().view(torch.int32) + 4096) & -8192")
-        lines.add("return torch.where(weight.abs() < float('inf'), bits.view(torch.float32), weight)")
-        return str(lines).replace("'inf'", '"inf"')
+        lines.add('return torch.where(weight.abs() < float("inf"), bits.view(torch.float32), weight)')
+        return str(lines)
+    shape = "[N, K]" if plan.product.right_is_transposed else "[K, N]"
     lines.add(
-        f'"""weight {"[N, K]" if plan.product.right_is_transposed else "[K, N]"} -> float16 [N, K padded], each row'
+        f'"""weight {shape} -> float16 [N, K padded], each row times a power of two, and the scales that undo it.'
     )
-    lines.add("times a power of two; the scales that undo it; and the largest count of elements in a row that lost")
-    lines.add('bits, with the largest ratio of elements in a row."""')
+    lines.add()
+    lines.add(
+        "Third, what is known of it: the largest count of elements that lost bits in a row, and the largest spread."
+    )
+    lines.add('"""')
     lines.add("w = weight" if plan.product.right_is_transposed else "w = weight.t()")
     text = _PACK.format(lowest=_LOWEST, highest=_HIGHEST, block=plan.schedule.block_k)
     return f"{lines}\n{text}"
