@@ -18,7 +18,7 @@ from tilewright.values.profile import ForwardProfile, KernelProfile
 from tilewright.values.sight import Ceilings, Sight
 from tilewright.values.study import Outcome, StageResult, Study, Trial
 
-WORK = Work(int(504e6), int(504e6), int(1e10), int(1e9))
+WORK = Work(int(504e6), int(504e6), int(9e9), int(1e9))
 SOURCE = '''import torch
 import torch.nn as nn
 import triton

@@ -18,7 +18,7 @@ PART_COLOURS = 8
 _WIDTH, _HEIGHT = 350.0, 270.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 20.0, 18.0, 40.0
 #: Steps that take a smaller part of the forward pass are not drawn.
-_SMALLEST_PART = 0.01
+_SMALLEST_PART = 0.03
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,18 @@ def stacked_bars(sights: Sequence[Sight]) -> tuple[Stacked, ...]:
 def _stacked(subject: str, report: DiagnosisReport, longest: float) -> Stacked:
     total = report.total_ms or 0.0
     segments = []
-    for number, part in enumerate(report.parts):
+    shown = [part for part in report.parts if (part.time_ms or 0.0) >= _SMALLEST_PART * total]
+    for number, part in enumerate(shown):
         time = part.time_ms or 0.0
         name = f"{part.name} (PyTorch)" if part.native else part.name
         name += f", {part.calls} calls" if part.calls > 1 else ""
         words = f"{time:.4g} ms, {100 * time / total:.0f} %"
-        segments.append((100 * time / longest, min(number, PART_COLOURS - 1), name, words, part.limit))
+        segments.append((100 * time / longest, min(number, PART_COLOURS - 2), name, words, part.limit))
+    count = sum(part.calls for part in report.parts) - sum(part.calls for part in shown)
+    if count:
+        rest = sum(part.time_ms or 0.0 for part in report.parts if part not in shown)
+        words = f"{rest:.4g} ms, {100 * rest / total:.0f} %"
+        segments.append((100 * rest / longest, PART_COLOURS - 1, f"{count} shorter steps together", words, ""))
     return Stacked(subject, f"{total:.4g} ms", report.total_label, tuple(segments))
 
 
@@ -106,7 +112,7 @@ def numbered_points(sights: Sequence[Sight], ceilings: Ceilings) -> tuple[Number
 
 def roof(intensity: float, ceilings: Ceilings) -> float:
     """The highest rate at so many operations a byte, 10**12 operations a second."""
-    return min(intensity * ceilings.bandwidth_gb_s * 1e-3, max(ceilings.matrix_tflops, ceilings.fp32_tflops))
+    return min(intensity * ceilings.bandwidth_gb_s * 1e-3, ceilings.top_tflops)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class _Axes:
 
 
 def _axes(points: Sequence[Numbered], ceilings: Ceilings) -> _Axes:
-    top = max(ceilings.matrix_tflops, ceilings.fp32_tflops)
+    top = ceilings.top_tflops
     ridge = top / (ceilings.bandwidth_gb_s * 1e-3)
     xs = [0.1, 2 * ridge, *(item.point.intensity for item in points)]
     ys = [top, *(item.point.tflops for item in points), roof(0.1, ceilings)]
@@ -184,16 +190,21 @@ def _grid(axes: _Axes) -> Iterator[Markup]:
 def _roof_lines(axes: _Axes, ceilings: Ceilings) -> Iterator[Markup]:
     slope = ceilings.bandwidth_gb_s * 1e-3
     low, high = 10.0 ** axes.x[0], 10.0 ** axes.x[1]
-    top = max(ceilings.matrix_tflops, ceilings.fp32_tflops)
+    top = ceilings.top_tflops
     start = max(low, 10.0 ** axes.y[0] / slope)
     yield _line(axes.across(start), axes.up(start * slope), axes.across(top / slope), axes.up(top), "roof")
     yield _line(axes.across(top / slope), axes.up(top), axes.across(high), axes.up(top), "roof")
-    yield _text(_WIDTH - _RIGHT, axes.up(top) - 5, f"{ceilings.operand} {ceilings.matrix_tflops:g}", "end")
-    if ceilings.fp32_tflops < top:
-        fp32 = ceilings.fp32_tflops
-        yield _line(axes.across(fp32 / slope), axes.up(fp32), axes.across(high), axes.up(fp32), "roof second")
-        if axes.up(fp32) - axes.up(top) > 14:
-            yield _text(_WIDTH - _RIGHT, axes.up(fp32) - 5, f"FP32 {fp32:g}", "end")
+    lines = {"FP16": ceilings.half_tflops, ceilings.operand: ceilings.matrix_tflops, "FP32": ceilings.fp32_tflops}
+    placed: list[float] = []
+    for name, rate in sorted(lines.items(), key=lambda line: -line[1]):
+        y = axes.up(rate) if rate > 0 else 0.0
+        if rate <= 0 or any(abs(y - other) < 1 for other in placed):
+            continue
+        if rate < top:
+            yield _line(axes.across(rate / slope), y, axes.across(high), y, "roof second")
+        if all(y - other > 11 for other in placed):
+            yield _text(_WIDTH - _RIGHT, y - 4, f"{name} {rate:g}", "end")
+        placed.append(y)
 
 
 def _mark(axes: _Axes, item: Numbered) -> Markup:

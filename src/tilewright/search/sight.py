@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tilewright.diagnosis.diagnose import diagnose
-from tilewright.diagnosis.facts import Facts, Unread
+from tilewright.diagnosis.facts import Facts, KernelFacts, Unread
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.diagnosis.unread import find_unread
 from tilewright.gpu.gpu import Gpu
@@ -133,46 +133,50 @@ def _short_profile(launch: Launch, position: int, known: KernelResources, time: 
 def roofline_points(facts: Facts, work: Work | None) -> tuple[RooflinePoint, ...]:
     """Each step that takes time under the roofline.
 
-    Operations of a native contraction are its own; what is left of the task's work is that of the kernels: matrix
-    operations of the slowest one that multiplies (or of the slowest), the others by the bytes that they move.
+    Operations of a native contraction are its own, those of another native operation one for each element that it
+    moves. What is left of the task's work is that of the kernels: matrix operations by the time that the model gives
+    their tensor instructions, the others by the bytes that they move.
     """
-    native = [step for step in facts.native if step.time_ms is not None and step.traffic.total]
     points = [
         RooflinePoint(
             step.words, True, float(step.traffic.total),
             float(step.call.matrix_operations or step.traffic.total // 8), step.time_ms.value, step.time_ms.label,
         )
-        for step in native
-        if step.time_ms is not None and step.time_ms.value > 0
+        for step in facts.native
+        if step.time_ms is not None and step.time_ms.value > 0 and step.traffic.total
     ]  # fmt: skip
-    kernels = [kernel for kernel in facts.kernels if kernel.time_ms is not None and kernel.traffic.total]
-    if work is None or not kernels:
+    if work is None:
         return tuple(points)
     matrix = max(0, work.matrix_operations - sum(step.call.matrix_operations for step in facts.native))
-    moved = sum(kernel.traffic.total for kernel in kernels)
-    heaviest = max(kernels, key=lambda kernel: (bool(kernel.mix.get("tensor")), kernel.time_ms.value))  # type: ignore[union-attr]
-    for kernel in kernels:
-        assert kernel.time_ms is not None
-        own = work.scalar_operations * kernel.traffic.total / moved + (matrix if kernel is heaviest else 0)
-        bytes_ = (kernel.field("dram_read_bytes"), kernel.field("dram_written_bytes"))
-        seen = sum(figure.value for figure in bytes_ if figure is not None) * kernel.launches
-        if own > 0 and kernel.time_ms.value > 0:
-            points.append(
-                RooflinePoint(
-                    kernel.name, False, seen or float(kernel.traffic.total), own, kernel.time_ms.value,
-                    kernel.time_ms.label,
-                )
-            )  # fmt: skip
+    tensor = sum(kernel.limits.get("tensor", 0.0) for kernel in facts.kernels)
+    moved = sum(kernel.traffic.total for kernel in facts.kernels)
+    if matrix > 0 and tensor <= 0:
+        return tuple(points)  # which kernel multiplies is not known
+    for kernel in facts.kernels:
+        time, own_bytes = kernel.time_ms, kernel.traffic.total
+        if time is None or time.value <= 0 or not own_bytes:
+            continue
+        operations = work.scalar_operations * own_bytes / moved
+        operations += matrix * kernel.limits.get("tensor", 0.0) / tensor if tensor > 0 else 0.0
+        if operations > 0:
+            points.append(RooflinePoint(kernel.name, False, _dram_bytes(kernel), operations, time.value, time.label))
     return tuple(points)
+
+
+def _dram_bytes(kernel: KernelFacts) -> float:
+    """Bytes between memory and chip as far as they are known; else those of its tensors, once each."""
+    figures = (kernel.field("dram_read_bytes"), kernel.field("dram_written_bytes"))
+    seen = sum(figure.value for figure in figures if figure is not None) * kernel.launches
+    return seen or float(kernel.traffic.total)
 
 
 def ceilings_of(task: Task) -> Ceilings:
     """The target's rates in the task's class."""
-    matrix = task.gpu.fp32_tflops
-    if task.precision is not PrecisionClass.IEEE:
-        matrix = task.gpu.tensor_tflops[task.precision]
-    operand = "FP32" if task.precision is PrecisionClass.IEEE else str(task.precision).upper()
-    return Ceilings(task.gpu.bandwidth_gb_s, task.gpu.fp32_tflops, matrix, operand)
+    gpu, kind = task.gpu, task.precision
+    if kind is PrecisionClass.IEEE:
+        return Ceilings(gpu.bandwidth_gb_s, gpu.fp32_tflops, gpu.fp32_tflops, "FP32")
+    half = gpu.tensor_tflops[PrecisionClass.FP16] if kind is PrecisionClass.TF32 else 0.0
+    return Ceilings(gpu.bandwidth_gb_s, gpu.fp32_tflops, gpu.tensor_tflops[kind], str(kind).upper(), half)
 
 
 def look_at_task(task: Task, ncu: Path | None = None, say: Say | None = None) -> Sight:

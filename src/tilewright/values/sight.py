@@ -48,12 +48,20 @@ class Ceilings:
         fp32_tflops: of the float32 pipes, 10**12 operations a second.
         matrix_tflops: of the unit that does the task's matrix products.
         operand: whose rate that is (`TF32`).
+        half_tflops: of products of 16-bit operands, which a kernel may use in the tf32 class too (the same
+            mantissa); 0 where it may not.
     """
 
     bandwidth_gb_s: float
     fp32_tflops: float
     matrix_tflops: float
     operand: str
+    half_tflops: float = 0.0
+
+    @property
+    def top_tflops(self) -> float:
+        """The highest of the rates."""
+        return max(self.fp32_tflops, self.matrix_tflops, self.half_tflops)
 
 
 @dataclass(frozen=True)
