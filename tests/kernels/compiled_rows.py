@@ -53,7 +53,7 @@ class Cumulative(nn.Module):
 def compiled(name: str, gpu: Gpu) -> list[dict[str, Any]]:
     """What each kernel of a case needs on a target."""
     make, shapes, dtype = CASES[name]
-    module = make().eval().to(dtype)
+    module = make().eval().to("meta", dtype)
     inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
     plan = plan_module(simplify(capture(module, inputs)).graph, PlanOptions(sm_count=gpu.sm_count))
     names = tuple(f"x{i}" for i in range(len(shapes)))
@@ -73,7 +73,7 @@ def compiled(name: str, gpu: Gpu) -> list[dict[str, Any]]:
         kernels.run = run  # type: ignore[attr-defined]
         try:
             with torch.no_grad():
-                _load(source).ModelNew(module.to("meta"))(*inputs)
+                _load(source).ModelNew(module)(*inputs)
         finally:
             kernels.run = plain  # type: ignore[attr-defined]
     return found
