@@ -193,7 +193,9 @@ class _ForwardWriter:
         packs = dict(kernel.packs)
         nodes = [self.graph.node(name) for name in kernel.operands]
         texts = [
-            self.prepared.packed(packs[position], node) if position in packs else self._operand(node, strided=position in kernel.strided)
+            self.prepared.packed(packs[position], node)
+            if position in packs
+            else self._operand(node, strided=position in kernel.strided)
             for position, node in enumerate(nodes)
         ]
         arguments = list(texts)

@@ -363,7 +363,8 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     for operand in region.operands:
         anchor = operand.node
         shape = convolution_shape(anchor)
-        if shape is None or any(user not in region.maps for user in anchor.users) or not _is_plain(anchor, planning.prepared):
+        alone = all(user in region.maps for user in anchor.users)
+        if shape is None or not alone or not _is_plain(anchor, planning.prepared):
             continue
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
@@ -444,7 +445,8 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
         return
     nodes = [node for node in planning.graph.fx.nodes if node.op == "call_function"]
     anchored = planning.options.convolution_anchors
-    convolutions = [node for node in nodes if anchored and convolution_shape(node) and _is_plain(node, planning.prepared)]
+    shaped = [node for node in nodes if anchored and convolution_shape(node) is not None]
+    convolutions = [node for node in shaped if _is_plain(node, planning.prepared)]
     planning.chain_ends = ends_of_chains(convolutions)
     planning.row_regions = find_row_regions(
         planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain

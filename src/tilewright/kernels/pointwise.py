@@ -184,6 +184,7 @@ POINTWISE: dict[Any, Row] = {
     aten._to_copy.default: _unary("{0}"),
 }
 
+
 def _gelu_of(a: Arguments, known: Range) -> str | None:
     """The half of GELU that is needed."""
     exact = a.get("approximate") != "tanh"

@@ -258,9 +258,9 @@ def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan |
         return Schedule(kernel.name, blocks, gemm.num_warps, gemm.num_stages, gemm.split)
     if isinstance(kernel, CollapsePlan):
         collapse = kernel.tiles
-        sizes = (("BLOCK", collapse.block), ("UNROLL", collapse.unroll), ("ELEMENTS", collapse.elements))
-        sizes += (("LANE_CELLS", collapse.lane_cells),)
-        return Schedule(kernel.name, sizes, collapse.num_warps, 1)
+        block = ("BLOCK", collapse.block), ("UNROLL", collapse.unroll)
+        cut = ("ELEMENTS", collapse.elements), ("LANE_CELLS", collapse.lane_cells)
+        return Schedule(kernel.name, (*block, *cut), collapse.num_warps, 1)
     if isinstance(kernel, ConvPlan):
         tiles = kernel.tiles
         sizes = (("BLOCK_P", tiles.block_p), ("BLOCK_C", tiles.block_c))
