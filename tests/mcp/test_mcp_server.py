@@ -156,6 +156,30 @@ def test_diagnose_answers_with_causes_and_refuses_what_lies_outside(folder: Path
     with_client(folder, use)
 
 
+def test_study_lists_what_a_study_in_the_folders_holds(folder: Path) -> None:
+    from tilewright.search.records import TrialRecord
+    from tilewright.search.store import StudyStore
+
+    store = StudyStore(folder / "study.sqlite")
+    store.put_record(TrialRecord("k", "t" * 64, "toy", "h200", "d", "x = 1", "a trial", "", "{}", "{}", 1.0))
+    store.close()
+
+    async def use(client: Client) -> None:
+        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert set(tools["study"].input_schema["required"]) == {"action", "path"}
+        answer = (await client.call_tool("study", {"action": "list", "path": "study.sqlite"})).structured_content
+        assert answer is not None
+        assert [(one["task"], one["trials"]) for one in answer["result"]["tasks"]] == [("toy", 1)]
+        asked = {"action": "show", "path": "study.sqlite", "task": "toy"}
+        shown = (await client.call_tool("study", asked)).structured_content
+        assert shown is not None
+        assert shown["result"]["trials"][0]["what"] == "a trial"
+        refused = await client.call_tool("study", {"action": "list", "path": "../study.sqlite"})
+        assert "outside the folders" in text_of(refused)
+
+    with_client(folder, use)
+
+
 def workers(folder: Path) -> set[int]:
     """Processes that serve this folder's calls."""
     found = set()
