@@ -28,6 +28,7 @@ class L2Traffic:
         read_hit: part of the reads that hit, of each tensor, in the order given.
         run_bytes: contiguous bytes that are fetched together, in the mean over what is fetched.
         beside: part of the fetches whose neighbours in memory other programs fetch at the same time.
+        lookup_bytes: looked up in all, as Nsight Compute counts them.
     """
 
     read_bytes: float
@@ -38,6 +39,7 @@ class L2Traffic:
     read_hit: tuple[float, ...]
     run_bytes: float
     beside: float
+    lookup_bytes: float
 
 
 def through_l2(tensors: Sequence[TensorTraffic], programs: int, resident: int, gpu: Gpu) -> L2Traffic:
@@ -60,6 +62,15 @@ def through_l2(tensors: Sequence[TensorTraffic], programs: int, resident: int, g
         new = [_hit(index, tensors, missing, programs, resident, capacity) for index in range(len(tensors))]
         hits = [(old + now) / 2 for old, now in zip(hits, new, strict=True)]
     return _summed_up(tensors, hits, programs, resident, capacity, gpu)
+
+
+def hit_percent_with_spills(l2: L2Traffic, spilled_bytes: float) -> float:
+    """Sectors that hit, where registers are spilled too: L1 passes stores of local memory on, and L2 takes them.
+
+    Measured on an H200: what hits of a kernel that reads everything once is its spilled registers, to a percent.
+    """
+    whole = l2.lookup_bytes + spilled_bytes
+    return (l2.hit_percent * l2.lookup_bytes + 100.0 * spilled_bytes) / whole if whole else 0.0
 
 
 def held(volume: float, capacity: float) -> float:
@@ -128,7 +139,7 @@ def _summed_up(
     rate = 100.0 * near_hits / lookups if lookups else 0.0
     run = fetched / weighted if weighted else 128.0
     part = beside / fetched if fetched else 0.0
-    return L2Traffic(read, stored, fetched, written, rate, tuple(read_hits), run, part)
+    return L2Traffic(read, stored, fetched, written, rate, tuple(read_hits), run, part, lookups)
 
 
 def _compulsory(tensor: TensorTraffic, programs: int) -> float:

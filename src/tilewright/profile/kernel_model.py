@@ -11,7 +11,7 @@ import numpy as np
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.occupancy import Occupancy, occupancy
 from tilewright.profile import constants as c
-from tilewright.profile.caches import L2Traffic, through_l2
+from tilewright.profile.caches import L2Traffic, hit_percent_with_spills, through_l2
 from tilewright.profile.demand import Demand, tensor_cycles, warp_demand
 from tilewright.profile.flow import Loop, Path, hot_path
 from tilewright.profile.sass import Pipe
@@ -37,7 +37,7 @@ class KernelModel:
         l2: the launch's traffic at L2.
         demand: of one warp.
         timeline: of one warp alone.
-        l1_hit_percent: of L1's sectors.
+        l1_hit_percent, l2_hit_percent: of the sectors that each is asked for.
     """
 
     time_ms: float
@@ -53,6 +53,7 @@ class KernelModel:
     demand: Demand
     timeline: Timeline
     l1_hit_percent: float
+    l2_hit_percent: float
 
 
 def model_kernel(kernel: SeenKernel, seen: SeenLaunch, gpu: Gpu) -> KernelModel:
@@ -76,6 +77,7 @@ def model_kernel(kernel: SeenKernel, seen: SeenLaunch, gpu: Gpu) -> KernelModel:
     return KernelModel(
         time_ms, limits, limit, programs, resident, held, work.achieved(time_ms, path), programs / resident,
         traffic, l2, demand, timeline, work.l1_hit_percent(),
+        hit_percent_with_spills(l2, demand.local_stores * SECTOR * resources.warps * programs),
     )  # fmt: skip
 
 

@@ -268,7 +268,7 @@ def _metrics(kernel: SeenKernel, model: KernelModel, gpu: Gpu) -> dict[str, floa
         names.GRID_SIZE: launch.programs,
         names.WARPS_ACTIVE: 100.0 * model.achieved,
         names.DRAM_THROUGHPUT: min(100.0, 100.0 * moved / (gpu.bandwidth_gb_s * 1e6 * model.time_ms)),
-        names.L2_HIT_RATE: model.l2.hit_percent,
+        names.L2_HIT_RATE: model.l2_hit_percent,
         names.DURATION_NS: model.time_ms * 1e6,
         names.DRAM_READ_BYTES: model.l2.dram_read_bytes,
         names.DRAM_WRITTEN_BYTES: model.l2.dram_written_bytes,
