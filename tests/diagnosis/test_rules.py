@@ -239,6 +239,12 @@ def test_a_library_product_that_is_as_fast_as_a_kernel_would_be_is_left_alone() 
     assert "native-operation" not in rules_of(forward(native("aten.mm.default", 1.0, int(41.3e9), 0), kernel(1.0)))
 
 
+def test_a_kernel_at_the_roofline_with_nothing_to_fuse_is_done() -> None:
+    [found] = diagnose(forward(kernel(metrics=busy(93.0), traffic=Traffic(100 * MB, 0, 1 * MB)))).diagnoses
+    assert found.cost_ms is None
+    assert found.remedy.startswith("Nothing in this kernel")
+
+
 def test_in_short_has_cause_cost_and_remedy() -> None:
     text = in_short(diagnose(forward(native(time_ms=3.0), kernel(metrics=busy(93.0), traffic=HALF))))
     assert text.count("\n- ") == 1

@@ -183,7 +183,8 @@ class _Roles:
         """Bytes of a step's tensors (memory -> bytes) by what they hold."""
         reads, writes = self.touched[position]
         task_own = self.inputs | self.parameters | self.outputs
-        inner_reads = [storage for storage in reads - task_own if storage in self.makers]
+        # What a kernel itself writes and reads again is scratch of its own.
+        inner_reads = [storage for storage in reads - task_own - writes if storage in self.makers]
         inner_writes = writes - task_own
         largest = max(inner_reads, key=lambda storage: sizes.get(storage, 0), default=None)
         return Traffic(

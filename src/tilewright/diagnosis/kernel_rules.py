@@ -62,6 +62,7 @@ def at_dram_roofline(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
             continue
         traffic = kernel.traffic
         cost, label = cost_of(traffic.between / traffic.total if traffic.total else 0.0, kernel.time_ms)
+        fusible = _is_fusible(kernel)
         evidence = [threshold.evidence(DRAM_THROUGHPUT, used), *_evidence(kernel, L2_HIT_RATE, "%")]
         if traffic.total:
             evidence.append(plain("bytes of its tensors, once each", traffic.total, "bytes", "counted"))
@@ -75,14 +76,19 @@ def at_dram_roofline(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
             + _intermediates(kernel),
             tuple(evidence),
             _fewer_bytes(kernel),
-            cost if traffic.between else None,
-            label if traffic.between else "",
+            cost if fusible else None,
+            label if fusible else "",
         )
+
+
+def _is_fusible(kernel: KernelFacts) -> bool:
+    """Enough of its bytes are intermediate results that fusing would save them."""
+    return kernel.traffic.between > _MINOR_TRAFFIC * kernel.traffic.total
 
 
 def _intermediates(kernel: KernelFacts) -> str:
     traffic = kernel.traffic
-    if not traffic.between:
+    if not _is_fusible(kernel):
         return ""
     made = f" that {traffic.maker} wrote just before" if traffic.maker else ""
     return (
@@ -91,13 +97,13 @@ def _intermediates(kernel: KernelFacts) -> str:
 
 
 def _fewer_bytes(kernel: KernelFacts) -> str:
-    if kernel.traffic.maker:
-        return f"Fuse it into {kernel.traffic.maker}, so that the result between them never goes to memory."
     if not kernel.traffic.total:
         return "Fewer or narrower bytes: fuse it with the step before or after it."
-    if kernel.traffic.between:
-        return "Fuse it with the step that reads its result, so that the result never goes to memory."
-    return "Nothing in this kernel: it reads its inputs and writes its outputs once. Fewer or narrower bytes only."
+    if not _is_fusible(kernel):
+        return "Nothing in this kernel: it reads its inputs and writes its outputs once. Fewer or narrower bytes only."
+    if kernel.traffic.maker:
+        return f"Fuse it into {kernel.traffic.maker}, so that the result between them never goes to memory."
+    return "Fuse it with the step that reads its result, so that the result never goes to memory."
 
 
 def wasted_sectors(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
