@@ -178,7 +178,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         say(f"writing a plan: {options.describe()}")
         plan = plan_module(graph, options)
         if not plan.fused:
-            return ()
+            continue
         if not _fits(plan, task):
             continue
         text, scratch = _write(task, module, plan, reference, planned)
