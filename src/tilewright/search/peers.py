@@ -28,4 +28,4 @@ PEERS: Mapping[str, Candidate] = {
 }
 
 #: Seconds that compiling and measuring a peer may take. Assumption.
-PEER_S = 45.0
+PEER_S = 90.0
