@@ -65,6 +65,13 @@ def test_that_nothing_is_better_is_found_again_too(study: Path) -> None:
     assert not second.calls
 
 
+def test_a_run_that_could_time_nothing_is_searched_again(study: Path) -> None:
+    search(Bench({"a": 5.0}, synthesized=[candidate("broken")], reference_ms=None), study)
+    second = bench(a=5.0)
+    search(second, study)
+    assert second.calls["synthesize"] == 1
+
+
 @pytest.mark.parametrize("change", ["shapes", "gpu", "stages", "effort", "precision"])
 def test_another_question_is_searched(study: Path, change: str) -> None:
     search(bench(a=5.0), study)

@@ -53,10 +53,13 @@ def tuned_elsewhere(memory: Memory, task: Task, timing: str) -> tuple[Candidate,
 
 
 def remember_run(memory: Memory, task: Task, study: Study, timing: str) -> None:
-    """Keep a finished run; one that cannot be kept is told in the memory's notes when it settles."""
-    if memory.store is None:
-        return
+    """Keep a finished run; one that cannot be kept is told in the memory's notes when it settles.
+
+    One that found nothing because nothing could be timed or tried is not finished: it is searched again.
+    """
     best = study.best
+    if memory.store is None or (best is None and (study.baseline is None or not study.trials)):
+        return
     of_task = task_key(task, timing)
     tried_under = canonical(study.versions)
     record = RunRecord(
