@@ -132,7 +132,7 @@ def _value_probes(
     # Where a kernel is so slow that the interpreter ends none of the above, the smallest sizes still tell.
     smallest = tuple(sorted(home[1].items()))
     for draw in ("own", *_ORDINARY) if smallest != place else ():
-        one = probe(draw, Family.VALUE)
+        one = probe(draw, Family.SIZE)
         plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
 
 
