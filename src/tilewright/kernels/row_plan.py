@@ -132,8 +132,32 @@ class RowPlan:
 
     @property
     def schedule_sizes(self) -> tuple[tuple[str, int], ...]:
-        """The limits, for reports."""
-        return (("TILE", self.tiles.tile), ("WARP", self.tiles.warp), ("RESIDENT", self.tiles.resident))
+        """Blocks that the wrapper derives at the example sizes, outer to inner, for reports."""
+        blocks = self._whole_blocks() if self.form is RowForm.RESIDENT else self._step_blocks()
+        return tuple((f"BLOCK_{self.axes.axes[axis].size}", blocks[axis]) for axis in self.tile_axes)
+
+    @property
+    def schedule_warps(self) -> int:
+        """Warps of a program at the example sizes."""
+        elements = self.tiles.warp if self.form is RowForm.RESIDENT else max(1, self.tiles.warp // 4)
+        return min(max(math.prod(size for _, size in self.schedule_sizes) // elements, 1), 16)
+
+    def _padded(self, axis: int) -> int:
+        return _power_of_two(self.axes.axes[axis].size_hint)
+
+    def _whole_blocks(self) -> dict[int, int]:
+        row = {axis: self._padded(axis) for axis in self.tile_axes if self.axes.axes[axis].level == 1}
+        room = self.tiles.tile // math.prod(row.values())
+        kept = [axis for axis in self.tile_axes if axis not in row]
+        return row | {axis: min(self._padded(axis), max(32 if axis == self.inner else 1, room)) for axis in kept}
+
+    def _step_blocks(self) -> dict[int, int]:
+        step = 2 * self.tiles.tile
+        inner_is_row = self.axes.axes[self.inner].level == 1
+        blocks = {self.inner: min(self._padded(self.inner), step if inner_is_row else self.tiles.stripe)}
+        if self.outer is not None:
+            blocks[self.outer] = min(self._padded(self.outer), max(1, step // blocks[self.inner]))
+        return blocks
 
 
 def plan_rows(

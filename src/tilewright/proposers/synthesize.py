@@ -248,7 +248,7 @@ def _fits(plan: ModulePlan, task: Task) -> bool:
 
 def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan | GemmPlan) -> Schedule:
     if isinstance(kernel, RowPlan):
-        return Schedule(kernel.name, kernel.schedule_sizes, 4, 1)
+        return Schedule(kernel.name, kernel.schedule_sizes, kernel.schedule_warps, 1)
     if isinstance(kernel, PoolPlan):
         pool = kernel.tiles
         return Schedule(kernel.name, (("TILE", pool.tile), ("ROW", pool.row)), pool.num_warps, 1)
