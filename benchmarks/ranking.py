@@ -120,7 +120,8 @@ def _measured_record(jobs: int) -> dict[str, Any]:
     from benchmarks.ranking_kernels import all_items
 
     properties = torch.cuda.get_device_properties(0)
-    items = list({item.candidate: item for item in all_items(properties.multi_processor_count)}.values())
+    unique = {(item.reference, item.candidate): item for item in all_items(properties.multi_processor_count)}
+    items = list(unique.values())
     found, failures = measure(items, jobs)
     return {
         "gpu": properties.name,
