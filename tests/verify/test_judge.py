@@ -140,7 +140,7 @@ def test_a_wrong_range_with_the_tasks_own_size_in_it_rejects_where_that_was_not_
     assert (found.severity, found.where) == (Severity.ERROR, "dim 2 > 32")
     (found,) = weighed(probes[1:], {"dim 2": 256}, (32,))
     assert found.severity is Severity.ERROR
-    assert weighed(probes[1:], {"dim 2": 20}, (32,))[0].severity is Severity.ERROR  # its own size was never right
+    assert weighed(probes[1:], {"dim 2": 20}, (32,))[0].severity is Severity.LIMIT
     cut = Probe("own, cut", Family.OWN, weights="redrawn", quantities=(("dim 2", 8),))
     (found,) = weighed([(cut, True), *probes[1:]], {"dim 2": 20}, (32,))
     assert found.severity is Severity.LIMIT

@@ -255,9 +255,11 @@ def findings_of(
     by_family[Family.SIZE] = [o for o in ranged if o.index in left and answered[o.index].family is Family.SIZE]
     by_family[Family.CONSTRUCTOR] = [o for o in ranged if o.index in left and o not in by_family[Family.SIZE]]
 
-    def severity(group: Sequence[Outcome]) -> Severity:
+    def severity(group: Sequence[Outcome], *, in_range: bool = False) -> Severity:
         families = {_family(o, answered) for o in group}
-        must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and not own_right) or own_code
+        # A range says itself whether the task's own sizes lie in it, also where those were not run.
+        unsure = not own_right and not (in_range and not own_ran)
+        must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and unsure) or own_code
         must = must or any(answered[o.index].own_size for o in group)
         return Severity.ERROR if must else Severity.LIMIT
 
@@ -266,7 +268,7 @@ def findings_of(
         found += _plain_findings(by_family[family], answered, severity(by_family.pop(family)))
     for one, indices in ranges:
         group = [o for o in ranged if o.index in indices]
-        weight = severity(group)
+        weight = severity(group, in_range=True)
         if one.holds(own_sizes) and not _ran_inside(own, answered, one):
             weight = Severity.ERROR  # the task's own size lies in it
         found.append(_range_finding(str(one), group, answered, weight))
