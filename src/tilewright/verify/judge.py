@@ -260,7 +260,7 @@ def findings_of(
         # A range says itself whether the task's own sizes lie in it, also where those were not run.
         unsure = not own_right and not (in_range and not own_ran)
         must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and unsure) or own_code
-        must = must or any(answered[o.index].own_size for o in group)
+        must = must or (not in_range and any(answered[o.index].own_size for o in group))
         return Severity.ERROR if must else Severity.LIMIT
 
     found: list[Finding] = []
