@@ -218,6 +218,7 @@ class ConvProduct:
         lines.add(f"address = given_ptr + (n * C_GIVEN_ALL + c_given + channel)[None, :] * ({plane})")
         lines.add(f"address += ({offset})[:, None]")
         lines.add("x = tl.load(address, mask=inside[:, None] & (channel < C_GIVEN)[None, :], other=0.0)")
+        lines.add("x = round_to_tf32(x)")
 
     def _tf32_product(self, lines: Lines, name: str, tap: str, column: str, mask: str) -> None:
         lines.add(f"slow_c = {column}")
@@ -230,7 +231,7 @@ class ConvProduct:
         row = f"({row})[None, :]" if "[" in tap or "slow_t" in tap else row
         lines.add(f"w = tl.load(weight_ptr + {matrix} + {row},")
         lines.add(f"    mask=(channel < C_GIVEN)[:, None] & ({mask})[None, :], other=0.0)")
-        lines.add(f'{name} = tl.dot(x, w, {name}, input_precision="tf32")')
+        lines.add(f'{name} = tl.dot(x, round_to_tf32(w), {name}, input_precision="tf32")')
 
     def _tf32_packed_product(self, lines: Lines, delta: int) -> None:
         """Columns are channel * phases + phase: the tap that a column's phase reads at this shift."""
