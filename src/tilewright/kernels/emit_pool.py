@@ -55,13 +55,14 @@ class _PoolEmitter(KernelNames):
         lead = list(range(len(self.lead)))
         spatial = list(range(len(lead), len(names)))
         if output and known == [*lead, *spatial]:
-            return f"row * {names[-1]} + {names[-1].lower()}"
+            return f"row.to(tl.int64) * {names[-1]} + {names[-1].lower()}"
         terms = []
         merged = known[: len(lead)] == lead
         for position, dim in enumerate(known):
             if merged and dim in lead and dim != lead[-1]:
                 continue
             index = "plane" if merged and lead and dim == lead[-1] else names[dim].lower()
+            index = f"{index}.to(tl.int64)" if dim in lead and position + 1 < len(known) else index
             stride = " * ".join(names[inner] for inner in known[position + 1 :])
             stride = f"({stride})" if " " in stride else stride
             terms.append(f"{index} * {stride}" if stride else index)
@@ -107,7 +108,10 @@ class _PoolEmitter(KernelNames):
     def _indices(self, lines: Lines) -> None:
         columns = f"{self.letters[-1]}O"
         blocks = f"tl.cdiv({columns}, BLOCK_W)"
-        lines.add("pid = tl.program_id(0).to(tl.int64)")
+        lines.add("pid = tl.program_id(0)")
+        lines.open("if WIDE:")
+        lines.add("pid = pid.to(tl.int64)  # rows beyond 32 bits; their division is dear")
+        lines.close()
         lines.add(f"row = (pid // {blocks} * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]")
         lines.add(f"{columns.lower()} = (pid % {blocks} * BLOCK_W + tl.arange(0, BLOCK_W))[None, :]")
         lines.add(f"inside = (row < ROWS) & ({columns.lower()} < {columns})")
@@ -207,10 +211,11 @@ class _PoolEmitter(KernelNames):
             self.values = {self.pooling.node: "pooled"}
             axes = self.plan.after.maps[self.plan.root]
             value = self._evaluate(body, self.plan.after, axes, "inside", True)
-        body.add(f"tl.store(out_ptr + row * {self.letters[-1]}O + {self.letters[-1].lower()}o, {value}, mask=inside)")
+        columns = f"{self.letters[-1]}O"
+        body.add(f"tl.store(out_ptr + row.to(tl.int64) * {columns} + {columns.lower()}, {value}, mask=inside)")
         name = f"{self.plan.name}_kernel"
         tensors = [f"{pointer}_ptr" for pointer in self.pointers.values()]
-        head = self.signature(name, [*tensors, "out_ptr"], self._sizes(body), ["BLOCK_R", "BLOCK_W"])
+        head = self.signature(name, [*tensors, "out_ptr"], self._sizes(body), ["WIDE", "BLOCK_R", "BLOCK_W"])
         kernel = f'{head}\n    """{self._docstring()}"""\n{body}'
         return EmittedKernel(
             kernel,
@@ -252,7 +257,7 @@ class _PoolEmitter(KernelNames):
         lines.add(f"grid = triton.cdiv(ROWS, BLOCK_R) * triton.cdiv({outputs[-1]}, BLOCK_W)")
         lines.open(f"{kernel}[(grid,)](")
         lines.add(f"{', '.join([*self.pointers.values(), 'out', *self.scalars, *sizes])},")
-        lines.add(f"BLOCK_R=BLOCK_R, BLOCK_W=BLOCK_W, num_warps={tiles.num_warps},")
+        lines.add(f"WIDE=ROWS >= 2**31, BLOCK_R=BLOCK_R, BLOCK_W=BLOCK_W, num_warps={tiles.num_warps},")
         lines.close()
         lines.add(")")
         lines.add("return out")
