@@ -63,7 +63,7 @@ def compare_sources(
         "device": "cpu",
     }
     result = run_job(
-        job, deadline_s=deadline_s, limits=Limits(memory_bytes=2 << 30), environment={"TRITON_INTERPRET": "1"},
+        job, deadline_s=deadline_s, limits=Limits(), environment={"TRITON_INTERPRET": "1"},
         files={"original.py": original, "changed.py": changed},
     )  # fmt: skip
     compared = [part.data for part in result.parts]
