@@ -109,3 +109,11 @@ def test_on_a_gpu_the_result_runs_its_kernels(tmp_path: Path) -> None:
     assert result.tilewright_study.timing_kind == "measured"  # type: ignore[union-attr]
     with torch.no_grad():
         torch.testing.assert_close(result(x), module(x), rtol=2e-3, atol=2e-3)
+
+
+def test_functions_keep_their_names_beside_subpackages_of_the_same_name() -> None:
+    import importlib
+
+    importlib.import_module("tilewright.verify.gate")
+    importlib.import_module("tilewright.profile.model")
+    assert all(callable(getattr(tilewright, name)) for name in ("optimize", "verify", "inspect", "profile", "diagnose"))

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-import tilewright.verify
+from tilewright.verify import checks
 from tilewright.verify.check_sources import SOURCES
 from tilewright.verify.checks import BY_NAME, CHECKS
 from tilewright.verify.explain import UnknownCheckError, explain, source_of
 
-PACKAGE = Path(tilewright.verify.__file__).parent
+PACKAGE = Path(checks.__file__).parent
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)

@@ -33,6 +33,8 @@ def emit_conv(plan: ConvPlan, graph: Graph) -> EmittedKernel:
 
 
 class ConvEmitter(ValueEmitter):
+    """Emits a convolution anchor behind a prepass, or (`wide`) its TF32 twin from what was given."""
+
     def __init__(self, plan: ConvPlan, graph: Graph, wide: bool = False) -> None:
         self.plan = plan
         self.wide = wide
@@ -259,6 +261,7 @@ class ConvEmitter(ValueEmitter):
         return f'"""{short_name(self.plan.anchor)} -> {steps}; x is float16 with a zero border, w lies by tap."""'
 
     def emit(self) -> EmittedKernel:
+        """Both kernels, the wrapper, the packing of the weights, and the shared prepass."""
         name, kernel = self.kernel()
         wide_name, wide_kernel = ConvEmitter(self.plan, self.graph, wide=True).kernel()
         prepass_kernel, prepass_wrapper = prepass_source(self.shape.rank)
