@@ -71,14 +71,20 @@ def _size(value: float) -> float:
 def _reference_error(verdict: Verdict | None) -> float | None:
     if verdict is None or not verdict.errors:
         return None
-    return max((row.reference_error for row in verdict.errors), key=_size)
+    finite = [row.reference_error for row in verdict.errors if math.isfinite(row.reference_error)]
+    return max(finite, key=_size, default=None)
 
 
 def _candidate_error(verdict: Verdict | None) -> tuple[float | None, float | None]:
-    """The largest error, and what was allowed there; a probe that failed comes before one that passed."""
-    if verdict is None or not verdict.errors:
+    """The largest error, and what was allowed there; a probe that failed comes before one that passed.
+
+    Where the reference itself overflows there is no error to speak of.
+    """
+    rows = verdict.errors if verdict is not None else ()
+    told = [row for row in rows if not row.passed or math.isfinite(row.reference_error)]
+    if not told:
         return None, None
-    worst = max(verdict.errors, key=lambda row: (not row.passed, _size(row.candidate_error)))
+    worst = max(told, key=lambda row: (not row.passed, _size(row.candidate_error)))
     return worst.candidate_error, worst.allowed_error
 
 

@@ -148,8 +148,11 @@ def read(
     )  # fmt: skip
 
 
-def findings_of(judged: Judged, source: Source) -> Iterator[Finding]:
-    """All findings of a run of the experiments. Where the ordinary call is wrong, the gate's own runs say so."""
+def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Iterator[Finding]:
+    """All findings of a run of the experiments. Where the ordinary call is wrong, the gate's own runs say so.
+
+    `library`: products are left to a GPU library, whose fastest algorithms may add in any order.
+    """
     try:
         yield from _left_out(judged)
         yield from _replaced(judged)
@@ -160,7 +163,7 @@ def findings_of(judged: Judged, source: Source) -> Iterator[Finding]:
         yield from _elsewhere(judged)
         if first.problem:
             return
-        yield from _repeats(judged, source)
+        yield from _repeats(judged, source, library)
         yield from _state(judged)
         yield from _decoys(judged)
         yield from _failures(judged)
@@ -220,7 +223,7 @@ def _elsewhere(judged: Judged) -> Iterator[Finding]:
         yield replace(finding("honesty.streams", text), severity=_NOTE)
 
 
-def _repeats(judged: Judged, source: Source) -> Iterator[Finding]:
+def _repeats(judged: Judged, source: Source, library: bool) -> Iterator[Finding]:
     scene = judged.scene
     again = judged.outcome("again", scene.first)
     if again is not None and again.problem:
@@ -229,8 +232,9 @@ def _repeats(judged: Judged, source: Source) -> Iterator[Finding]:
         spread = f"relative error {again.errors.norm:.2g}" if again.errors is not None else "other bits"
         text = f"a second call on the same tensors gives other bits ({spread}, within what is allowed)"
         atomic = any(any(function.calls(f"{LANGUAGE}.atomic_add")) for function in source.functions)
-        found = finding("honesty.repeat", f"{text}{', as sums by atomic additions do' if atomic else ''}")
-        yield replace(found, severity=_NOTE) if atomic else found
+        reason = ", as sums by atomic additions do" if atomic else ", as the library's products may" if library else ""
+        found = finding("honesty.repeat", f"{text}{reason}")
+        yield replace(found, severity=_NOTE) if reason else found
     poison = judged.outcome("poison", scene.first)
     if poison is not None and (poison.problem or (_settled(judged) and not judged.reports["poison"].get("same bits"))):
         text = "with another value in memory that nobody has written, its output is another"

@@ -75,7 +75,8 @@ class Stage:
         result = self._job(scene, device, scene.experiments(names))
         pool = {name: judge.pooled(self.expected, name) for name in {"ieee", self.precision}}
         judged = honesty.read(result, self.expected, scene, pool, self.precision, self.reduced)
-        found = list(honesty.findings_of(judged, self.source))
+        library = device == "cuda" and any(call.matrix_operations for call in self.recorded.recording.native)
+        found = list(honesty.findings_of(judged, self.source, library=library))
         if result.outcome is not Outcome.OK and device == self.job["device"]:
             text = (
                 f"its process, in the experiments ({', '.join(judged.reports) or 'before the first'}): {result.message}"
