@@ -22,6 +22,7 @@ from tilewright.verify.contract import finding
 from tilewright.verify.gate import verify
 from tilewright.verify.honest_run import EXPERIMENTS
 from tilewright.verify.streams import Streams
+from tilewright.verify.syntax import Source
 
 PLAIN = (FOLDER / "right" / "plain_tail_mask.py").read_text(encoding="utf-8")
 REPACKED = (FOLDER / "right" / "repacked_weights.py").read_text(encoding="utf-8")
@@ -77,6 +78,37 @@ def test_every_experiment_is_made_somewhere() -> None:
     assert set(honesty.BOTH) == set(EXPERIMENTS)
     assert set(honesty.ANYWHERE) | set(honesty.INTERPRETED) == set(EXPERIMENTS)
     assert honesty.BOTH[0] == "first"
+
+
+def _again(bits: bool, problem: str = "") -> honesty.Judged:
+    """Two calls: the second right or not, with the same bits or not."""
+    from tilewright.verify.judge import Outcome
+
+    def compare(name: str, report: Any, tensors: Any, probe: int) -> Outcome:
+        return Outcome(0, 0, problem=problem if report.get("second") else "")
+
+    reports = {"first": {}, "again": {"same bits": bits, "second": True}}
+    return honesty.Judged(reports, {"first": {}, "again": {}}, compare, honesty.Scene(0, None, None))
+
+
+ATOMIC = "import triton.language as tl\nimport triton\n\n\n@triton.jit\ndef k(p):\n    tl.atomic_add(p, 1.0)\n"
+
+
+@pytest.mark.parametrize(
+    ("bits", "problem", "text", "library", "severity"),
+    [
+        (True, "", "", False, None),
+        (False, "", "", False, Severity.ERROR),
+        (False, "", ATOMIC, False, Severity.NOTE),
+        (False, "", "", True, Severity.NOTE),
+        (False, "correctness.value", ATOMIC, True, Severity.ERROR),
+    ],
+)
+def test_other_bits_need_a_reason(
+    bits: bool, problem: str, text: str, library: bool, severity: Severity | None
+) -> None:
+    found = list(honesty.findings_of(_again(bits, problem), Source.parse(text), library=library))
+    assert [one.severity for one in found] == ([severity] if severity is not None else [])
 
 
 # --- streams -------------------------------------------------------------------------------------------------
