@@ -125,12 +125,14 @@ def _value_probes(
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
     if oracle.device == "cpu":
         plan.probes += _on_few(trace, probe("own", Family.VALUE), plan.constructors[constructor], groups)
-    plan.probes += [
-        probe(draw, Family.EXTREME) for draw in draws.DRAWS if draw not in _ORDINARY and draw not in draws.HUGE
-    ]
-    plan.probes += _huge(plan, oracle, [probe(draw, Family.EXTREME) for draw in draws.HUGE])
-    # Where a kernel is so slow that the interpreter ends none of the above, the smallest sizes still tell.
+    # Where the smallest sizes have values enough, extreme ones need no more.
     smallest = tuple(sorted(home[1].items()))
+    few = trace(plan.constructors[constructor], dict(smallest))
+    enough = few is not None and few.largest >= _ENOUGH_VALUES
+    extreme = [replace(probe(draw, Family.EXTREME), sizes=smallest if enough else place) for draw in _EXTREME]
+    plan.probes += [one for one in extreme if one.draw not in draws.HUGE]
+    plan.probes += _huge(plan, oracle, [one for one in extreme if one.draw in draws.HUGE])
+    # Where a kernel is so slow that the interpreter ends none of the above, the smallest sizes still tell.
     for draw in ("own", *_ORDINARY) if smallest != place else ():
         one = probe(draw, Family.SIZE)
         plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
@@ -157,6 +159,10 @@ def _on_few(
 
 #: Draws that any module is expected to take.
 _ORDINARY = ("normal", "negative", "zeros")
+#: Draws far outside of a task's own, the huge ones from the largest on.
+_EXTREME = (*(draw for draw in draws.DRAWS if draw not in {*_ORDINARY, *draws.HUGE}), *draws.HUGE)
+#: Elements of the largest tensor of a pass at which extreme values meet every branch of a kernel.
+_ENOUGH_VALUES = 2048
 
 
 def _layouts(template: Sequence[Any]) -> list[str]:
@@ -196,7 +202,9 @@ def _size_probes(
         crossing, skipped = planning.boundary_sizes(trace, arguments, group, sizes, constants, effort)
         plan.skipped += skipped
         chosen = planning.thinned(crossing, effort.sizes)
-        for size in (1, group.size, planning.prime_after(group.size)):
+        # Two tiles hide what goes wrong from the third on: one size has several of the largest that is passed.
+        several = 3 * max(chosen, default=group.size) + 1
+        for size in (1, group.size, planning.prime_after(group.size), several):
             taken = trace(arguments, {**sizes, **group.at(size)})
             if taken is not None and taken.largest <= effort.elements:
                 chosen.setdefault(size, ())
