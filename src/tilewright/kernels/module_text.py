@@ -209,10 +209,11 @@ class _ForwardWriter:
             shape = " * ".join(plan.axes.part_names)
             self.scratch.append(f"{self.text[step.node]}: operand repacked channels-last, 4 * {shape} bytes")
         self.contiguous |= set(results)
-        readers = [user for user in step.node.users if user.op == "call_function"]
-        if readers and step.node not in self.plan.formats:
-            how = "native " if readers[0] in self.native_nodes else ""
-            self.scratch.append(f"{self.text[step.node]}: stored once, operand of {how}{operation_name(readers[0])}")
+        for result in results:
+            readers = [user for user in result.users if user.op == "call_function"]
+            if readers and result not in self.plan.formats:
+                how = "native " if readers[0] in self.native_nodes else ""
+                self.scratch.append(f"{self.text[result]}: stored once, operand of {how}{operation_name(readers[0])}")
 
     def _operand(self, node: torch_fx.Node, *, strided: bool = False) -> str:
         if node in self.plan.prepared:
