@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import os
+import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import pytest
 import torch
 
 from tilewright.gpu.table import find_gpu
-from tilewright.verify import landlock, wire
+from tilewright.verify import landlock, walls, wire
 from tilewright.verify.processes import MARK
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, Limits, Outcome, isolation, run_job
@@ -191,6 +193,14 @@ def allowed():
     assert text == "ValueError: ['own']"
     assert [path.name for path in tmp_path.iterdir()] == ["there"]
     assert (tmp_path / "there").read_text() == "mine"
+
+
+def test_a_script_above_the_temporary_folders_does_not_open_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    above = str(Path(tempfile.gettempdir()))
+    monkeypatch.syspath_prepend(above)
+    found = walls.walls(Path("scratch"), cuda=False, readable=(), writable=())
+    assert not found or above not in found["read"]
+    assert not found or sys.prefix in found["read"]
 
 
 def test_what_the_system_cannot_forbid_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

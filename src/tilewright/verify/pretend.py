@@ -77,8 +77,6 @@ class Redirect(TorchFunctionMode):
                 return args[0]
             if name == "get_device" and args:
                 return 0
-            if name == "record_stream":  # a word to the allocator, which has no streams here
-                return None
             args = tuple(self._redirect(arg) for arg in args)
             if name == "to" and len(args) > 1 and type(args[1]) is int:
                 args = (args[0], self.real, *args[2:])
@@ -140,6 +138,8 @@ def pretend(gpu: Mapping[str, Any], real: str, *, poisoned: bool = True) -> Iter
     with contextlib.ExitStack() as stack:
         for name, value in {"is_cuda": True, "device": _CUDA, "is_cpu": False, "is_meta": False}.items():
             stack.enter_context(_tensor_property(name, _patched_property(name, value)))
+        # A word to the allocator, which has no streams here.
+        stack.enter_context(_tensor_property("record_stream", lambda tensor, stream: None))
         for name, function in _queries(gpu).items():
             if hasattr(torch.cuda, name):
                 stack.enter_context(mock.patch.object(torch.cuda, name, function))
@@ -149,7 +149,7 @@ def pretend(gpu: Mapping[str, Any], real: str, *, poisoned: bool = True) -> Iter
 
 
 @contextlib.contextmanager
-def _tensor_property(name: str, value: property) -> Iterator[None]:
+def _tensor_property(name: str, value: property | Callable[..., Any]) -> Iterator[None]:
     # torch.Tensor inherits these from its C base: setting them on the subclass hides, deleting uncovers.
     setattr(torch.Tensor, name, value)
     try:

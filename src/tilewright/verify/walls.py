@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import sysconfig
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -72,4 +73,7 @@ def _python_paths() -> list[str]:
         paths += os.environ.get(name, "").split(os.pathsep)
     paths.append(os.path.dirname(os.path.realpath(sys.executable)))
     found = [path for path in paths if path and os.path.exists(path)]
-    return [*found, *(os.path.realpath(path) for path in found)]
+    # A script that lies above the temporary folders would open all of them, other candidates' among them.
+    temporary = Path(tempfile.gettempdir()).resolve()
+    real = [os.path.realpath(path) for path in found]
+    return [path for path in (*found, *real) if not temporary.is_relative_to(os.path.realpath(path))]
