@@ -39,7 +39,7 @@ def test_the_result_takes_the_place_of_the_module(tmp_path: Path) -> None:
     study = result.tilewright_study
     assert isinstance(study, Study)
     assert study.best is not None, study
-    assert any("group_norm" in name for name in study.best.candidate.native)
+    assert not any("group_norm" in name for name in study.best.candidate.native)
     assert study.best.verdict is not None
     assert study.best.verdict.accepted
     assert result is not module

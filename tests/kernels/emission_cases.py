@@ -381,7 +381,7 @@ for anchor_name in (
 for anchor_name in ("t2 k4 s2", "t2 k3 s2 p1 op1", "t2 groups", "c2 k3 s2 p1", "t1 k4 s2 p1", "c3 k3 s2 p1", "t2 wide"):
     make_anchor, anchor_shape, other_shape = _CONVOLUTIONS[anchor_name]
     for what, follow in {
-        "mean over space": lambda value: torch.sigmoid(torch.tanh(value).mean(list(range(2, value.dim())))),
+        "mean over space": lambda value: torch.sigmoid(F.leaky_relu(value, 0.2).mean(list(range(2, value.dim())))),
         "max over space": lambda value: torch.relu(value).amax(list(range(2, value.dim())), keepdim=True) * 2.0,
         "min over channels, sum over space": lambda value: torch.tanh(
             value.amin(1).sum(list(range(1, value.dim() - 1)), keepdim=True) * 0.01
