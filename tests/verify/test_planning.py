@@ -213,6 +213,32 @@ class Model(nn.Module):
     assert oracle.response(plan, redrawn, state).share > 0.05
 
 
+def test_weights_are_sought_at_every_size_and_where_none_respond_that_is_said() -> None:
+    """A sum over more rows, before a GELU, saturates weights at which a small output answers."""
+    text = """
+import torch
+from torch import nn
+
+
+class Model(nn.Module):
+    def __init__(self, channels, width):
+        super().__init__()
+        self.linear = nn.Linear(channels, width)
+
+    def forward(self, x):
+        return nn.functional.gelu(self.linear(x).amin(dim=2, keepdim=True).sum(dim=1)) + 1.0
+"""
+    plan, oracle = planned(source(text, (8, 64), (2, 16, 8)), 32)
+    rows = [p for p in plan.probes if p.family is Family.SIZE and p.weights == "responsive" and "dim 1" in p.group]
+    counts = sorted({size for p in rows for (_, dim), size in p.sizes if dim == 1})
+    assert counts[-1] > 32
+    for probe in rows:
+        _, responds = oracle.chosen(plan, probe)
+        assert responds is (oracle.response(plan, probe, oracle.weights(plan, probe)).strength > 1e-3), probe.name
+        assert responds or dict(probe.sizes)[0, 1] > 64, f"{probe.name}: there are weights that respond"
+    assert len({oracle.chosen(plan, probe)[0] for probe in rows}) > 1
+
+
 def test_weights_of_one_probe_do_not_leak_into_another() -> None:
     plan, oracle = planned(source(CONVOLUTION, (8, 6, 3), (4, 8, 10, 12)), 8)
     own = next(probe for probe in plan.probes if probe.weights == "own")

@@ -34,6 +34,7 @@ class Expected:
         types: of the reference's outputs.
         errors: the reference's own errors by precision class.
         form: how its outputs are nested, and where and how they lie.
+        responds: its outputs answer to its inputs there; where they do not, passing shows nothing of its sizes.
     """
 
     probe: Probe
@@ -44,6 +45,7 @@ class Expected:
     types: tuple[torch.dtype, ...]
     errors: Mapping[str, Errors]
     form: Form
+    responds: bool = True
 
     @property
     def elements(self) -> int:
@@ -89,7 +91,8 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
         types = tuple(getattr(torch, str(name)) for name in part.data["types"])
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
         form = Form.of_data(part.data["form"])
-        found.append(Expected(probe, part.data["weights"], part.data["inputs"], exact, native, types, errors, form))
+        weights, inputs, responds = part.data["weights"], part.data["inputs"], bool(part.data["responds"])
+        found.append(Expected(probe, weights, inputs, exact, native, types, errors, form, responds))
     return found
 
 
@@ -249,7 +252,8 @@ def findings_of(
             by_family[family].append(outcome)
     bad = {o.index for group in by_family.values() for o in group}
     good = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"} - bad
-    telling = [answered[i] for i in good if _tells(answered[i], sensitive)]
+    silent = {index for index, answer in enumerate(expected) if answer is not None and not answer.responds}
+    telling = [answered[i] for i in good - silent if _tells(answered[i], sensitive)]
     ranged = by_family.pop(Family.SIZE) + by_family.pop(Family.CONSTRUCTOR)
     ranges, left = cover({o.index: answered[o.index] for o in ranged}, telling, constants)
     by_family[Family.SIZE] = [o for o in ranged if o.index in left and answered[o.index].family is Family.SIZE]

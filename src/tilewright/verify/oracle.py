@@ -21,7 +21,7 @@ from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import draws, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
 from tilewright.verify.coverage import Coverage
-from tilewright.verify.planning import EFFORTS, Family, Plan, Probe
+from tilewright.verify.planning import EFFORTS, Family, Place, Plan, Probe
 from tilewright.verify.pretend import really
 from tilewright.verify.probes import make_plan
 from tilewright.verify.subject import (
@@ -41,8 +41,11 @@ Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 #: Scales of weights that are tried, nearest to the module's own first.
 _SCALES = (1.0, 1 / 4, 4.0, 1 / 16, 16.0, 1 / 64, 1 / 128, 1 / 256)
 #: A scale must answer so many times better than one nearer to the module's own; one that is good enough ends it
-#: (at the task's own sizes, where each try is dear, a thousand times what the gate resolves is enough).
+#: (at the task's own sizes, where each try is dear, a thousand times what the gate resolves is enough; an output that
+#: answers less is said to be silent).
 _BETTER, _ENOUGH, _ENOUGH_OWN = 1.25, 0.3, 1e-3
+#: Weights that answer this well at one place serve at another; of one kind so many sets are searched for at most.
+_SERVES, _SEARCHES = 0.05, 6
 #: Seconds for one probe where the reference itself has to be interpreted.
 _INTERPRETED_S = 15.0
 #: An output that answers at fewer of its elements than this proves little.
@@ -67,10 +70,10 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         emit("plan", _plan_data(plan, oracle), None)
         sent: set[str] = set()
         for index, probe in enumerate(plan.probes):
-            key = f"{probe.constructor}:{probe.weights}"
             watch.deadline = time.process_time() + _INTERPRETED_S
             followed.start([], {})
             try:
+                key, responds = oracle.chosen(plan, probe)
                 state = oracle.weights(plan, probe)
                 answer = oracle.answer(plan, probe)
             except runtime.TooDearError as error:
@@ -89,7 +92,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 emit(f"weights {key}", {}, state)
                 sent.add(key)
             packed: dict[str, torch.Tensor] = {}
-            emit(f"probe {index}", _answer_data(answer, packed) | {"weights": key}, packed)
+            emit(f"probe {index}", _answer_data(answer, packed) | {"weights": key, "responds": responds}, packed)
         # Only now is it known whether each operation had a float64 form.
         emit("oracle", {"kind": oracle.kind}, None)
 
@@ -156,6 +159,8 @@ class Oracle:
     kind: str = "float64 reference"
     own_response: float = 1.0
     _states: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
+    _searches: dict[str, int] = field(default_factory=dict)
+    _chosen: dict[tuple[str, Place], tuple[str, bool]] = field(default_factory=dict)
     _made: dict[str, torch.nn.Module] = field(default_factory=dict)
     _own: list[Any] = field(default_factory=list)
     _samples: list[torch.Tensor] = field(default_factory=list)
@@ -203,21 +208,53 @@ class Oracle:
 
     def weights(self, plan: Plan, probe: Probe) -> dict[str, torch.Tensor]:
         """The state that a probe runs with."""
-        key = f"{probe.constructor}:{probe.weights}"
-        if key not in self._states:
-            if probe.weights == "own":
-                own = self._pristine(plan.constructors[probe.constructor])
-                self._states[key] = {name: value.detach().clone() for name, value in own.state_dict().items()}
-            else:
-                self._states[key] = self._responsive(plan, probe)
-        return self._states[key]
+        return self._states[self.chosen(plan, probe)[0]]
 
-    def _responsive(self, plan: Plan, probe: Probe) -> dict[str, torch.Tensor]:
-        """Weights at the scale at which the output answers best to the task's own inputs."""
+    def chosen(self, plan: Plan, probe: Probe) -> tuple[str, bool]:
+        """The name of the state that a probe runs with, and whether the output answers to the inputs there.
+
+        Weights at which a small output answers can saturate a larger one (a sum over more rows, before a GELU): each
+        place is asked anew, and where no known weights serve, others are searched for.
+        """
+        kind = f"{probe.constructor}:{probe.weights}"
+        place = kind, probe.sizes
+        if place not in self._chosen:
+            plain = probe.weights == "own" or self.given_code  # given code would be interpreted for each try
+            self._chosen[place] = self._plain(plan, probe, kind) if plain else self._answering(plan, probe, kind)
+        return self._chosen[place]
+
+    def _plain(self, plan: Plan, probe: Probe, kind: str) -> tuple[str, bool]:
+        """The module's own weights, or redrawn ones that nobody has tried."""
+        if kind not in self._states:
+            module = self._pristine(plan.constructors[probe.constructor])
+            own = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            self._states[kind] = own if probe.weights == "own" else draws.redraw_weights(module, 1.0, seed=17)
+        return kind, True
+
+    def _answering(self, plan: Plan, probe: Probe, kind: str) -> tuple[str, bool]:
+        """Weights of this kind that serve at the probe's place; the best known where a search finds none better."""
+        enough = _ENOUGH_OWN if probe.family is Family.OWN else _SERVES
+        known = [key for key in self._states if key.startswith(f"{probe.constructor}:responsive")]
+        best, strength = "", -1.0
+        for key in known:
+            found = self.response(plan, probe, self._states[key]).strength
+            if found > strength:
+                best, strength = key, found
+            if found > enough:
+                return key, True
+        searches = self._searches.get(kind, 0)
+        if searches < _SEARCHES:
+            self._searches[kind] = searches + 1
+            state, found = self._responsive(plan, probe)
+            if found > strength * _BETTER or not known:
+                best, strength = f"{kind}:{searches}", found
+                self._states[best] = state
+        return best, strength > _ENOUGH_OWN
+
+    def _responsive(self, plan: Plan, probe: Probe) -> tuple[dict[str, torch.Tensor], float]:
+        """Weights at the scale at which the output answers best to the task's own inputs, and how strongly."""
         module = self._pristine(plan.constructors[probe.constructor])
         best, state = 0.0, draws.redraw_weights(module, 1.0, seed=17)
-        if self.given_code:
-            return state  # each try would be interpreted
         for moderate, scale in itertools.product((False, True), _SCALES):
             if moderate and best > _ENOUGH_OWN:
                 break  # only biases that drown everything need another mean
@@ -227,7 +264,7 @@ class Oracle:
                 best, state = strength, candidate
             if best > (_ENOUGH_OWN if probe.family is Family.OWN else _ENOUGH):
                 break
-        return state
+        return state, best
 
     def _pristine(self, arguments: tuple[Any, ...] | None) -> torch.nn.Module:
         """The module with the weights that it was made with; runs load theirs into another copy."""

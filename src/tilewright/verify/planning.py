@@ -18,6 +18,8 @@ from tilewright.verify.subject import Subject, Trace, leaves, map_leaves
 
 Member = tuple[int, int]  #: (which tensor of the inputs, which of its dimensions)
 Sizes = Mapping[Member, int]
+#: Sizes that a probe sets, in order.
+Place = tuple[tuple[Member, int], ...]
 
 
 class Family(StrEnum):
@@ -95,7 +97,7 @@ class Probe:
     name: str
     family: Family
     constructor: int = 0
-    sizes: tuple[tuple[Member, int], ...] = ()
+    sizes: Place = ()
     weights: str = "own"
     draw: str = "own"
     seed: int = 0
@@ -377,7 +379,7 @@ class Variation:
     """Other constructor arguments, the sizes of inputs that go with them, and a name for people."""
 
     arguments: tuple[Any, ...]
-    sizes: tuple[tuple[Member, int], ...]
+    sizes: Place
     what: str
 
 
