@@ -20,6 +20,7 @@ from tilewright.profile.seen import schedule_of
 from tilewright.task.task import Task
 from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.profile import ForwardProfile, KernelProfile
+from tilewright.values.syntax_tree import parse_tree
 from tilewright.verify.record import Recorded
 from tilewright.verify.syntax import Function, Source
 
@@ -412,7 +413,7 @@ def _tensor_operations(kernel: KernelFacts) -> int:
 def native_modules(source: str) -> tuple[str, ...]:
     """Modules of `torch.nn` that a source builds, in order: what it leaves to PyTorch, told without running it."""
     try:
-        tree = ast.parse(source)
+        tree = parse_tree(source)
     except SyntaxError:
         return ()
     found = []

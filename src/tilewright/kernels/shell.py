@@ -17,6 +17,7 @@ import libcst as cst
 from tilewright.errors import SourceError, path_location
 from tilewright.kernels.module_text import EmissionError, ForwardText
 from tilewright.kernels.text import Lines
+from tilewright.values.syntax_tree import parse_tree
 
 _IMPORTS = "import torch\nimport torch.nn as nn\n{functional}import triton\nimport triton.language as tl"
 
@@ -55,7 +56,7 @@ def read_reference(source: str, class_name: str, path: str = "reference") -> Ref
         SourceError: the source does not parse, or has no such class.
     """
     try:
-        tree = ast.parse(source)
+        tree = parse_tree(source)
     except SyntaxError as error:
         raise SourceError(f"does not parse: {error.msg}", where=path_location(path, error.lineno)) from error
     definitions = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
@@ -375,7 +376,7 @@ def _assemble(forward: ForwardText, imports: str, support: str, module: str, des
         module,
     ]
     text = "\n\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
-    ast.parse(text)
+    parse_tree(text)
     return text
 
 

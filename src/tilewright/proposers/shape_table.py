@@ -16,6 +16,8 @@ import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from tilewright.values.syntax_tree import parse_tree
+
 _LOOK_UP = '''\
 # Chosen when this file was written: up to so many elements of the first input, these constants.
 SCHEDULES = (
@@ -59,7 +61,7 @@ def merge_by_size(ranges: Sequence[tuple[int | None, str]]) -> str | None:
     places = _differences(sources)
     if not places:
         return None
-    tree = ast.parse(text)
+    tree = parse_tree(text)
     literals = _named(places, tree)
     if literals is None:
         return None
@@ -73,7 +75,7 @@ def merge_by_size(ranges: Sequence[tuple[int | None, str]]) -> str | None:
     edits.append((first, 0, 0, _table(ranges, literals)))
     merged = _edited(text, edits)
     try:
-        ast.parse(merged)
+        parse_tree(merged)
     except SyntaxError:
         return None
     return merged

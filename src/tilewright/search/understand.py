@@ -13,6 +13,7 @@ from tilewright.search.specification import check_specification
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values.measurement import Work
 from tilewright.values.precision import PrecisionClass
+from tilewright.values.syntax_tree import parse_tree
 
 if TYPE_CHECKING:
     from tilewright.graph.graph import Graph
@@ -130,7 +131,7 @@ def inspect_task(task: Task) -> Inspection:
 def kernel_names(source: str) -> tuple[str, ...]:
     """Functions with a decorator that ends in `jit`, at the top level of Python source that parses."""
     try:
-        body = ast.parse(source).body
+        body = parse_tree(source).body
     except SyntaxError:
         return ()
     return tuple(

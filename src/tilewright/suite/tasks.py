@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tilewright.errors import SourceLocation, TilewrightError
+from tilewright.values.syntax_tree import parse_tree
 
 #: What a file must define to be a reference.
 _NEEDED = frozenset({"Model", "get_inputs"})
@@ -72,7 +72,7 @@ def find_tasks(folder: Path) -> tuple[SuiteTask, ...]:
 def _is_reference(path: Path) -> bool:
     """It looks like one: what is wrong with it in detail is said when its turn comes."""
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parse_tree(path.read_text(encoding="utf-8"))
     except (OSError, SyntaxError, ValueError, RecursionError):
         return False
     return {getattr(node, "name", "") for node in tree.body} >= _NEEDED

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tilewright.errors import SourceError, SourceLocation
+from tilewright.values.syntax_tree import parse_tree
 
 
 def location(path: Path | str | None, line: int | None = None, column: int | None = None) -> SourceLocation:
@@ -29,7 +30,7 @@ def parse_source(source: str, path: Path | str | None = None, first_line: int = 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an invalid escape in the user's string is no concern of ours
-            return ast.parse(source.removeprefix("\ufeff"))
+            return parse_tree(source.removeprefix("\ufeff"))
     except SyntaxError as error:
         line = (error.lineno or 1) + first_line - 1
         # A column of 0 means that the parser does not know it.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 
+from tilewright.values.syntax_tree import parse_tree
+
 #: Larger literals are not sizes of anything that is run here.
 BOUND = 1 << 16
 
@@ -15,7 +17,7 @@ def integer_constants(source: str, bound: int = BOUND) -> tuple[int, ...]:
     counts by its size. A source that does not parse has none.
     """
     try:
-        tree = ast.parse(source)
+        tree = parse_tree(source)
     except SyntaxError:
         return ()
     found: set[int] = set()

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from tilewright.values.syntax_tree import parse_tree
+
 LANGUAGE = "triton.language"
 
 #: Functions that only a kernel calls.
@@ -229,7 +231,7 @@ class Source:
         Raises:
             SyntaxError: it does not parse.
         """
-        tree = ast.parse(text)
+        tree = parse_tree(text)
         names = Names.of(tree)
         functions = [
             Function(node, _is_jit(node, names), _configs(node, names, tree), names)

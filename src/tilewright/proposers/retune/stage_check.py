@@ -22,6 +22,7 @@ from tilewright.proposers.retune.view import (
     view_of,
 )
 from tilewright.task.stage import StageRules
+from tilewright.values.syntax_tree import parse_tree
 from tilewright.values.verdict import Finding, Severity
 
 _HINT_KEYWORDS = frozenset({"eviction_policy", "cache_modifier", "volatile"})
@@ -152,7 +153,7 @@ def _grid_text(view: View, kernel: Kernel, site: LaunchSite) -> str:
 def _kernel_tree(kernel: Kernel) -> ast.Module:
     """The kernel's body without its docstring; decorators and parameters have their own aspects."""
     bare = kernel.function.with_changes(decorators=[], leading_lines=[])
-    tree = ast.parse(code_of(bare))
+    tree = parse_tree(code_of(bare))
     function = tree.body[0]
     if isinstance(function, ast.FunctionDef):
         function.args = ast.arguments([], [], None, [], [], None, [])
@@ -214,7 +215,7 @@ def _host_code(source: str, given: str) -> str:
                 changes.pop(node, None)
             call = cst.ensure_type(replace_inside(site.call, inside), cst.Call)
             changes[site.call] = with_keywords(call, names)
-    tree = ast.parse(replace_nodes(view.module, changes).code)
+    tree = parse_tree(replace_nodes(view.module, changes).code)
     kernels = {kernel.name for kernel in view.kernels}
     tree.body = [node for node in tree.body if not (isinstance(node, ast.FunctionDef) and node.name in kernels)]
     return ast.unparse(tree)
@@ -274,7 +275,7 @@ def _error(check: str, message: str, where: str = "") -> Finding:
 
 def _interface(source: str) -> str:
     """`ModelNew`'s constructor, word for word: its signature and the parameters that it makes."""
-    for node in ast.parse(source).body:
+    for node in parse_tree(source).body:
         if isinstance(node, ast.ClassDef) and node.name == "ModelNew":
             bases = [ast.unparse(base) for base in node.bases]
             made = [ast.unparse(m) for m in node.body if isinstance(m, ast.FunctionDef) and m.name == "__init__"]

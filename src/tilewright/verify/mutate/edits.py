@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from tilewright.values.syntax_tree import parse_tree
+
 
 @dataclass(frozen=True)
 class Edit:
@@ -30,7 +32,7 @@ class Text:
     @cached_property
     def tree(self) -> ast.Module:
         """The syntax tree."""
-        return ast.parse(self.source)
+        return parse_tree(self.source)
 
     @cached_property
     def _data(self) -> bytes:

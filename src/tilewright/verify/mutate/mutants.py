@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tilewright.values.syntax_tree import parse_tree
 from tilewright.verify.mutate.edits import Text
 from tilewright.verify.mutate.operators import OPERATORS
 from tilewright.verify.syntax import Source
@@ -51,7 +52,7 @@ def all_mutants(source: str) -> tuple[Mutant, ...]:
             for place, after in operator(node, text):
                 changed = text.edited([text.replace(place, after)])
                 try:
-                    shape = ast.dump(ast.parse(changed))
+                    shape = ast.dump(parse_tree(changed))
                 except SyntaxError:
                     continue
                 if shape not in seen:
