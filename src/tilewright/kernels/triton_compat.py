@@ -226,7 +226,8 @@ def refine_interpreter() -> Seen:
 
     `erf` runs vectorised; float32 becomes bfloat16 by rounding to nearest even; products in TF32 see operands
     without their last 13 bits, as the tensor cores do; bfloat16 operands are multiplied as numbers; minima and
-    maxima drop a NaN unless they are told to keep it; custom reductions run on whole slices.
+    maxima drop a NaN unless they are told to keep it; custom reductions run on whole slices; integers divided by
+    zero are nothing that a kernel may count on.
     """
     import numpy as np
     from triton.runtime import interpreter
@@ -237,6 +238,8 @@ def refine_interpreter() -> Seen:
     _patch_once(interpreter)
     _index_by_scalars(interpreter)
     _refine_numbers(builder, interpreter.TensorHandle, seen)
+    for division in ("create_idiv", "create_srem", "create_urem"):
+        setattr(builder, division, _unspecified_by_zero(getattr(builder, division), interpreter.TensorHandle))
 
     def keeping(operation: Any) -> Any:
         return lambda self, lhs, rhs: self.binary_op(lhs, rhs, operation)
@@ -363,6 +366,30 @@ def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:
         return plain_dot(self, left, right, d, input_precision, *rest)
 
     builder.create_erf, builder.cast_impl, builder.create_dot = erf, cast, dot
+
+
+#: Every byte of what an integer divided by zero is here, or its remainder: no address and no count that is right.
+_UNSPECIFIED = 0x5A
+
+
+def _unspecified_by_zero(plain: Callable[..., Any], handle: Any) -> Callable[..., Any]:
+    """An integer division whose result by zero is garbage; numpy's 0 would often be what was meant.
+
+    Source: the PTX ISA leaves what `div` gives for zero to the machine, and LLVM's `sdiv` and `srem` leave it undefined.
+    """
+    import numpy as np
+
+    def division(self: Any, lhs: Any, rhs: Any) -> Any:
+        zero = rhs.data == 0
+        if not np.any(zero):
+            return plain(self, lhs, rhs)
+        safe = handle(np.where(zero, np.ones_like(rhs.data), rhs.data), rhs.dtype)
+        result = plain(self, lhs, safe)
+        values = np.array(result.data)
+        garbage = np.frombuffer(bytes([_UNSPECIFIED] * values.dtype.itemsize), dtype=values.dtype)[0]
+        return handle(np.where(zero, garbage, values), result.dtype.scalar)
+
+    return division
 
 
 def _without_low_bits(values: Any) -> Any:

@@ -122,6 +122,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("zero_as_identity_of_minimum", "min_channels", _VALUE),
     Wrong("swapped_strides", "transpose_scale", _VALUE),
     Wrong("dropped_last_tile", "moments", _VALUE),
+    Wrong("remainder_by_zero", "bias_gelu", (*_UNWRITTEN, "coverage.outside"), quick=True),
     Wrong("missing_accumulate", "linear_relu", _VALUE),
     Wrong("one_channel_block", "conv1x1", _VALUE),
     Wrong("constant_output", "channel_mean", _VALUE),
