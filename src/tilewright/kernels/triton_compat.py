@@ -375,7 +375,7 @@ _UNSPECIFIED = 0x5A
 def _unspecified_by_zero(plain: Callable[..., Any], handle: Any) -> Callable[..., Any]:
     """An integer division whose result by zero is garbage; numpy's 0 would often be what was meant.
 
-    Source: the PTX ISA leaves what `div` gives for zero to the machine, and LLVM's `sdiv` and `srem` leave it undefined.
+    Source: the PTX ISA leaves what `div` gives for zero to the machine, LLVM's `sdiv` and `srem` leave it undefined.
     """
     import numpy as np
 
