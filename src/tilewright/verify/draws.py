@@ -63,6 +63,7 @@ DRAWS: Mapping[str, Draw] = {
     "zeros": _zeros,
     "heavy-tailed": _heavy,
     "with mean 1000": _mean(1e3),
+    "with mean -1000": _mean(-1e3),
     "strongly negative": _strongly_negative,
     "times 100": _normal(1e2),
     "times 1e4": _normal(1e4),
