@@ -66,7 +66,7 @@ def sigmoid(x):
 def softplus(x, beta, threshold):
     """log(1 + exp(beta x)) / beta, and x itself above the threshold, as torch defines it."""
     t = x * beta
-    return tl.where(t > threshold, x, log1p(tl.exp(tl.minimum(t, threshold))) / beta)
+    return tl.where(t > threshold, x, log1p(tl.exp(tl.where(t > threshold, threshold, t))) / beta)
 ''',
     "gelu_erf": '''
 @triton.jit

@@ -238,6 +238,7 @@ def refine_interpreter() -> Seen:
     _patch_once(interpreter)
     _index_by_scalars(interpreter)
     _refine_numbers(builder, interpreter.TensorHandle, seen)
+    _keep_truth_values(builder)
     for division in ("create_idiv", "create_srem", "create_urem"):
         setattr(builder, division, _unspecified_by_zero(getattr(builder, division), interpreter.TensorHandle))
 
@@ -366,6 +367,22 @@ def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:
         return plain_dot(self, left, right, d, input_precision, *rest)
 
     builder.create_erf, builder.cast_impl, builder.create_dot = erf, cast, dot
+
+
+def _keep_truth_values(builder: Any) -> None:
+    """What a comparison gave stays true or false where it is broadcast.
+
+    Triton's handle of it still has the operands' type, and becomes numbers of that: 3.9 takes them for no mask.
+    """
+    plain = builder.create_splat
+
+    def create_splat(self: Any, shape: Any, value: Any) -> Any:
+        block = plain(self, shape, value)
+        if value.data.dtype == bool:
+            block.data = block.data.astype(bool)
+        return block
+
+    builder.create_splat = create_splat
 
 
 #: Every byte of what an integer divided by zero is here, or its remainder: no address and no count that is right.
