@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from tilewright.errors import InputSpecError, SourceLocation
 from tilewright.task.task import InputSpec
+from tilewright.values.syntax_tree import parse_expression
 
 #: Name that people write -> torch's name.
 DTYPES: Mapping[str, str] = {
@@ -104,7 +105,7 @@ class _Reader:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return ast.parse(text.strip(), mode="eval").body
+                return parse_expression(text.strip()).body
         except SyntaxError as error:
             self.fail(f"this is no list of values: {error.msg}", column=error.offset or None)
         except (ValueError, RecursionError, MemoryError) as error:

@@ -227,12 +227,14 @@ class Oracle:
         """The module's own weights, or redrawn ones that nobody has tried."""
         if kind not in self._states:
             module = self._pristine(plan.constructors[probe.constructor])
-            own = {name: value.detach().clone() for name, value in module.state_dict().items()}
-            self._states[kind] = own if probe.weights == "own" else draws.redraw_weights(module, 1.0, seed=17)
+            if probe.weights == "own":
+                self._states[kind] = {name: value.detach().clone() for name, value in module.state_dict().items()}
+            else:
+                self._states[kind] = draws.redraw_weights(module, 1.0, seed=17)
         return kind, True
 
     def _answering(self, plan: Plan, probe: Probe, kind: str) -> tuple[str, bool]:
-        """Weights of this kind that serve at the probe's place; the best known where a search finds none better."""
+        """Redrawn weights, of any kind, that serve at the probe's place; the best known where a search fails."""
         enough = _ENOUGH_OWN if probe.family is Family.OWN else _SERVES
         known = [key for key in self._states if key.startswith(f"{probe.constructor}:responsive")]
         best, strength = "", -1.0
@@ -244,8 +246,8 @@ class Oracle:
                 return key, True
         searches = self._searches.get(kind, 0)
         if searches < _SEARCHES:
-            self._searches[kind] = searches + 1
             state, found = self._responsive(plan, probe)
+            self._searches[kind] = searches + 1
             if found > strength * _BETTER or not known:
                 best, strength = f"{kind}:{searches}", found
                 self._states[best] = state
