@@ -50,7 +50,7 @@ job = {
     "probes": probes,
     "constructors": [base64.b64encode(cloudpickle.dumps((3,))).decode()],
     "needs_reference": False,
-    "installed": gpu_figures(find_gpu("4090")),
+    "ahead_s": 60.0, "installed": gpu_figures(find_gpu("4090")),
 }
 ahead.compile_for_probes(job, tensors)
 """

@@ -22,9 +22,11 @@ Call = Callable[[], Any]
 
 #: Calls shorter than this are timed in a CUDA graph, milliseconds.
 GRAPH_BELOW_MS = 0.020
-#: Flushes before a call keep the device busy for so many times the host's time for it: a host that others use too is
-#: not always at its fastest, and time that it takes must not be taken for the device's.
-HOST_MARGIN = 3.0
+#: Flushes before a call keep the device busy for so many times the host's least time for it, and at least so many
+#: milliseconds. Between other subjects' turns, and on a host that others use too, the host takes a multiple of its
+#: least time (three times were seen to be too few), and what it takes must not be taken for the device's.
+HOST_MARGIN = 10.0
+MIN_COVER_MS = 1.0
 #: Calls in such a graph.
 GRAPH_CALLS = 10
 #: The flushed buffer is this many times the L2 cache, and at least so many bytes.
@@ -165,7 +167,8 @@ class CudaTimer:
 
     def prepare(self, label: str, call: Call) -> None:
         """Find out how long the host needs for a call, and whether it is short enough for a graph."""
-        way = _Way(flushes=1 + int(HOST_MARGIN * self._host_ms(call) / self._flush_ms))
+        cover_ms = max(HOST_MARGIN * self._host_ms(call), MIN_COVER_MS)
+        way = _Way(flushes=1 + int(cover_ms / self._flush_ms))
         self._ways[label] = way
         if sorted(self.sample(label, call) for _ in range(5))[2] >= GRAPH_BELOW_MS:
             return

@@ -39,8 +39,16 @@ class Batches:
         meter: Meter,
         time_is_up: Callable[[], bool],
         settle: Callable[[], None],
+        gate_begins: Callable[[Candidate], None],
     ) -> None:
-        """`settle` is called once before anything is compared: what there was before the search has its time then."""
+        """Where to look, and whom to tell.
+
+        Args:
+            ledger, evaluator, effort, pace, notes, meter: of the run.
+            time_is_up: nothing new is begun then.
+            settle: called before anything is compared: what there was before the search has its time then.
+            gate_begins: told of each candidate that goes through the gate.
+        """
         self._ledger = ledger
         self._evaluator = evaluator
         self._effort = effort
@@ -49,6 +57,7 @@ class Batches:
         self._meter = meter
         self._time_is_up = time_is_up
         self._settle = settle
+        self._gate_begins = gate_begins
         self._seen: set[str] = set()
 
     def mark(self, candidate: Candidate) -> None:
@@ -123,6 +132,7 @@ class Batches:
         return f"effort {self._effort.name} puts {verified} candidates of a batch through the gate"
 
     def _gate(self, rules: StageRules, judged: Judged, *, since: float) -> None:
+        self._gate_begins(judged.candidate)
         passed = self._evaluator.gate(judged, self._pace.say)
         if passed.rejected:
             self._ledger.record(rules, passed, Outcome.REJECTED, rejection(passed.known.verdict), since=since)

@@ -18,6 +18,7 @@ from tilewright.search.effort import Effort, find_effort
 from tilewright.search.evaluate import Evaluator
 from tilewright.search.exchanges import open_log
 from tilewright.search.ledger import Ledger
+from tilewright.search.looks import Looks
 from tilewright.search.meter import Meter
 from tilewright.search.opening import Memory, open_memory
 from tilewright.search.peers import PEER_S, PEERS
@@ -131,11 +132,12 @@ class _Search:
         self.ledger = Ledger(task, measures)
         self.evaluator = Evaluator(task, tools, effort, self.timing, self.versions, memory, meter)
         self.batches = Batches(
-            self.ledger, self.evaluator, effort, pace, self.notes, meter, self._time_is_up, self._settle_what_is_there
-        )
+            self.ledger, self.evaluator, effort, pace, self.notes, meter, self._time_is_up, self._settle_what_is_there,
+            self._gate_begins,
+        )  # fmt: skip
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
-        self.seen_of: dict[tuple[str, bool], Sight | None] = {}
+        self.looks = Looks(task, tools, understanding, self.notes)
         self.peers: dict[str, Timing] = {}
         self.synthesized = False
 
@@ -155,6 +157,7 @@ class _Search:
                 self._measure_once_more()
         self._compare_with_limited_code()
         sights = self._look_at_all()
+        self.looks.close()
         study = self._study(command, sights)
         said = len(self.notes)
         remember_run(self.memory, self.task, study, self.timing)
@@ -232,6 +235,11 @@ class _Search:
         if self.ledger.measures:
             given = self.ledger.given
             self.ledger.retime(self.evaluator.measure([given.candidate] if given else [], self.effort.bounds.final))
+
+    def _gate_begins(self, candidate: Candidate) -> None:
+        """Beside a GPU the gate leaves processors idle; where times are modelled it needs them all."""
+        if self.ledger.measures and self.effort.name != "none":
+            self.looks.begin(candidate, "ours")
 
     # The stages.
 
@@ -341,7 +349,7 @@ class _Search:
 
     def _diagnosis(self, current: Trial | None) -> str:
         """What holds the current code back, in a few lines."""
-        sight = self._look(current.candidate, "current code", thorough=True) if current is not None else None
+        sight = self.looks.at(current.candidate, "current code", thorough=True) if current is not None else None
         return in_short(sight.report) if sight is not None else ""
 
     def _may_synthesize(self, rules: StageRules) -> bool:
@@ -357,7 +365,7 @@ class _Search:
         """Variants of a trial's code; what they inherit from it is said of them too."""
         resources = start.verdict.resources if start.verdict is not None else ()
         original = start.candidate
-        sight = self._look(original, "current code", thorough=False)
+        sight = self.looks.at(original, "current code", thorough=False)
         causes = tuple(one.rule for one in sight.report.diagnoses) if sight is not None else ()
         return [
             replace(
@@ -453,21 +461,8 @@ class _Search:
             return ()
         thorough = self.effort.name != "none"
         with self.meter.on("look"), ThreadPoolExecutor(len(wanted)) as pool:
-            found = list(pool.map(lambda one: self._look(*one, thorough=thorough), wanted))
+            found = list(pool.map(lambda one: self.looks.at(*one, thorough=thorough), wanted))
         return tuple(sight for sight in found if sight is not None)
-
-    def _look(self, candidate: Candidate | None, subject: str, *, thorough: bool) -> Sight | None:
-        """One look; what it costs where it fails is a section of the report, not the run."""
-        key = (candidate.digest if candidate is not None else "", thorough)
-        if key not in self.seen_of:
-            try:
-                self.seen_of[key] = self.tools.look(self.task, candidate, self.understanding, subject, thorough)
-            except Exception as error:
-                self.seen_of[key] = None
-                first_line = next(iter(str(error).splitlines()), "")
-                self.notes.append(f"{subject}: no diagnosis, {type(error).__name__}: {first_line}")
-        sight = self.seen_of[key]
-        return None if sight is None else replace(sight, subject=subject)
 
     def _study(self, command: str, sights: tuple[Sight, ...]) -> Study:
         floor = self.understanding.floors.get(self.task.precision)

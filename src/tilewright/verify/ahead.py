@@ -22,9 +22,8 @@ import torch
 from tilewright.verify import runtime, wire
 from tilewright.verify.subject import map_leaves
 
-#: Workers at once, and what they are given, wall seconds.
-_MOST_WORKERS = 16
-_PATIENCE_S = 90.0
+#: Workers at once.
+_MOST_WORKERS = 24
 #: Resident bytes of a worker (what it shares with the others counts for each), and what is left to the process itself.
 _WORKER_BYTES, _SPARE_BYTES = 3 << 29, 6 << 30
 
@@ -32,7 +31,8 @@ _WORKER_BYTES, _SPARE_BYTES = 3 << 29, 6 << 30
 def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     """Compile the launches of all probes; returns when every worker has ended, or was ended.
 
-    Job fields: `probes`, `constructors`, `needs_reference`, `source`, and `installed`, the figures of the GPU here.
+    Job fields: `probes`, most telling first, which are compiled in this order; `constructors`, `needs_reference`,
+    `source`; `installed`, the figures of the GPU here; `ahead_s`, wall seconds after which workers are ended.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return  # a forked CUDA context is of no use
@@ -48,14 +48,14 @@ def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
                 _compile_share(job, tensors, probes[first::count])
             os._exit(0)
         workers.append(worker)
-    _wait(workers)
+    _wait(workers, float(job["ahead_s"]))
 
 
-def _wait(workers: Sequence[int]) -> None:
+def _wait(workers: Sequence[int], patience_s: float) -> None:
     import signal
 
     left = set(workers)
-    stop = time.monotonic() + _PATIENCE_S
+    stop = time.monotonic() + patience_s
     while left:
         for worker in list(left):
             with contextlib.suppress(ChildProcessError):

@@ -43,6 +43,13 @@ Progress = Callable[[str], None]
 
 #: Processor seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
 _BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
+#: Beside a GPU the interpreter sees addresses alone, and must not be what is waited for.
+_ADDRESSES_S = {"none": 0.0, "quick": 7.5, "full": 20.0}
+#: Wall seconds on a GPU for compiling the probes' launches ahead, and then for running them. What does not fit is
+#: named; the task's own sizes and the values always run.
+_AHEAD_S = {"none": 20.0, "quick": 30.0, "full": 50.0}
+_RUN_S = {"none": 15.0, "quick": 20.0, "full": 30.0}
+_MUST = (Family.OWN, Family.VALUE)
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 #: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
 _COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
@@ -303,6 +310,7 @@ class _Gate:
                     "weights_key": answer.weights_key,
                     "inputs": wire.prefixed(answer.inputs, prefix),
                     "own": own,
+                    "must": answer.probe.family in _MUST,
                     "large": answer.elements > LARGE,
                     "work": _work(answer.probe),
                     "multiprocessors": answer.probe.multiprocessors or self.task.gpu.sm_count,
@@ -314,12 +322,13 @@ class _Gate:
             if part.name.startswith("weights "):
                 key = part.name.removeprefix("weights ")
                 tensors |= {f"{key}|{name}": tensor for name, tensor in part.tensors.items()}
-        # Beside a GPU the interpreter must not be what is waited for.
-        budget = _BUDGET_S[self.effort] / (4.0 if interpreted and _on_gpu() else 1.0)
+        budget = (_ADDRESSES_S if interpreted and _on_gpu() else _BUDGET_S)[self.effort]
         job = self._job("tilewright.verify.execute:run") | {
             "constructors": plan["constructors"],
             "probes": probes,
             "budget_s": budget,
+            "run_s": _RUN_S[self.effort],
+            "ahead_s": _AHEAD_S[self.effort],
             "device": "cpu" if interpreted else "cuda",
         }
         if not interpreted and (installed := detect_gpu()) is not None:
@@ -473,7 +482,7 @@ def _run_findings(
         reached = f" (after {len(outcomes)} runs)" if outcomes else ""
         found.append(finding(CHECK_OF[result.outcome], f"its process: {result.message}{reached}"))
     ran = [outcome for outcome in outcomes if outcome.problem not in {"skipped", "correctness.raises"}]
-    must = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family in {Family.OWN, Family.VALUE}]
+    must = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family in _MUST]
     must = must or ran  # where the interpreter had time for other sizes only
     if must and not any(outcome.launches for outcome in must):
         found.append(
@@ -487,5 +496,5 @@ def _run_findings(
     skipped = [o for o in outcomes if o.problem == "skipped"]
     if skipped:
         names = list(dict.fromkeys(e.probe.name for o in skipped if (e := expected[o.index]) is not None))
-        found.append(finding("inputs.skipped", f"not run, the interpreter's time was up: {'; '.join(names)}"))
+        found.append(finding("inputs.skipped", f"not run, the time for runs was up: {'; '.join(names)}"))
     return found
