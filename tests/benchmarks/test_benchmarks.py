@@ -359,3 +359,29 @@ def test_an_unknown_case_is_bad_input(capsys):
 def test_without_a_gpu_it_says_so_and_ends_with_2(capsys):
     assert workloads.main([]) == 2
     assert "no NVIDIA GPU" in capsys.readouterr().err
+
+
+def test_counters_agree_within_the_spread_of_plain_runs() -> None:
+    from benchmarks.counters import agrees
+    from tilewright.values import profile as names
+
+    assert agrees(names.DRAM_THROUGHPUT, 51.5, (50.0, 50.8))
+    assert not agrees(names.DRAM_THROUGHPUT, 53.0, (50.0, 50.8))
+    assert not agrees(names.DRAM_THROUGHPUT, None, (50.0, 50.8))
+    assert agrees(names.GRID_SIZE, 32.0, (32.0, 32.0))
+    assert not agrees(names.GRID_SIZE, 33.0, (32.0, 32.0))
+    assert agrees(names.DURATION_NS, 1020.0, (1000.0, 1000.0))
+    assert not agrees(names.DURATION_NS, 1100.0, (1000.0, 1000.0))
+
+
+def test_counters_read_the_raw_page() -> None:
+    from benchmarks.counters import METRICS, read_table
+
+    head = ",".join(f'"{name}"' for name in ("ID", "Kernel Name", *METRICS))
+    units = ",".join(['""'] * (2 + len(METRICS)))
+    launches = [",".join(['"0"', '"scale_kernel"', *[f'"1,0{n}{k}"' for n in range(len(METRICS))]]) for k in (0, 2)]
+    text = "\n".join(["==PROF== Connected", head, units, *launches])
+    assert read_table(text, ["scale_kernel", "other"]) == {
+        "scale_kernel": {name: 1001.0 + 10 * n for n, name in enumerate(METRICS)}
+    }
+    assert read_table("==ERROR== nothing", ["scale_kernel"]) == {}
