@@ -46,6 +46,12 @@ _OPERANDS = {
 }
 
 
+def _fastest_operand(precision: PrecisionClass, gpu: Gpu) -> PrecisionClass:
+    if precision is not PrecisionClass.TF32:
+        return precision
+    return max(PrecisionClass.TF32, PrecisionClass.FP16, key=lambda kind: gpu.tensor_tflops[kind])
+
+
 def speed_of_light(
     work: Work, gpu: Gpu, precision: PrecisionClass, *, operand: PrecisionClass | None = None
 ) -> SpeedOfLight:
@@ -57,10 +63,11 @@ def speed_of_light(
     Args:
         work: what must move and be computed, after algebra.
         gpu: the target.
-        precision: the task's class; it names the operand type.
-        operand: another operand type that keeps the class's accuracy (fp16 operands in the tf32 class).
+        precision: the task's class.
+        operand: operand type of the products; the fastest that keeps the class's accuracy if None: the tf32 class
+            allows guarded fp16 operands, which have as many bits of mantissa.
     """
-    kind = operand or precision
+    kind = operand or _fastest_operand(precision, gpu)
     ieee = kind is PrecisionClass.IEEE
     matrix_tflops = gpu.fp32_tflops if ieee else gpu.tensor_tflops[kind]
     memory_ms = work.total_bytes / (gpu.bandwidth_gb_s * 1e9) * 1e3
