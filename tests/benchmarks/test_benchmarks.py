@@ -385,3 +385,25 @@ def test_counters_read_the_raw_page() -> None:
         "scale_kernel": {name: 1001.0 + 10 * n for n, name in enumerate(METRICS)}
     }
     assert read_table("==ERROR== nothing", ["scale_kernel"]) == {}
+
+
+def test_kernel_times_are_summed_over_each_call() -> None:
+    from benchmarks.retune import per_call
+
+    assert per_call([1.0, 2.0, 3.0, 4.0], 2) == [3.0, 7.0]
+    with pytest.raises(RuntimeError, match="3 launches in 2 calls"):
+        per_call([1.0, 2.0, 3.0], 2)
+    with pytest.raises(RuntimeError, match="0 launches"):
+        per_call([], 2)
+
+
+def test_every_plain_kernel_of_the_retune_benchmark_is_a_task(tmp_path: Path) -> None:
+    from benchmarks.retune import subjects
+    from tilewright.task.load import load_task
+
+    found = subjects(None)
+    assert len(found) == 6
+    for subject in found:
+        path = tmp_path / f"{subject.name}.py"
+        path.write_text(subject.code)
+        assert load_task(path, init=subject.init, inputs=subject.inputs, gpu="4090").given_code_is_specification
