@@ -20,8 +20,9 @@ _JOINABLE = (1, 2, 4)
 _MAX_PHASES = 16
 _MAX_TAPS = 128
 
-#: Of a strip of rows that keeps its weights.
-_MAX_KEPT_CHANNELS = 128
+#: Of a strip of rows that keeps its weights, which lie in registers and shared memory: with many more of them the
+#: compiler takes minutes.
+MAX_KEPT_CHANNELS = 128
 _MAX_KEPT_TAPS = 25
 _MAX_SHIFTS = 9
 
@@ -177,12 +178,12 @@ def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channe
     Channels that are reduced must all be there at once.
     """
     channels, outputs = group_channels(anchor, shape)
-    if shape.rank != 2 or (reduces_channels and (shape.groups > 1 or outputs > _MAX_KEPT_CHANNELS)):
+    if shape.rank != 2 or (reduces_channels and (shape.groups > 1 or outputs > MAX_KEPT_CHANNELS)):
         return False
     shifts = 1
     for dim in shape.dims:
         shifts *= len({tap.delta for phase in dim.phases for tap in phase})
-    return channels <= _MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS
+    return channels <= MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS
 
 
 def group_channels(anchor: torch_fx.Node, shape: ConvolutionShape) -> tuple[int, int]:

@@ -16,6 +16,7 @@ import torch.fx as torch_fx
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
+from tilewright.kernels.conv_plan import MAX_KEPT_CHANNELS, ConvPlan
 from tilewright.kernels.emit_collapse import emit_collapse
 from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_conv_rows import emit_conv_rows
@@ -271,6 +272,8 @@ class _ForwardWriter:
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
+            if isinstance(step, ConvStep) and step.plan.tiles.rows:
+                conditions += self._kept_channels(step.plan)
         for kernel in self.emitted:
             texts = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
             named = {node.name: text for node, text in self.text.items()}
@@ -288,13 +291,28 @@ class _ForwardWriter:
             conditions.append(f"{self.text[node]}.shape[{dim}] == {partner or size}")
         return conditions
 
-    def _weight_dim(self, user: torch_fx.Node, node: torch_fx.Node, dim: int, size: int) -> str | None:
-        weight = argument(user, 1)
+    def _kept_channels(self, plan: ConvPlan) -> list[str]:
+        """Weights that a strip of rows keeps are few: a module made for more channels is left to PyTorch."""
+        weight = self._parameter_of(plan.anchor.args[1])
+        if weight is None:
+            return []
+        transposed, groups = plan.shape.transposed, plan.shape.groups
+        given, kept = (0, 1) if transposed else (1, 0)
+        most = MAX_KEPT_CHANNELS * (groups if transposed else 1)
+        bounds = [(given, most), *([(kept, MAX_KEPT_CHANNELS)] if plan.reduces_channels else [])]
+        return [f"{self.text[weight]}.shape[{dim}] <= {bound}" for dim, bound in bounds]
+
+    def _parameter_of(self, weight: Any) -> torch_fx.Node | None:
+        """The parameter that a weight is, or was computed of when the parameters were prepared."""
         while weight in self.plan.prepared and isinstance(weight.args[0], torch_fx.Node):
-            weight = weight.args[0]  # the parameter that it was computed of
+            weight = weight.args[0]
+        return weight if isinstance(weight, torch_fx.Node) and weight.name in self.graph.parameters else None
+
+    def _weight_dim(self, user: torch_fx.Node, node: torch_fx.Node, dim: int, size: int) -> str | None:
+        weight = self._parameter_of(argument(user, 1))
         transposed = "conv_transpose" in str(user.target)
         channels = 1 if "conv" in str(user.target) else node.meta["val"].dim() - 1
-        if not isinstance(weight, torch_fx.Node) or weight.name not in self.graph.parameters or dim != channels:
+        if weight is None or dim != channels:
             return None
         position = 0 if transposed else 1
         shape = weight.meta["val"].shape
