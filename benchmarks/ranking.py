@@ -223,19 +223,27 @@ def _resident(result: JobResult, gpu: Gpu) -> dict[str, int]:
     return found
 
 
+def kind_taus(times: Mapping[str, float], timed: Sequence[Timed]) -> dict[str, tuple[float, int]]:
+    """Kind -> Kendall's tau over the pairs of its problems, and how many pairs count."""
+    found: dict[str, list[tuple[float, int]]] = {}
+    for (kind, _), pairs in by_problem(times, timed).items():
+        found.setdefault(kind, []).append((kendall_tau(pairs), counted_pairs(pairs)))
+    taus = {}
+    for kind, each in found.items():
+        whole = sum(counted for _, counted in each)
+        taus[kind] = (sum(tau * counted for tau, counted in each) / whole if whole else 1.0), whole
+    return taus
+
+
 def report(times: Mapping[str, float], timed: Sequence[Timed]) -> str:
     """Kendall's tau and the best of the top five: of each problem, and of each kind over the pairs of its problems."""
-    lines, kinds = [], dict[str, list[tuple[float, int]]]()
+    lines = []
     for (kind, problem), pairs in by_problem(times, timed).items():
-        tau, counted = kendall_tau(pairs), counted_pairs(pairs)
-        kinds.setdefault(kind, []).append((tau, counted))
-        held = top_holds(pairs)
         lines.append(
-            f"  {kind}: {problem}: {len(pairs)} schedules, tau {tau:+.2f}, best of the top 5 {held:.3f} of best"
+            f"  {kind}: {problem}: {len(pairs)} schedules, tau {kendall_tau(pairs):+.2f}, "
+            f"best of the top 5 {top_holds(pairs):.3f} of best"
         )
-    for kind, taus in kinds.items():
-        whole = sum(counted for _, counted in taus)
-        tau = sum(tau * counted for tau, counted in taus) / whole if whole else 1.0
+    for kind, (tau, whole) in kind_taus(times, timed).items():
         lines.append(f"{kind:32} tau {tau:+.2f} over {whole} pairs {'' if tau >= 0.7 else 'MISS'}")
     return "\n".join(lines)
 

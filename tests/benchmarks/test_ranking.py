@@ -1,10 +1,12 @@
 """The ranking's figures, and what is recorded for it."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.ranking import by_problem, counted_pairs, kendall_tau, read, top_holds
+from benchmarks.ranking import RECORDED, by_problem, counted_pairs, kendall_tau, kind_taus, read, top_holds
 
 TIMES = st.lists(st.floats(0.01, 100), min_size=2, max_size=20)
 
@@ -39,3 +41,29 @@ def test_enough_was_measured():
         assert sum(one.item.kind == kind for one in timed) >= 8
     assert len({one.item.name for one in timed}) == len(timed)
     assert sum(map(len, by_problem({one.item.name: 1.0 for one in timed}, timed).values())) == len(timed)
+
+
+def modelled(name):
+    return json.loads(RECORDED.with_name(name).read_text(encoding="utf-8"))
+
+
+def test_the_recorded_order_of_each_kind_is_the_measured_one():
+    """Compiled by the Triton that the GPU was measured with: its code is what ran there."""
+    timed, gpu = read()
+    record = modelled("2026-11-21-h200-ranking-modelled-triton-3.6.0.json")
+    assert record["gpu"] == gpu
+    assert record["versions"] == {"triton": json.loads(RECORDED.read_text(encoding="utf-8"))["versions"]["triton"]}
+    times = record["predicted_ms"]
+    assert set(times) == {one.item.name for one in timed}
+    for kind, (tau, _) in kind_taus(times, timed).items():
+        assert tau >= 0.7, kind
+    for problem, pairs in by_problem(times, timed).items():
+        assert top_holds(pairs) <= 1.1, problem
+
+
+def test_another_compilers_code_is_recorded_whole():
+    timed, _ = read()
+    record = modelled("2026-11-21-h200-ranking-modelled.json")
+    assert set(record["predicted_ms"]) == {one.item.name for one in timed}
+    for problem, pairs in by_problem(record["predicted_ms"], timed).items():
+        assert top_holds(pairs) <= 1.1, problem

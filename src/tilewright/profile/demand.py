@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import capability_limits
 from tilewright.profile import constants as c
+from tilewright.profile.banks import shared_cycles
 from tilewright.profile.flow import Path
 from tilewright.profile.sass import Instruction, Pipe, Space
 
@@ -23,7 +24,7 @@ class Demand:
     Attributes:
         instructions: it executes.
         pipe_cycles: pipe -> cycles for which it occupies its partition's one.
-        shared_cycles: for which its accesses occupy shared memory.
+        shared_cycles: for which its accesses, and copies and products from shared memory, occupy its banks.
         local_sectors: of spilled registers, written and read.
         local_stores: of them, written.
         mix: class of instruction -> executed.
@@ -39,8 +40,15 @@ class Demand:
     products: float
 
 
-def warp_demand(path: Path, gpu: Gpu) -> Demand:
-    """What one warp of a kernel asks for along its path."""
+def warp_demand(path: Path, gpu: Gpu, banks: Mapping[int, float] | None = None) -> Demand:
+    """What one warp of a kernel asks for along its path.
+
+    Args:
+        path: what it executes.
+        gpu: the target.
+        banks: place in the code -> cycles of shared memory, of `shared_cycles`; of the program's first warp if None.
+    """
+    banks = shared_cycles(path) if banks is None else banks
     cycles: dict[Pipe, float] = {}
     mix: dict[str, float] = {}
     instructions = shared = local = stores = products = 0.0
@@ -52,8 +60,7 @@ def warp_demand(path: Path, gpu: Gpu) -> Demand:
         cycles[pipe] = cycles.get(pipe, 0.0) + times * each
         kind = _class_of(instruction)
         mix[kind] = mix.get(kind, 0.0) + times
-        if instruction.space is Space.SHARED or instruction.base == "SHFL":
-            shared += times * max(1.0, instruction.bytes_per_lane * _LANES / c.L1_BYTES_PER_CLOCK)
+        shared += times * banks.get(instruction.address, 0.0)
         if instruction.space is Space.LOCAL:
             sectors = times * instruction.bytes_per_lane
             local += sectors

@@ -11,12 +11,13 @@ import numpy as np
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.occupancy import Occupancy, occupancy
 from tilewright.profile import constants as c
+from tilewright.profile.banks import copies_past_l1, shared_cycles
 from tilewright.profile.caches import L2Traffic, hit_percent_with_spills, through_l2
 from tilewright.profile.demand import Demand, tensor_cycles, warp_demand
 from tilewright.profile.flow import Loop, Path, hot_path
 from tilewright.profile.sass import Pipe
 from tilewright.profile.seen import KernelCode, SeenKernel, SeenLaunch
-from tilewright.profile.timeline import Latencies, Timeline, follow
+from tilewright.profile.timeline import Latencies, Program, Timeline, follow
 from tilewright.profile.traffic import LINE, SECTOR, ProgramTraffic, SiteTraffic, program_traffic
 from tilewright.values.verdict import KernelResources
 
@@ -68,9 +69,13 @@ def model_kernel(kernel: SeenKernel, seen: SeenLaunch, gpu: Gpu) -> KernelModel:
     resident = gpu.sm_count * blocks
     l2 = through_l2(traffic.tensors, programs, resident, gpu)
     path = hot_path(code.instructions, _wanted(traffic))
-    demand = warp_demand(path, gpu)
-    timeline = follow(path, _latencies(traffic, l2, gpu), tensor_cycles(gpu))
-    work = _Work(gpu, resources, code, traffic, l2, demand, timeline, held, programs)
+    banks = shared_cycles(path, resources.warps, _lines(traffic))
+    demand = warp_demand(path, gpu, banks)
+    latencies = _latencies(traffic, l2, gpu)
+    timeline = follow(path, latencies, tensor_cycles(gpu))
+    together = Program(resources.warps, banks, _fills(traffic)) if _in_step(path) else Program()
+    program_cycles = follow(path, latencies, tensor_cycles(gpu), together).cycles
+    work = _Work(gpu, resources, code, traffic, l2, demand, timeline, program_cycles, held, programs)
     limits = work.limits()
     time_ms = work.time_ms(limits)
     limit = max((name for name in limits), key=lambda name: limits[name])
@@ -90,6 +95,20 @@ def _l1_bytes(gpu: Gpu, resources: KernelResources, blocks: int) -> float:
 def _wanted(traffic: ProgramTraffic) -> dict[tuple[int, bool], float]:
     """(line, stores) -> bytes that one lane asks for, for the loops' trips."""
     return {(site.line, site.stores): site.lane_bytes for site in traffic.sites}
+
+
+def _lines(traffic: ProgramTraffic) -> dict[int, float]:
+    """Source line -> lines of 128 bytes that a request of its loads touches, in the mean."""
+    return {site.line: site.lines / max(site.requests, 1.0) for site in traffic.sites if not site.stores}
+
+
+def _fills(traffic: ProgramTraffic) -> dict[int, float]:
+    """Source line -> cycles for which what L1 misses of a request of its loads is written to it, in the mean."""
+    return {
+        site.line: site.missed_sectors * SECTOR / c.L1_BYTES_PER_CLOCK / max(site.requests, 1.0)
+        for site in traffic.sites
+        if not site.stores
+    }
 
 
 def _latencies(traffic: ProgramTraffic, l2: L2Traffic, gpu: Gpu) -> Latencies:
@@ -115,7 +134,7 @@ def _latencies(traffic: ProgramTraffic, l2: L2Traffic, gpu: Gpu) -> Latencies:
 
 @dataclass(frozen=True)
 class _Work:
-    """A launch's work, ready to be divided by rates."""
+    """A launch's work, ready to be divided by rates; `program_cycles` of a program alone, its warps in step."""
 
     gpu: Gpu
     resources: KernelResources
@@ -124,6 +143,7 @@ class _Work:
     l2: L2Traffic
     demand: Demand
     timeline: Timeline
+    program_cycles: float
     held: Occupancy
     programs: int
 
@@ -133,16 +153,17 @@ class _Work:
         share = self._per_multiprocessor() * self.resources.warps / cycles
         pipes = self.demand.pipe_cycles
         partitioned = share / 4.0
+        l1, shared = self._l1_cycles()
         limits = {
             "dram": self._dram_ms(),
             "l2": self._l2_ms(),
-            "l1": self._l1_cycles() * self._per_multiprocessor() / cycles,
+            "l1": l1 * self._per_multiprocessor() / cycles,
             "issue": self.demand.instructions * partitioned,
             "fp32": (pipes.get(Pipe.FMA, 0.0) + pipes.get(Pipe.HEAVY, 0.0)) * partitioned,
             "integer": pipes.get(Pipe.ALU, 0.0) * partitioned,
             "special": pipes.get(Pipe.SPECIAL, 0.0) * partitioned,
             "tensor": pipes.get(Pipe.TENSOR, 0.0) * partitioned,
-            "shared": self.demand.shared_cycles * share,
+            "shared": shared * self._per_multiprocessor() / cycles,
             "latency": self._latency_ms(),
             "launch": c.EMPTY_KERNEL_MS + self.programs * c.PROGRAM_START_NS * 1e-6,
         }
@@ -153,13 +174,15 @@ class _Work:
         throughput = combined([value for name, value in limits.items() if name not in ("latency", "launch")])
         waves = self.programs / (self.gpu.sm_count * max(1, self.held.active_blocks))
         alone = self.timeline.cycles / (self.gpu.boost_clock_mhz * 1e3)
+        # A program whose warps wait for one another at barriers never ends before their turns at the units are over.
+        least = self.program_cycles / (self.gpu.boost_clock_mhz * 1e3)
         whole = math.floor(waves)
         rest = waves - whole
         time = 0.0
         if whole:
-            time = whole * combined([alone, throughput / waves], c.LATENCY_EXPONENT)
+            time = whole * max(least, combined([alone, throughput / waves], c.LATENCY_EXPONENT))
         if rest > 1e-9:
-            time += combined([alone, throughput * rest / waves], c.LATENCY_EXPONENT)
+            time += max(least, combined([alone, throughput * rest / waves], c.LATENCY_EXPONENT))
         return max(time, self.programs * c.PROGRAM_START_NS * 1e-6) + c.EMPTY_KERNEL_MS
 
     def achieved(self, time_ms: float, path: Path) -> float:
@@ -214,14 +237,25 @@ class _Work:
         requests = lines * c.L2_SECTORS_PER_REQUEST * SECTOR * self.programs
         return max(self.l2.read_bytes + self.l2.stored_bytes + local, requests) / rate
 
-    def _l1_cycles(self) -> float:
-        """Cycles for which a program occupies its multiprocessor's L1: lookups, data, and what it misses."""
-        local = self.demand.local_sectors * self.resources.warps
-        lookups = sum(site.lines * c.L1_CYCLES_PER_LINE for site in self.traffic.sites)
-        data = sum(site.sectors * SECTOR / c.L1_BYTES_PER_CLOCK for site in self.traffic.sites)
-        misses = sum(_miss_cycles(site) for site in self.traffic.sites)
-        local_cycles = local * SECTOR / LINE
-        return max(lookups + local_cycles, data + local_cycles, misses + local_cycles)
+    def _l1_cycles(self) -> tuple[float, float]:
+        """Cycles for which a program occupies its multiprocessor's L1 and its shared memory.
+
+        L1's are its lookups, its data, or what it misses. The data of the two come from one memory (NVIDIA, "Tesla V100
+        GPU Architecture": combined L1 data cache and shared memory; Nsight Compute counts the wavefronts of both in one
+        data stage), so that their cycles add up: charged to the one that asks for more. What L1 misses is written to
+        it before it is read; a copy that goes past L1 is only what it stores in shared memory.
+        """
+        local = self.demand.local_sectors * self.resources.warps * SECTOR / LINE
+        past = copies_past_l1(self.code.instructions)
+        own = [site for site in self.traffic.sites if site.stores or site.line not in past]
+        moved = sum(site.sectors + (0.0 if site.stores else site.missed_sectors) for site in own)
+        data = moved * SECTOR / c.L1_BYTES_PER_CLOCK + local
+        lookups = sum(site.lines * c.L1_CYCLES_PER_LINE for site in self.traffic.sites) + local
+        misses = sum(_miss_cycles(site) for site in self.traffic.sites) + local
+        shared = self.demand.shared_cycles * self.resources.warps
+        if shared > data:
+            return max(lookups, data, misses), data + shared
+        return max(lookups, data + shared, misses), shared
 
     def _latency_ms(self) -> float:
         waves = self.programs / (self.gpu.sm_count * max(1, self.held.active_blocks))

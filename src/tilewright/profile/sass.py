@@ -44,6 +44,7 @@ class Instruction:
         guarded: it runs under a predicate.
         line: of the source file that is being profiled; 0 where it has none.
         text: operands, for what is rare.
+        guard: the predicate under which it runs (`!P0`); empty where there is none.
     """
 
     address: int
@@ -54,6 +55,7 @@ class Instruction:
     guarded: bool
     line: int
     text: str
+    guard: str = ""
 
     @property
     def base(self) -> str:
@@ -216,7 +218,9 @@ def _instruction(address: int, match: re.Match[str], line: int) -> tuple[Instruc
         writes += [_next(writes[0], step) for step in range(1, _width(opcode))]
     if guard and "PT" not in guard:
         reads.append(guard.lstrip("@!"))
-    instruction = Instruction(address, opcode, tuple(writes), tuple(reads), None, guard is not None, line, operands)
+    instruction = Instruction(
+        address, opcode, tuple(writes), tuple(reads), None, guard is not None, line, operands, (guard or "").lstrip("@")
+    )
     return instruction, label.group(1) if label and base in ("BRA", "JMP") else ""
 
 

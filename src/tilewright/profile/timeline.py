@@ -34,6 +34,29 @@ class Latencies:
     other: float
 
 
+@dataclass(frozen=True)
+class Program:
+    """What a warp shares the units of its multiprocessor with: the other warps of its program, which run in step.
+
+    Attributes:
+        warps: of the program; 1 for a warp on its own.
+        banks: place in the code -> cycles for which an instruction of one warp occupies shared memory.
+        fills: source line -> cycles for which what L1 misses of a request is written to it.
+    """
+
+    warps: int = 1
+    banks: Mapping[int, float] = field(default_factory=dict)
+    fills: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def of_partition(self) -> float:
+        """Warps that share a partition's issue slot and tensor core."""
+        return max(1.0, self.warps / 4.0)
+
+
+_ALONE = Program()
+
+
 @dataclass
 class _Clock:
     """The state of a warp: the time, and when each register is ready."""
@@ -48,6 +71,7 @@ class _Clock:
     tensor_free: float = 0.0
     stalls: dict[str, float] = field(default_factory=dict)
     returned: float = 0.0
+    program: Program = _ALONE
 
     def shift(self, cycles: float) -> None:
         """Move everything later."""
@@ -74,15 +98,18 @@ class Timeline:
     stalls: Mapping[str, float]
 
 
-def follow(path: Path, latencies: Latencies, tensor_cycles: Callable[[Instruction], float]) -> Timeline:
+def follow(
+    path: Path, latencies: Latencies, tensor_cycles: Callable[[Instruction], float], program: Program = _ALONE
+) -> Timeline:
     """Follow a warp along its path.
 
     Args:
         path: what it executes.
         latencies: of its loads.
         tensor_cycles: cycles for which an instruction occupies the tensor core of the warp's partition.
+        program: the warps that do the same at the same time; the warp that is followed is served last.
     """
-    clock = _Clock()
+    clock = _Clock(program=program)
     _run(path.steps, clock, latencies, tensor_cycles)
     end = max([clock.now, *clock.ready.values()], default=clock.now) if not path.steps else clock.now
     return Timeline(end, dict(clock.stalls))
@@ -122,13 +149,13 @@ def _run_loop(loop: Loop, clock: _Clock, latencies: Latencies, tensor_cycles: Ca
 def _issue(
     instruction: Instruction, clock: _Clock, latencies: Latencies, tensor_cycles: Callable[[Instruction], float]
 ) -> None:
-    when, reason = clock.now + 1.0, "selected"
+    when, reason = clock.now + clock.program.of_partition, "selected"
     for name in (*instruction.reads, *instruction.writes):
         ready = clock.ready.get(name, 0.0)
         if ready > when:
             when, reason = ready, clock.waits.get(name, "wait")
     when, reason = _wait_for_groups(instruction, clock, when, reason)
-    if instruction.pipe is Pipe.MEMORY and clock.memory_free > when and instruction.space is Space.GLOBAL:
+    if instruction.pipe is Pipe.MEMORY and clock.memory_free > when and _occupies(instruction, clock, latencies) > 0:
         when, reason = clock.memory_free, "lg_throttle"
     if instruction.pipe is Pipe.TENSOR and clock.tensor_free > when:
         when, reason = clock.tensor_free, "math_pipe_throttle"
@@ -155,12 +182,12 @@ def _finish(
 ) -> None:
     """When the results are there."""
     latency, reason = _latency(instruction, latencies)
-    if instruction.space is Space.GLOBAL:
-        start = max(clock.now, clock.memory_free)
-        clock.memory_free = start + latencies.requests.get(instruction.line, 1.0)
+    occupied = _occupies(instruction, clock, latencies)
+    if occupied > 0:
+        clock.memory_free = max(clock.now, clock.memory_free) + occupied
         latency += clock.memory_free - clock.now
     if instruction.pipe is Pipe.TENSOR:
-        busy = tensor_cycles(instruction)
+        busy = tensor_cycles(instruction) * clock.program.of_partition
         clock.tensor_free = max(clock.now, clock.tensor_free) + busy
         if instruction.base.endswith("GMMA"):
             clock.tensor.append(clock.tensor_free + c.ASYNC_PRODUCT_LATENCY_CYCLES)
@@ -181,6 +208,19 @@ def _finish(
     for name in instruction.writes:
         clock.ready[name] = ready
         clock.waits[name] = reason
+
+
+def _occupies(instruction: Instruction, clock: _Clock, latencies: Latencies) -> float:
+    """Cycles for which a program's accesses at one place occupy the path of L1 and shared memory."""
+    if instruction.pipe is not Pipe.MEMORY:
+        return 0.0
+    banks = clock.program.banks.get(instruction.address, 0.0)
+    lookups = latencies.requests.get(instruction.line, 1.0) if instruction.space is Space.GLOBAL else 0.0
+    # A copy through L1 is written there, read, and stored; one that goes past it is stored alone.
+    if instruction.base == "LDGSTS" and instruction.past_l1:
+        return max(lookups, banks) * clock.program.warps
+    fills = clock.program.fills.get(instruction.line, 0.0) if instruction.is_load and lookups > 0 else 0.0
+    return (lookups + fills + banks) * clock.program.warps
 
 
 def _latency(instruction: Instruction, latencies: Latencies) -> tuple[float, str]:
