@@ -50,7 +50,9 @@ def plans(draw: st.DrawFn) -> PlanOptions:
         limits=TileLimits(64, 16, 4, 2, 16),
         sm_count=4,
         rows=RowOptions(tiles, form),
-        pool_tiles=PoolTiles(draw(st.sampled_from([8, 32])), draw(st.sampled_from([4, 8]))),
+        pool_tiles=PoolTiles(
+            draw(st.sampled_from([8, 32])), draw(st.sampled_from([4, 8])), vectors=draw(st.booleans())
+        ),
     )
 
 
@@ -246,6 +248,24 @@ def test_pooling(kind: str, data: st.DataObject, options: PlanOptions, spice: li
         return pooled * 0.5 + y
 
     check(function, [x, y], options)
+
+
+@pytest.mark.parametrize("kind", ["max", "mean"])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "ceil"),
+    [(2, 2, 0, False), (3, 2, 1, False), (4, 4, 0, False), (3, 4, 1, True), (5, 2, 2, True), (3, 8, 0, False)],
+)
+def test_windows_in_vectors(kind: str, size: int, stride: int, padding: int, ceil: bool) -> None:
+    """Windows that overlap, touch, or leave gaps, at widths that end inside a vector; NaN in windows and in gaps."""
+    x = torch.randn(1, 2, 9, 19)
+    x[0, 1, 4, 3] = x[0, 0, 7, 18] = math.nan
+    options = PlanOptions(pool_tiles=PoolTiles(16, 8))
+    for before in (False, True):
+
+        def function(m: nn.Module, x: torch.Tensor, before: bool = before) -> torch.Tensor:
+            return POOLS[kind, 2](torch.relu(x) if before else x, size, stride, padding, ceil_mode=ceil)
+
+        check(function, [x], options)
 
 
 @drawn

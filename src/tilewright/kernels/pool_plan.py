@@ -80,11 +80,19 @@ class Pooling:
 
 @dataclass(frozen=True)
 class PoolTiles:
-    """Tiles of a pooling kernel: at most so many outputs a program, so many along a row; powers of two."""
+    """Tiles of a pooling kernel.
 
-    tile: int = 128
-    row: int = 128
+    Attributes:
+        tile: outputs of a program at most; a power of two.
+        row: outputs along a row at most; a power of two.
+        num_warps: warps of a program.
+        vectors: where the stride along a row allows it, taps are loaded together, as contiguous vectors.
+    """
+
+    tile: int = 256
+    row: int = 256
     num_warps: int = 4
+    vectors: bool = True
 
 
 @dataclass(frozen=True)

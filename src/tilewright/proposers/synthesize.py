@@ -61,8 +61,15 @@ _ROW_TILES = (
 #: The same for plain reductions, where rows may replace nested loops.
 _PLAIN_TILES = ((2048, 1024), (4096, 512), (2048, 512))
 
-#: (outputs of a tile, outputs along a row, warps) of pooling. Windows are strided: one output a thread reads best.
-_POOL_TILES = ((128, 128, 4), (256, 256, 8), (256, 64, 2), (256, 256, 4), (512, 512, 2))
+#: Of pooling, the most promising first.
+_POOL_TILES = (
+    PoolTiles(256, 256, 4),
+    PoolTiles(512, 256, 8),
+    PoolTiles(256, 256, 2),
+    PoolTiles(512, 256, 4),
+    PoolTiles(256, 256, 4, vectors=False),
+    PoolTiles(128, 128, 4, vectors=False),
+)
 
 #: Of convolution anchors, the most promising first.
 _CONV_TILES = (
@@ -138,7 +145,7 @@ def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> l
             tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
             others.append(replace(first, rows=RowOptions(tiles, plain=True)))
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
-        others += [replace(first, pool_tiles=PoolTiles(*tiles)) for tiles in _POOL_TILES]
+        others += [replace(first, pool_tiles=tiles) for tiles in _POOL_TILES]
     return [*others[:3], *variants, *others[3:]]
 
 
@@ -251,7 +258,8 @@ def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan |
         return Schedule(kernel.name, kernel.schedule_sizes, kernel.schedule_warps, 1)
     if isinstance(kernel, PoolPlan):
         pool = kernel.tiles
-        return Schedule(kernel.name, (("TILE", pool.tile), ("ROW", pool.row)), pool.num_warps, 1)
+        sizes = (("TILE", pool.tile), ("ROW", pool.row), ("VECTORS", int(pool.vectors)))
+        return Schedule(kernel.name, sizes, pool.num_warps, 1)
     if isinstance(kernel, GemmPlan):
         gemm = kernel.schedule
         blocks = (("BLOCK_M", gemm.block_m), ("BLOCK_N", gemm.block_n), ("BLOCK_K", gemm.block_k))
