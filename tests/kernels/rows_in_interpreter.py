@@ -149,6 +149,16 @@ def test_normalisations_of_images(data: st.DataObject, options: PlanOptions, aff
     )
 
 
+@pytest.mark.parametrize("form", [RowForm.LOOPED, RowForm.SPLIT])
+@pytest.mark.parametrize("space", [(8, 16), (8, 15), (128,)])
+def test_steps_that_end_with_the_row_and_others(form: RowForm, space: tuple[int, ...]) -> None:
+    """Counts are one number where every step is whole, and a lane's own where not."""
+    options = PlanOptions(sm_count=4, rows=RowOptions(RowTiles(16, 8, 32, 1024, 8), form))
+    shape = (2, 4, *space)
+    inputs = [torch.randn(shape) * 3.0 + 1.0, torch.randn(shape)]
+    check(lambda m, x, y: F.silu(m.children_list[0](x) + y), inputs, options, [nn.GroupNorm(2, 4)])
+
+
 @drawn
 @given(data=st.data(), options=plans(), affine=st.booleans())
 def test_layer_and_rms_norm(data: st.DataObject, options: PlanOptions, affine: bool) -> None:

@@ -258,8 +258,8 @@ def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan |
         return Schedule(kernel.name, kernel.schedule_sizes, kernel.schedule_warps, 1)
     if isinstance(kernel, PoolPlan):
         pool = kernel.tiles
-        sizes = (("TILE", pool.tile), ("ROW", pool.row), ("VECTORS", int(pool.vectors)))
-        return Schedule(kernel.name, sizes, pool.num_warps, 1)
+        pooled = (("TILE", pool.tile), ("ROW", pool.row), ("VECTORS", int(pool.vectors)))
+        return Schedule(kernel.name, pooled, pool.num_warps, 1)
     if isinstance(kernel, GemmPlan):
         gemm = kernel.schedule
         blocks = (("BLOCK_M", gemm.block_m), ("BLOCK_N", gemm.block_n), ("BLOCK_K", gemm.block_k))
