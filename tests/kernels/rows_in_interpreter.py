@@ -19,6 +19,7 @@ from torch import nn
 
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
+from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.plan import TileLimits
 from tilewright.kernels.planner import PlanOptions
 from tilewright.kernels.pool_plan import PoolTiles
@@ -276,6 +277,20 @@ def test_windows_in_vectors(kind: str, size: int, stride: int, padding: int, cei
             return POOLS[kind, 2](torch.relu(x) if before else x, size, stride, padding, ceil_mode=ceil)
 
         check(function, [x], options)
+
+
+@pytest.mark.parametrize("form", list(MemoryFormat))
+def test_pooling_after_a_native_convolution(form: MemoryFormat) -> None:
+    """Row-major results go straight into the windows; others are brought into that order on the way."""
+    options = PlanOptions(convolution_format=form, pool_tiles=PoolTiles(16, 8))
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    check(
+        lambda m, x: F.max_pool2d(torch.relu(m.children_list[0](x)), 2),
+        [torch.randn(2, 3, 10, 12)],
+        options,
+        [convolution],
+        native=("conv2d",),
+    )
 
 
 @drawn
