@@ -19,6 +19,7 @@ from torch import nn
 
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
+from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.plan import TileLimits
 from tilewright.kernels.planner import PlanOptions
 from tilewright.kernels.pool_plan import PoolTiles
@@ -50,7 +51,9 @@ def plans(draw: st.DrawFn) -> PlanOptions:
         limits=TileLimits(64, 16, 4, 2, 16),
         sm_count=4,
         rows=RowOptions(tiles, form),
-        pool_tiles=PoolTiles(draw(st.sampled_from([8, 32])), draw(st.sampled_from([4, 8]))),
+        pool_tiles=PoolTiles(
+            draw(st.sampled_from([8, 32])), draw(st.sampled_from([4, 8])), vectors=draw(st.booleans())
+        ),
     )
 
 
@@ -145,6 +148,16 @@ def test_normalisations_of_images(data: st.DataObject, options: PlanOptions, aff
         [norm],
         allowed=2e-4,  # groups of a few elements: the variance may be small
     )
+
+
+@pytest.mark.parametrize("form", [RowForm.LOOPED, RowForm.SPLIT])
+@pytest.mark.parametrize("space", [(8, 16), (8, 15), (128,)])
+def test_steps_that_end_with_the_row_and_others(form: RowForm, space: tuple[int, ...]) -> None:
+    """Counts are one number where every step is whole, and a lane's own where not."""
+    options = PlanOptions(sm_count=4, rows=RowOptions(RowTiles(16, 8, 32, 1024, 8), form))
+    shape = (2, 4, *space)
+    inputs = [torch.randn(shape) * 3.0 + 1.0, torch.randn(shape)]
+    check(lambda m, x, y: F.silu(m.children_list[0](x) + y), inputs, options, [nn.GroupNorm(2, 4)])
 
 
 @drawn
@@ -246,6 +259,38 @@ def test_pooling(kind: str, data: st.DataObject, options: PlanOptions, spice: li
         return pooled * 0.5 + y
 
     check(function, [x, y], options)
+
+
+@pytest.mark.parametrize("kind", ["max", "mean"])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "ceil"),
+    [(2, 2, 0, False), (3, 2, 1, False), (4, 4, 0, False), (3, 4, 1, True), (5, 2, 2, True), (3, 8, 0, False)],
+)
+def test_windows_in_vectors(kind: str, size: int, stride: int, padding: int, ceil: bool) -> None:
+    """Windows that overlap, touch, or leave gaps, at widths that end inside a vector; NaN in windows and in gaps."""
+    x = torch.randn(1, 2, 9, 19)
+    x[0, 1, 4, 3] = x[0, 0, 7, 18] = math.nan
+    options = PlanOptions(pool_tiles=PoolTiles(16, 8))
+    for before in (False, True):
+
+        def function(m: nn.Module, x: torch.Tensor, before: bool = before) -> torch.Tensor:
+            return POOLS[kind, 2](torch.relu(x) if before else x, size, stride, padding, ceil_mode=ceil)
+
+        check(function, [x], options)
+
+
+@pytest.mark.parametrize("form", list(MemoryFormat))
+def test_pooling_after_a_native_convolution(form: MemoryFormat) -> None:
+    """Row-major results go straight into the windows; others are brought into that order on the way."""
+    options = PlanOptions(convolution_format=form, pool_tiles=PoolTiles(16, 8))
+    convolution = nn.Conv2d(3, 4, 3, padding=1)
+    check(
+        lambda m, x: F.max_pool2d(torch.relu(m.children_list[0](x)), 2),
+        [torch.randn(2, 3, 10, 12)],
+        options,
+        [convolution],
+        native=("conv2d",),
+    )
 
 
 @drawn

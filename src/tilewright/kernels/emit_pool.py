@@ -1,4 +1,8 @@
-"""Emission of pooling: a program has a tile of output rows by columns, and walks the window with all of it."""
+"""Emission of pooling: a program has a tile of output rows by columns, and walks the window with all of it.
+
+Where the stride allows it, taps along a row are loaded together (`pool_steps`): `lanes` are contiguous columns of the
+input, taken in element by element, and joined to one value of each window at the end.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in, pointwise_text
 from tilewright.kernels.pool_plan import PoolPlan, WindowDim
+from tilewright.kernels.pool_steps import WindowStep, steps_of
 from tilewright.kernels.region import AxisMap, Operand, Region, is_relabelling
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import KernelNames, short_name
@@ -37,12 +42,14 @@ class _PoolEmitter(KernelNames):
         self.pooling = plan.pooling
         self.letters = LETTERS[len(plan.pooling.dims)]
         self.lead = ("N", "C")[2 - (plan.pooling.node.meta["val"].dim() - len(self.letters)) :]
-        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS"]
+        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS", "BLOCKS"]
         taken = [*sizes, *(name.lower() for name in sizes), "plane", "rest", "inside", "pooled", "row"]
         state = graph.state_names()
         nodes = sorted((o.node for o in (*plan.loaded, *plan.added)), key=lambda node: node.name in state)
         super().__init__(plan.root, nodes, graph, taken)
         self.values: dict[torch_fx.Node, str] = {}
+        self.steps = steps_of(plan.pooling.dims[-1]) if plan.tiles.vectors else ()
+        self.column = self.letters[-1].lower()
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -62,6 +69,7 @@ class _PoolEmitter(KernelNames):
             if merged and dim in lead and dim != lead[-1]:
                 continue
             index = "plane" if merged and lead and dim == lead[-1] else names[dim].lower()
+            index = self.column if dim == spatial[-1] and not output else index
             index = f"{index}.to(tl.int64)" if dim in lead and position + 1 < len(known) else index
             stride = " * ".join(names[inner] for inner in known[position + 1 :])
             stride = f"({stride})" if " " in stride else stride
@@ -107,13 +115,12 @@ class _PoolEmitter(KernelNames):
 
     def _indices(self, lines: Lines) -> None:
         columns = f"{self.letters[-1]}O"
-        blocks = f"tl.cdiv({columns}, BLOCK_W)"
         lines.add("pid = tl.program_id(0)")
         lines.open("if WIDE:")
         lines.add("pid = pid.to(tl.int64)  # rows beyond 32 bits; their division is dear")
         lines.close()
-        lines.add(f"row = (pid // {blocks} * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]")
-        lines.add(f"{columns.lower()} = (pid % {blocks} * BLOCK_W + tl.arange(0, BLOCK_W))[None, :]")
+        lines.add("row = (pid // BLOCKS * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]")
+        lines.add(f"{columns.lower()} = (pid % BLOCKS * BLOCK_W + tl.arange(0, BLOCK_W))[None, :]")
         lines.add(f"inside = (row < ROWS) & ({columns.lower()} < {columns})")
         rest = "row"
         for position, letter in enumerate(reversed(self.letters[:-1])):
@@ -134,31 +141,81 @@ class _PoolEmitter(KernelNames):
         """Everything in the window, added to or compared with what is there."""
         kind = self.pooling.kind
         lines.add(f"pooled = tl.full([BLOCK_R, BLOCK_W], {_IDENTITY[kind]}, tl.float32)")
-        unrolled = not self.pooling.is_adaptive and math.prod(dim.size for dim in self.pooling.dims) <= _UNROLLED
-        checks = []
+        for step in self._vector_steps():
+            lines.add(f"{step.name} = tl.full([BLOCK_R, BLOCK_W * {step.width}], {_IDENTITY[kind]}, tl.float32)")
         for letter, dim in zip(self.letters, self.pooling.dims, strict=True):
             low = letter.lower()
             if dim.output is not None:
                 lines.add(f"{low}_first = {low}o * {letter} // {letter}O")
                 lines.add(f"{low}_end = (({low}o + 1) * {letter} + {letter}O - 1) // {letter}O")
-        for letter, dim in zip(self.letters, self.pooling.dims, strict=True):
-            low = letter.lower()
-            if dim.output is not None:
-                lines.open(f"for {low}_step in range(0, {letter}_WINDOW):")
-                lines.add(f"{low} = {low}_first + {low}_step")
-                checks.append(f"({low} < {low}_end)")
-                continue
-            if dim.size > 1:
-                lines.open(f"for {low}_step in {'tl.static_range' if unrolled else 'range'}(0, {dim.size}):")
-            lines.add(f"{low} = {_position(low, dim)}")
-            checks += [f"({low} >= 0)"] if dim.padding else []
-            checks += [f"({low} < {letter})"] if dim.padding or dim.ceil else []
-        mask = " & ".join(["inside", *checks])
-        value = self._source(lines, mask, kind, bool(checks))
-        lines.add(f"pooled = maximum(pooled, {value})" if kind == "max" else f"pooled += {value}")
-        for dim in self.pooling.dims:
+        outer = list(zip(self.letters, self.pooling.dims, strict=True))
+        outer = outer[:-1] if self.steps else outer
+        checks: list[str] = []
+        for letter, dim in outer:
+            checks += self._open_taps(lines, letter, dim)
+        if self.steps:
+            for step in self.steps:
+                self._step(lines, step, checks)
+        else:
+            self._add(lines, "pooled", " & ".join(["inside", *checks]), bool(checks))
+        for _, dim in outer:
             if dim.output is not None or dim.size > 1:
                 lines.close()
+        for step in self._vector_steps():
+            self._join_lanes(lines, step)
+
+    def _vector_steps(self) -> list[WindowStep]:
+        return [step for step in self.steps if step.is_vector]
+
+    def _open_taps(self, lines: Lines, letter: str, dim: WindowDim) -> list[str]:
+        """Open the loop over a dim's taps, with the position in it; returns what must hold of that."""
+        low = letter.lower()
+        if dim.output is not None:
+            lines.open(f"for {low}_step in range(0, {letter}_WINDOW):")
+            lines.add(f"{low} = {low}_first + {low}_step")
+            return [f"({low} < {low}_end)"]
+        unrolled = not self.pooling.is_adaptive and math.prod(dim.size for dim in self.pooling.dims) <= _UNROLLED
+        if dim.size > 1:
+            lines.open(f"for {low}_step in {'tl.static_range' if unrolled else 'range'}(0, {dim.size}):")
+        lines.add(f"{low} = {_position(low, dim)}")
+        checks = [f"({low} >= 0)"] if dim.padding else []
+        return [*checks, *([f"({low} < {letter})"] if dim.padding or dim.ceil else [])]
+
+    def _step(self, lines: Lines, step: WindowStep, checks: Sequence[str]) -> None:
+        """One step along the innermost dim: a strided tap, or a vector that holds several taps of every window."""
+        letter, dim = self.letters[-1], self.pooling.dims[-1]
+        low = letter.lower()
+        if not step.is_vector:
+            lines.add(f"{low} = {low}o * {dim.stride}{_signed(step.first)}")
+            own = [f"({low} >= 0)"] if dim.padding else []
+            own += [f"({low} < {letter})"] if dim.padding or dim.ceil else []
+            self._add(lines, "pooled", " & ".join(["inside", *checks, *own]), bool(checks or own))
+            return
+        self.column = f"{low}_vector"
+        start = f"pid % BLOCKS * (BLOCK_W * {step.width}){_signed(step.block)}"
+        lines.add(f"{self.column} = ({start} + tl.arange(0, BLOCK_W * {step.width}))[None, :]")
+        own = [f"({self.column} >= 0)"] if step.block < 0 else []
+        self._add(lines, step.name, " & ".join(["(row < ROWS)", *checks, *own, f"({self.column} < {letter})"]), True)
+        self.column = low
+
+    def _add(self, lines: Lines, total: str, mask: str, masked: bool) -> None:
+        """Load a tile at the present position, and take it into a total."""
+        kind = self.pooling.kind
+        before = dict(self.values)
+        value = self._source(lines, mask, kind, masked)
+        self.values = before
+        lines.add(f"{total} = maximum({total}, {value})" if kind == "max" else f"{total} += {value}")
+
+    def _join_lanes(self, lines: Lines, step: WindowStep) -> None:
+        """A vector's taps as one value of each window."""
+        kind, taps = self.pooling.kind, f"tl.reshape({step.name}, [BLOCK_R, BLOCK_W, {step.width}])"
+        if not step.is_whole:
+            lane = f"tl.arange(0, {step.width})[None, None, :]"
+            wanted = [f"({lane} >= {step.low})"] if step.low else []
+            wanted += [f"({lane} < {step.high})"] if step.high < step.width else []
+            taps = f"tl.where({' & '.join(wanted)}, {taps}, {_IDENTITY[kind]})"
+        joined = f"max_along({taps}, 2, False)" if kind == "max" else f"tl.sum({taps}, 2)"
+        lines.add(f"pooled = maximum(pooled, {joined})" if kind == "max" else f"pooled += {joined}")
 
     def _source(self, lines: Lines, mask: str, kind: str, masked: bool) -> str:
         axes = self._input_axes()
@@ -227,7 +284,7 @@ class _PoolEmitter(KernelNames):
         )
 
     def _sizes(self, body: Lines) -> list[str]:
-        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS"]
+        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS", "BLOCKS"]
         sizes += [f"{letter}_WINDOW" for letter in self.letters]
         return [size for size in sizes if re.search(rf"\b{size}\b", str(body))]
 
@@ -254,7 +311,8 @@ class _PoolEmitter(KernelNames):
         tiles = self.plan.tiles
         lines.add(f"BLOCK_W = min(triton.next_power_of_2({outputs[-1]}), {tiles.row})")
         lines.add(f"BLOCK_R = min(triton.next_power_of_2(ROWS), max(1, {tiles.tile} // BLOCK_W))")
-        lines.add(f"grid = triton.cdiv(ROWS, BLOCK_R) * triton.cdiv({outputs[-1]}, BLOCK_W)")
+        lines.add(f"BLOCKS = triton.cdiv({outputs[-1]}, BLOCK_W)")
+        lines.add("grid = triton.cdiv(ROWS, BLOCK_R) * BLOCKS")
         lines.open(f"{kernel}[(grid,)](")
         lines.add(f"{', '.join([*self.pointers.values(), 'out', *self.scalars, *sizes])},")
         lines.add(f"WIDE=ROWS >= 2**31, BLOCK_R=BLOCK_R, BLOCK_W=BLOCK_W, num_warps={tiles.num_warps},")
@@ -285,6 +343,11 @@ class _PoolEmitter(KernelNames):
         lines.add(f"{letter}O = triton.cdiv({room}, {dim.stride}) + 1")
         lines.add("# The last window starts inside the data or the padding before it.")
         lines.add(f"{letter}O -= ({letter}O - 1) * {dim.stride} >= {letter} + {dim.padding}")
+
+
+def _signed(offset: int) -> str:
+    """An offset that is added, as text; nothing for 0."""
+    return f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""
 
 
 def _position(low: str, dim: WindowDim) -> str:

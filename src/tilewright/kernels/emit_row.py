@@ -74,7 +74,7 @@ class RowBody(KernelNames):
             return ""
         return "[:, None]" if axis == self.plan.outer else "[None, :]"
 
-    def _vector(self, lines: Lines, axis: int, start: str, bound: str) -> None:
+    def _vector(self, lines: Lines, axis: int, start: str, bound: str, *, stepped: bool = False) -> None:
         index = self.axes[axis]
         wide = ".to(tl.int64)" if self.is_row(axis) and axis != self.plan.inner else ""
         numbers = f"tl.arange(0, {self.block(axis)})"
@@ -86,7 +86,8 @@ class RowBody(KernelNames):
             else numbers
         )
         lines.add(f"{index.name} = {numbers}{self._view(axis)}{wide}")
-        lines.add(f"{index.name}_in = {index.name} < {bound}")
+        inside = f"{index.name} < {bound}"
+        lines.add(f"{index.name}_in = " + (f"({inside}) | WHOLE" if stepped else inside))
 
     def offset(self, order: Sequence[int]) -> str:
         """Offset of an element in a tensor that walks these axes."""
@@ -125,7 +126,7 @@ class RowBody(KernelNames):
 
     # -- programs ------------------------------------------------------------------------------------------
 
-    def program_indices(self, lines: Lines, split: bool) -> None:
+    def program_indices(self, lines: Lines, split: bool, *, backwards: bool = False) -> None:
         """Decompose the program id: blocks of a kept tile axis innermost, then single indices, then the part."""
         tiled = [axis for axis in self.plan.tile_axes if not self.is_row(axis)]
         single = [axis for axis in self.plan.kept_axes if axis not in tiled]
@@ -134,7 +135,10 @@ class RowBody(KernelNames):
         ]
         factors += [(self.axes[axis].name, self.axes[axis].size) for axis in reversed(single)]
         factors += [("part", "")] if split else []
-        if factors:
+        if factors and backwards:
+            lines.add("# Backwards: what the kernel before read last is still in the cache.")
+            lines.add("pid = (tl.num_programs(0) - 1 - tl.program_id(0)).to(tl.int64)")
+        elif factors:
             lines.add("pid = tl.program_id(0).to(tl.int64)")
         for position, (name, size) in enumerate(factors):
             last = position == len(factors) - 1
@@ -166,7 +170,7 @@ class RowBody(KernelNames):
                 lines.add(f"{name}_start = (tl.cdiv({size}, {block}) - 1) * {block} - {name}_done")
             else:
                 lines.open(f"for {name}_start in range({low}, {high}, {block}):")
-            self._vector(lines, axis, f"{name}_start", high)
+            self._vector(lines, axis, f"{name}_start", high, stepped=True)
         return len(self.plan.row_axes)
 
     # -- values --------------------------------------------------------------------------------------------
@@ -303,14 +307,19 @@ class RowBody(KernelNames):
         shape = self.tile_shape()
         for accumulator in accumulators:
             for name, state in zip(self.states[accumulator.nodes[0]], accumulator.states, strict=True):
-                lines.add(f"{name} = tl.full({shape}, {state.start}, tl.float32)")
+                empty = f"tl.full({shape}, {state.start}, tl.float32)"
+                lines.add(f"{name} = " + (f"{state.start} if WHOLE else {empty}" if state.counts else empty))
         opened = self.walk(lines, [accumulator.source for accumulator in accumulators], split=split)
         for accumulator in accumulators:
             value = self.use(lines, accumulator.nodes[0], accumulator.source)
             accumulator.update(lines, self.states[accumulator.nodes[0]], value, self.row_mask())
         self.end_walk(lines, opened)
         for accumulator in accumulators:
-            accumulator.combine(lines, self.states[accumulator.nodes[0]], self.reduce)
+            names = self.states[accumulator.nodes[0]]
+            for name, state in zip(names, accumulator.states, strict=True):
+                if state.counts:
+                    lines.add(f"{name} += tl.full({shape}, 0.0, tl.float32)")
+            accumulator.combine(lines, names, self.reduce)
         return accumulators
 
     def finish(self, lines: Lines, accumulator: Accumulator) -> None:

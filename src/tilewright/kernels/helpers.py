@@ -144,6 +144,16 @@ def prod_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):
     """Product of the elements along an axis."""
     return tl.reduce(x, axis, multiply, keep_dims=keep_dims)
 ''',
+    "rcp": '''
+@triton.jit
+def rcp(x):
+    """1 / x."""
+    if COMPILED:
+        text: tl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
+        return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
+    else:
+        return 1.0 / x
+''',
     "power": '''
 @triton.jit
 def power(x, y):
@@ -180,16 +190,6 @@ def ex2(x):
         return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:
         return tl.exp2(x)
-''',
-    "rcp": '''
-@triton.jit
-def rcp(x):
-    """1 / x."""
-    if COMPILED:
-        text: tl.constexpr = "rcp.approx.ftz.f32 $0, $1;"
-        return tl.inline_asm_elementwise(text, "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
-    else:
-        return 1.0 / x
 ''',
     "gelu_erf": '''
 @triton.jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.fx as torch_fx
@@ -80,11 +80,19 @@ class Pooling:
 
 @dataclass(frozen=True)
 class PoolTiles:
-    """Tiles of a pooling kernel: at most so many outputs a program, so many along a row; powers of two."""
+    """Tiles of a pooling kernel.
 
-    tile: int = 128
-    row: int = 128
+    Attributes:
+        tile: outputs of a program at most; a power of two.
+        row: outputs along a row at most; a power of two.
+        num_warps: warps of a program.
+        vectors: where the stride along a row allows it, taps are loaded together, as contiguous vectors.
+    """
+
+    tile: int = 256
+    row: int = 256
     num_warps: int = 4
+    vectors: bool = True
 
 
 @dataclass(frozen=True)
@@ -229,11 +237,19 @@ def plan_pooling(
     if pooling.node.meta["val"].dtype not in _FLOATS or pooling.source.meta["val"].dtype not in _FLOATS:
         return None
     plan = PoolPlan("", pooling, root, _before(pooling, stops), after, tiles)
-    if any(operand.node in formats for operand in (*plan.loaded, *plan.added)) or root in formats:
+    if not _is_row_major(plan, formats):
+        # What comes before may be a kernel of its own, which writes in the order of pooling.
+        plan = replace(plan, before=None)
+    if not _is_row_major(plan, formats):
         return None
     operations = [operation_name(node) for node in plan.nodes if not is_relabelling(node) and not _is_pair(node)]
     name = names.unique(f"pool_{'_'.join(dict.fromkeys(operations[-5:]))}")
     return PoolPlan(name, pooling, root, plan.before, after, tiles)
+
+
+def _is_row_major(plan: PoolPlan, formats: Mapping[torch_fx.Node, MemoryFormat]) -> bool:
+    nodes = (*(operand.node for operand in (*plan.loaded, *plan.added)), plan.root)
+    return all(formats.get(node, MemoryFormat.CONTIGUOUS) is MemoryFormat.CONTIGUOUS for node in nodes)
 
 
 def _pooling_behind(root: torch_fx.Node, stops: Collection[torch_fx.Node]) -> tuple[Pooling, Region] | None:

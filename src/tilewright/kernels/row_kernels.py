@@ -39,7 +39,7 @@ class _RowEmitter(RowBody):
         """Signature of a kernel: the pointers that its body names, scalars, sizes, blocks."""
         tensors = [f"{pointer}_ptr" for pointer in self.pointers.values() if _mentions(body, f"{pointer}_ptr")]
         all_sizes = [*(axis.size for axis in self.axes), *sizes]
-        return self.signature(name, [*tensors, *extra], all_sizes, self.blocks())
+        return self.signature(name, [*tensors, *extra], all_sizes, [*self.blocks(), *_flags(body)])
 
     def blocks(self) -> list[str]:
         return [self.block(axis) for axis in self.plan.tile_axes]
@@ -91,6 +91,9 @@ class _RowEmitter(RowBody):
         if outer is not None:
             rest = f"max(1, {step} // {self.block(inner)})"
             lines.add(f"{self.block(outer)} = min(triton.next_power_of_2({self.axes[outer].size}), {rest})")
+        row = [axis for axis in self.plan.tile_axes if self.is_row(axis)]
+        whole = " and ".join(f"{self.axes[axis].size} % {self.block(axis)} == 0" for axis in row)
+        lines.add(f"WHOLE = {whole}  # no step reaches beyond the row")
 
     def programs(self) -> str:
         factors = [self.axes[axis].size for axis in self.plan.kept_axes if axis not in self.plan.tile_axes]
@@ -112,7 +115,7 @@ class _RowEmitter(RowBody):
         tensors = [pointer for pointer in self.pointers.values() if _mentions(body, f"{pointer}_ptr")]
         arguments = [*tensors, *extra, *self.scalars, *(axis.size for axis in self.axes), *sizes]
         blocks = "".join(f"{block}={block}, " for block in self.blocks())
-        more = "".join(f"{name}={name}, " for name in self._parts_blocks(body))
+        more = "".join(f"{name}={name}, " for name in (*_flags(body), *self._parts_blocks(body)))
         lines.open(f"{kernel}[({grid},)](")
         lines.add(f"{', '.join(arguments)},")
         lines.add(f"{blocks}{more}num_warps=warps,")
@@ -266,7 +269,7 @@ class _SplitRows(_RowEmitter):
     def _round_body(self, round_: int) -> Lines:
         self.restart()
         body = Lines(1)
-        self.program_indices(body, split=True)
+        self.program_indices(body, split=True, backwards=round_ % 2 == 0)
         self._range(body)
         sources = [accumulator.source for accumulator in self.accumulators if accumulator.round == round_]
         self._combine_earlier(body, sources, round_)
@@ -281,7 +284,8 @@ class _SplitRows(_RowEmitter):
         self.restart()
         body = Lines(1)
         full = self.region.is_full(self.root)
-        self.program_indices(body, split=full)
+        rounds = max(accumulator.round for accumulator in self.accumulators)
+        self.program_indices(body, split=full, backwards=full and rounds % 2 == 1)
         if full:
             self._range(body)
         self._combine_earlier(body, [self.root], 1 << 30)
@@ -356,6 +360,10 @@ class _SplitRows(_RowEmitter):
             lines.add(
                 f"{state} = torch.empty((PARTS, {self._kept_count()}), device={device}.device, dtype=torch.float32)"
             )
+
+
+def _flags(body: Lines) -> list[str]:
+    return ["WHOLE"] if _mentions(body, "WHOLE") else []
 
 
 def _mentions(body: Lines, name: str) -> bool:

@@ -33,10 +33,12 @@ class State:
     Attributes:
         suffix: of its name.
         start: its value before anything was added.
+        counts: it counts a lane's elements: one number for all lanes where every step is whole (`WHOLE`).
     """
 
     suffix: str
     start: str
+    counts: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,13 @@ class Moments(Accumulator):
     @property
     def states(self) -> tuple[State, ...]:
         """Count, mean, squares."""
-        return (State("count", "0.0"), State("mean", "0.0"), State("squares", "0.0"))
+        return (State("count", "0.0", counts=True), State("mean", "0.0"), State("squares", "0.0"))
 
     def update(self, lines: Lines, names: Sequence[str], value: str, mask: str) -> None:
         """Each lane has a mean of its own."""
         count, mean, squares = names
-        lines.add(f"{count} += tl.where({mask}, 1.0, 0.0)" if mask else f"{count} += 1.0")
-        step = f"({value} - {mean}) / {count}"
+        lines.add(f"{count} += 1.0 if WHOLE else tl.where({mask}, 1.0, 0.0)" if mask else f"{count} += 1.0")
+        step = f"({value} - {mean}) * rcp({count})"
         lines.add(f"{mean}_now = {mean} + " + (f"tl.where({mask}, {step}, 0.0)" if mask else step))
         change = f"({value} - {mean}) * ({value} - {mean}_now)"
         lines.add(f"{squares} += " + (f"tl.where({mask}, {change}, 0.0)" if mask else change))

@@ -58,11 +58,27 @@ _ROW_TILES = (
     (2048, 1024, RowForm.LOOPED),
 )
 
-#: The same for plain reductions, where rows may replace nested loops.
-_PLAIN_TILES = ((2048, 1024), (4096, 512), (2048, 512))
+#: (elements of a tile, stripe, elements of a warp, form) of plain reductions, where rows may replace nested loops.
+#: Whole strided rows in registers are reduced across warps, and nothing is loaded meanwhile: walking them is the other
+#: way.
+_PLAIN_TILES = (
+    (2048, 64, 1024, None),
+    (2048, 128, 2048, RowForm.LOOPED),
+    (2048, 64, 2048, None),
+    (1024, 64, 2048, RowForm.LOOPED),
+    (4096, 64, 512, None),
+    (2048, 64, 512, None),
+)
 
-#: (outputs of a tile, outputs along a row, warps) of pooling. Windows are strided: one output a thread reads best.
-_POOL_TILES = ((128, 128, 4), (256, 256, 8), (256, 64, 2), (256, 256, 4), (512, 512, 2))
+#: Of pooling, the most promising first.
+_POOL_TILES = (
+    PoolTiles(256, 256, 4),
+    PoolTiles(512, 256, 8),
+    PoolTiles(256, 256, 2),
+    PoolTiles(512, 256, 4),
+    PoolTiles(256, 256, 4, vectors=False),
+    PoolTiles(128, 128, 4, vectors=False),
+)
 
 #: Of convolution anchors, the most promising first.
 _CONV_TILES = (
@@ -81,6 +97,8 @@ _CONV_TILES = (
     ConvTiles(32, 64, 4, 2),
 )
 
+#: So many of them come before the first plans with native convolutions.
+_ANCHORS_BEFORE_NATIVE = 4
 
 #: Of collapsed convolutions, the most promising first.
 _COLLAPSE_TILES = (
@@ -110,7 +128,10 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
         return tuple(native)
     native = [replace(options, approximate=True) for options in native]
     anchors = [replace(native[0], convolution_anchors=True, convolution_tiles=tiles) for tiles in _CONV_TILES]
-    return (*anchors, *native)
+    # A native convolution in either format is among the first: how fast those are, only the clock can tell.
+    early = [next(options for options in native if options.convolution_format is form) for form in (last, plain)]
+    rest = [options for options in native if options not in early]
+    return (*anchors[:_ANCHORS_BEFORE_NATIVE], *early, *anchors[_ANCHORS_BEFORE_NATIVE:], *rest)
 
 
 def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precision: PrecisionClass) -> list[PlanOptions]:
@@ -134,11 +155,11 @@ def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> l
             others.append(replace(first, rows=RowOptions(tiles, form)))
         others.append(replace(variants[-1], rows=None))
     if any(isinstance(kernel, FusedPlan) and kernel.region.depth > 0 for kernel in kernels):
-        for tile, warp in _PLAIN_TILES:
-            tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
-            others.append(replace(first, rows=RowOptions(tiles, plain=True)))
+        for tile, stripe, warp, form in _PLAIN_TILES:
+            tiles = RowTiles(tile, stripe, warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
+            others.append(replace(first, rows=RowOptions(tiles, form, plain=True)))
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
-        others += [replace(first, pool_tiles=PoolTiles(*tiles)) for tiles in _POOL_TILES]
+        others += [replace(first, pool_tiles=tiles) for tiles in _POOL_TILES]
     return [*others[:3], *variants, *others[3:]]
 
 
@@ -251,7 +272,8 @@ def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan |
         return Schedule(kernel.name, kernel.schedule_sizes, kernel.schedule_warps, 1)
     if isinstance(kernel, PoolPlan):
         pool = kernel.tiles
-        return Schedule(kernel.name, (("TILE", pool.tile), ("ROW", pool.row)), pool.num_warps, 1)
+        pooled = (("TILE", pool.tile), ("ROW", pool.row), ("VECTORS", int(pool.vectors)))
+        return Schedule(kernel.name, pooled, pool.num_warps, 1)
     if isinstance(kernel, GemmPlan):
         gemm = kernel.schedule
         blocks = (("BLOCK_M", gemm.block_m), ("BLOCK_N", gemm.block_n), ("BLOCK_K", gemm.block_k))
