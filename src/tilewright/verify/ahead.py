@@ -12,7 +12,7 @@ import base64
 import contextlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +24,45 @@ from tilewright.verify.subject import map_leaves
 
 #: Workers at once.
 _MOST_WORKERS = 24
+#: What workers say, at most; a pipe holds as much.
+_HEARD_BYTES = 1 << 16
 #: Resident bytes of a worker (what it shares with the others counts for each), and what is left to the process itself.
 _WORKER_BYTES, _SPARE_BYTES = 3 << 29, 6 << 30
 
 
-def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
+def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> frozenset[int]:
     """Compile the launches of all probes; returns when every worker has ended, or was ended.
+
+    Returns:
+        Indices of the probes whose compilation was begun and did not end: launched now, they would be waited for again.
 
     Job fields: `probes`, most telling first, which are compiled in this order; `constructors`, `needs_reference`,
     `source`; `installed`, the figures of the GPU here; `ahead_s`, wall seconds after which workers are ended.
     """
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        return  # a forked CUDA context is of no use
+        return frozenset()  # a forked CUDA context is of no use
     probes = [probe for probe in job["probes"] if not probe.get("large") or probe.get("own")]
     room = int(job.get("limits", {}).get("memory_bytes", 0))
     fit = (room - _SPARE_BYTES) // _WORKER_BYTES if room else _MOST_WORKERS
     count = max(1, min(_MOST_WORKERS, os.cpu_count() or 1, len(probes), fit))
     workers = []
+    words: list[str] = []
+    read, write = os.pipe()
     for first in range(count):
         worker = os.fork()
         if worker == 0:
             with contextlib.suppress(BaseException):
-                _compile_share(job, tensors, probes[first::count])
+                _compile_share(job, tensors, probes[first::count], lambda said: os.write(write, said.encode()))
             os._exit(0)
         workers.append(worker)
+    os.close(write)
     _wait(workers, float(job["ahead_s"]))
+    os.set_blocking(read, False)  # what a worker left behind may hold the other end open
+    with contextlib.suppress(BlockingIOError):
+        words = os.read(read, _HEARD_BYTES).decode().split()
+    os.close(read)
+    # Each probe's index is said when it is begun, and again when it is done.
+    return frozenset(int(word) for word in set(words) if words.count(word) == 1)
 
 
 def _wait(workers: Sequence[int], patience_s: float) -> None:
@@ -71,9 +85,12 @@ def _wait(workers: Sequence[int], patience_s: float) -> None:
 
 
 def _compile_share(
-    job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], probes: Sequence[Mapping[str, Any]]
+    job: Mapping[str, Any],
+    tensors: Mapping[str, torch.Tensor],
+    probes: Sequence[Mapping[str, Any]],
+    say: Callable[[str], object],
 ) -> None:
-    """One worker: its probes' launches, compiled."""
+    """One worker: its probes' launches, compiled; `say` hears of each that is begun and done."""
     from tilewright.kernels import triton_compat
     from tilewright.verify.pretend import pretend
     from tilewright.verify.recorder import Recorder
@@ -82,6 +99,7 @@ def _compile_share(
     with pretend(job["installed"], "cpu", poisoned=False):
         module = runtime.load_candidate(Path.cwd())
     for probe in probes:
+        say(f"{probe['index']} ")
         recorder = Recorder()
         with contextlib.suppress(Exception):
             candidate = _candidate(job, module, int(probe["constructor"]))
@@ -94,6 +112,7 @@ def _compile_share(
                     compiled.add(key)
                     with contextlib.suppress(Exception):
                         triton_compat.compile_launch(kernel, args, kwargs)
+        say(f"{probe['index']} ")
 
 
 def _shape_alone(tensor: torch.Tensor) -> torch.Tensor:

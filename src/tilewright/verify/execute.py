@@ -33,8 +33,7 @@ MAX_CONFIGURATIONS = 64
 def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """The entry: see the module."""
     source = cloudpickle.loads(base64.b64decode(job["source"])) if job["needs_reference"] else None
-    if "installed" in job:
-        ahead.compile_for_probes(job, tensors)
+    unfinished = ahead.compile_for_probes(job, tensors) if "installed" in job else frozenset()
     with runtime.kernel_environment(job) as watch, _covered(job) as followed:
         bench = _Bench(job, tensors, emit, watch, source, followed)
         bench.load(int(job["gpu"]["sm_count"]))
@@ -44,8 +43,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         dear = float("inf")
         for probe in job["probes"]:
             index = int(probe["index"])
-            if time.monotonic() > late and not probe["must"]:
-                bench.emit(f"run {index} 0", {"skipped": "no time was left"}, None)
+            if not probe["must"] and (time.monotonic() > late or index in unfinished):
+                why = "it takes too long to compile" if index in unfinished else "no time was left"
+                bench.emit(f"run {index} 0", {"skipped": why}, None)
                 continue
             if int(probe["work"]) >= dear:
                 bench.emit(f"run {index} 0", {"skipped": "it is as large as one that takes too long"}, None)

@@ -184,6 +184,7 @@ def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> di
         "PYTHONHASHSEED": "0",
         # Jobs run side by side: threads that spin at each other's barriers would take most of the time.
         "OMP_WAIT_POLICY": "PASSIVE",
+        "OPENBLAS_NUM_THREADS": "1",  # the interpreter's products are small
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 2) // 2, 1)),
         MARK: mark,
     }
