@@ -43,7 +43,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         dear = float("inf")
         for probe in job["probes"]:
             index = int(probe["index"])
-            if not probe["must"] and (time.monotonic() > late or index in unfinished):
+            if (time.monotonic() > late or index in unfinished) and not probe["must"]:
                 why = "it takes too long to compile" if index in unfinished else "no time was left"
                 bench.emit(f"run {index} 0", {"skipped": why}, None)
                 continue
