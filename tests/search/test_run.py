@@ -13,7 +13,7 @@ from tilewright.profile.clock import ClockReport
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
-from tilewright.task.stage import Stage
+from tilewright.task.stage import FULL_RUN, Stage
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured, Modelled, Work
@@ -148,6 +148,14 @@ def test_without_a_reference_only_the_given_code_is_retuned(tmp_path: Path) -> N
     assert study.best is not None
     assert study.speed_up == pytest.approx(4 / 3)
     assert any("the given code is the specification" in note for note in study.notes)
+
+
+def test_without_a_reference_a_stage_that_gains_nothing_is_followed_by_the_next(tmp_path: Path) -> None:
+    bench = Bench({"given": 4.0, "b": 3.99}, reference_ms=None)
+    bench.retuned = {"given": [candidate("b")]}
+    study = run(bench, tmp_path, task(given="given", specification=True))
+    assert [stage for _, stage in bench.stages_retuned] == list(FULL_RUN)
+    assert study.best is None
 
 
 def test_a_document_alone_cannot_be_optimised(tmp_path: Path) -> None:

@@ -247,7 +247,8 @@ class _Search:
         """Why the run ends here; empty where it goes on."""
         if self._time_is_up():
             return f"the time of effort {self.effort.name} is spent ({self._elapsed_s():.0f} s)"
-        if idle >= self.effort.idle_stages:
+        # Variants of one code alone: what one stage forbids (tile sizes, say) may be all that the next one gains by.
+        if idle >= self.effort.idle_stages and not self.task.given_code_is_specification:
             return f"{idle} stage{'s' if idle > 1 else ''} in a row gained nothing"
         fraction = self._fraction_of_speed_of_light()
         if fraction is not None and fraction >= self.effort.near_speed_of_light:
