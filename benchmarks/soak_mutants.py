@@ -11,7 +11,7 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -257,7 +257,16 @@ def run(count: int, seed: int, jobs: int, pattern: str, journal: Path | None = N
         fates = list(pool.map(lambda item: known(key_of(item[0], item[1].source), partial(judge, *item)), work))
     alarms += [f"{fate.subject}: {fate.reason}" for fate in originals if fate is not None and fate.kind == "alarm"]
     left = sum(fate is None for fate in (*originals, *fates))
+    fates += _judged_elsewhere(book, chosen, {key_of(subject, mutant.source) for subject, mutant in work})
     return _record([fate for fate in fates if fate is not None], alarms, left, time.monotonic() - started)
+
+
+def _judged_elsewhere(book: Journal, chosen: Sequence[Subject], sample: Collection[str]) -> list[Fate]:
+    """Mutants of the same subjects that the journal holds beside the sample: another machine's versions may emit other
+    code, and another sample may have been drawn. They count as what they are."""
+    names = {subject.name for subject in chosen}
+    found = [Fate(**row) for row in book.others(sample)]
+    return [fate for fate in found if fate.mutant and fate.subject in names]
 
 
 def _original(subject: Subject) -> Fate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,11 @@ class Journal:
     def find(self, key: str) -> dict[str, Any] | None:
         """What is known of `key`."""
         return self._rows.get(key)
+
+    def others(self, keys: Collection[str]) -> list[dict[str, Any]]:
+        """What it holds beside these keys."""
+        with self._lock:
+            return [row for key, row in self._rows.items() if key not in keys]
 
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row, by its `key`."""

@@ -29,8 +29,10 @@ from tilewright.proposers.retune.view import LaunchSite
 _BLOCKS = (8, 4, 16, 32)
 #: Where neighbours are far apart, a few together still share what they all load.
 _FEW = (4, 16)
-#: Elements of a thread beyond which registers run out.
+#: Elements of a thread beyond which registers run out; beyond so many times that, nothing but spills and minutes of
+#: compilation come of it.
 _MOST_FOR_A_THREAD = 64
+_HOPELESS = 2
 
 
 @dataclass(frozen=True)
@@ -167,11 +169,13 @@ def _stride_of(node: cst.BaseExpression) -> tuple[str, int] | None:
 def _proposal(
     subject: Subject, context: Context, axis: _Axis, lifted: _Lifted, block: int, *, strided: bool
 ) -> Iterator[Proposal]:
-    source = _edited(subject, axis, lifted, block)
     total = block
     for extent in sized_extents(subject):
         total *= extent.size
     allowed = kernel_advice(subject, context).num_warps
+    if total > _HOPELESS * 32 * max(allowed) * _MOST_FOR_A_THREAD:
+        return
+    source = _edited(subject, axis, lifted, block)
     fitting = [warps for warps in sorted(allowed) if total <= 32 * warps * _MOST_FOR_A_THREAD]
     current = launch_options(subject.kernel)
     gain = _gain(block, strided=strided, fits=bool(fitting))
