@@ -47,6 +47,7 @@ CASES = (
     Case("column_sum", ((70, 9), (64, 16)), views=True),
     Case("stencil", ((2, 7, 9), (1, 16, 16))),
     Case("pointwise_4d", ((2, 3, 5, 7), (2, 3, 8, 8)), (3,), views=True),
+    Case("row_statistics", ((6, 150), (4, 64))),
 )
 
 

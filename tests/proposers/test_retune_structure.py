@@ -9,6 +9,8 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.proposers.retune_cases import ALLOWED_ERROR, case, different, interpreted_errors, rules, task_of
 from tilewright.gpu.table import find_gpu
@@ -23,6 +25,8 @@ EDITS = {edit.name: edit for edit in (*STRUCTURE, *TUNING)}
 
 WRITTEN = (
     ("flatten_addresses", "pointwise_4d"),
+    ("accumulate_tiles", "row_sum"),
+    ("accumulate_tiles", "row_statistics"),
     ("coarsen_programs", "column_sum"),
     ("coarsen_programs", "softmax"),
     ("coarsen_programs", "layer_norm"),
@@ -73,6 +77,24 @@ NOT_FIRED = (
     ("flatten_addresses", "pointwise_4d", (("h * stride_h", "h * h * stride_h"),)),
     ("flatten_addresses", "pointwise_4d", ((" + w * stride_w", ""),)),
     ("flatten_addresses", "pointwise_4d", (("w = index % W", "w = index % H"),)),
+    ("accumulate_tiles", "softmax", ()),
+    ("accumulate_tiles", "layer_norm", ()),
+    ("accumulate_tiles", "row_sum", (("total = 0.0", "total = 0"),)),
+    ("accumulate_tiles", "row_sum", (("total = 0.0", "total = tl.load(x_ptr + row)"),)),
+    ("accumulate_tiles", "row_sum", (("total += tl.sum(values, axis=0)", "total += tl.sum(values, axis=0) * 2"),)),
+    ("accumulate_tiles", "row_sum", (("total += tl.sum(values, axis=0)", "total -= tl.sum(values, axis=0)"),)),
+    ("accumulate_tiles", "row_sum", (("total += tl.sum(values", "total += tl.sum(values * total"),)),
+    ("accumulate_tiles", "row_sum", (("total += tl.sum(values", "total += tl.max(values"),)),
+    (
+        "accumulate_tiles",
+        "row_sum",
+        (("mask=offsets < columns", "mask=helper(offsets) < columns"), ("values, axis", "helper(values), axis")),
+    ),
+    (
+        "accumulate_tiles",
+        "row_sum",
+        (("tl.sum(values, axis=0)", "tl.sum(values, axis=0)\n        tl.store(out_ptr + i, total)"),),
+    ),
     ("coarsen_programs", "stencil", ()),
     ("coarsen_programs", "matmul", ()),
     ("coarsen_programs", "row_sum", (("tl.store(out_ptr + row, total)", "tl.atomic_add(out_ptr + row, total)"),)),
@@ -103,6 +125,30 @@ def test_an_edit_declines(edit: str, name: str, changes: tuple[tuple[str, str], 
         source = source_after
     if view_of(source).kernels:
         assert proposals(edit, source) == []
+
+
+SHAPES = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 300)), min_size=4, max_size=6)
+
+
+@pytest.mark.parametrize("name", ["row_sum", "row_statistics"])
+@settings(max_examples=3, deadline=None)
+@given(shapes=SHAPES)
+def test_tiles_accumulate_to_what_their_reductions_add_up_to(name: str, shapes: list[tuple[int, int]]) -> None:
+    source = case(name).source
+    (found,) = proposals("accumulate_tiles", source)
+    assert "_tile" in found.source
+    outcomes = interpreted_errors([source, found.source], (), shapes, views=False)
+    assert outcomes[0] == 0.0
+    assert isinstance(outcomes[1], float)
+    assert outcomes[1] <= ALLOWED_ERROR
+
+
+def test_a_result_that_the_loop_reads_is_reduced_in_it() -> None:
+    source = case("row_statistics").source.replace(
+        "total + tl.sum(values, axis=1)", "total + tl.sum(values, axis=1) + largest"
+    )
+    (found,) = proposals("accumulate_tiles", source)
+    assert found.description == "smallest reduced once, behind the loop"
 
 
 def test_a_flat_address_keeps_the_given_form_for_other_layouts() -> None:

@@ -15,7 +15,7 @@ HELPS: Mapping[str, frozenset[str]] = {
     "register-limit": frozenset({"retile", "warps_and_stages"}),
     "shared-limit": frozenset({"retile", "warps_and_stages"}),
     "wasted-sectors": frozenset({"coarsen_programs", "turn_programs", "flatten_addresses"}),
-    "latency": frozenset({"coarsen_programs", "retile", "warps_and_stages"}),
+    "latency": frozenset({"accumulate_tiles", "coarsen_programs", "retile", "warps_and_stages"}),
     "tail-wave": frozenset({"retile", "warps_and_stages"}),
 }
 

@@ -32,13 +32,13 @@ from tilewright.proposers.retune.trees import (
     walk,
 )
 
-_ELEMENTWISE = frozenset(
+ELEMENTWISE = frozenset(
     {"abs", "cast", "ceil", "clamp", "cos", "div_rn", "erf", "exp", "exp2", "fdiv", "floor", "fma", "log", "log2"}
     | {"maximum", "minimum", "rsqrt", "sigmoid", "sin", "sqrt", "sqrt_rn", "umulhi", "where"}
 )
-_REDUCTIONS = frozenset({"sum", "max", "min", "argmax", "argmin", "xor_sum"})
-_HINTS = frozenset({"multiple_of", "max_contiguous", "max_constancy"})
-_SCALARS = frozenset({"program_id", "num_programs", "cdiv", "constexpr"})
+REDUCTIONS = frozenset({"sum", "max", "min", "argmax", "argmin", "xor_sum"})
+HINTS = frozenset({"multiple_of", "max_contiguous", "max_constancy"})
+SCALARS = frozenset({"program_id", "num_programs", "cdiv", "constexpr"})
 
 
 class LiftRefused(Exception):
@@ -345,9 +345,9 @@ class Lift:
         name = self.flow.called(node)
         if name == "load":
             return self._load(node)
-        if name in _REDUCTIONS:
+        if name in REDUCTIONS:
             return self._reduction(node)
-        if name in _HINTS:
+        if name in HINTS:
             value, kind = self._expression(node.args[0].value)
             return (value, kind) if kind.lifted else (node, kind)
         if name in ("zeros_like", "full_like"):
@@ -359,7 +359,7 @@ class Lift:
             shape = node.args[0].value
             found, _ = self._untouched(node)
             return found, Kind(len(shape.elements)) if isinstance(shape, cst.Tuple | cst.List) else _UNKNOWN
-        if name in _SCALARS or dotted_name(node.func) in ("float", "int", "bool"):
+        if name in SCALARS or dotted_name(node.func) in ("float", "int", "bool"):
             return self._untouched(node)[0], _SCALAR
         if self._is_elementwise(node, name):
             values, kind = self._aligned([arg.value for arg in node.args])
@@ -373,7 +373,7 @@ class Lift:
     def _is_elementwise(self, node: cst.Call, name: str) -> bool:
         dotted = dotted_name(node.func)
         plain = name.removeprefix("math.")
-        return plain in _ELEMENTWISE or dotted.startswith(("libdevice.", "tl_math.")) or name.startswith("extra.")
+        return plain in ELEMENTWISE or dotted.startswith(("libdevice.", "tl_math.")) or name.startswith("extra.")
 
     def _reduction(self, node: cst.Call) -> _Value:
         value, kind = self._expression(node.args[0].value)

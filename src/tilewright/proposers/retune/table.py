@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tilewright.proposers.retune.access_edits import cache_hints, constant_sizes, even_masks
+from tilewright.proposers.retune.accumulate import accumulate_tiles
 from tilewright.proposers.retune.address_edits import flatten_addresses
 from tilewright.proposers.retune.coarsen import coarsen_programs
 from tilewright.proposers.retune.edit import Change, Edit
@@ -23,6 +24,12 @@ STRUCTURE: tuple[Edit, ...] = (
         "(o // W) * s_h + (o % W) * s_w -> o * s_w, where s_h == W * s_w",
         frozenset({Change.ADDRESS, Change.CONSTEXPR}),
         flatten_addresses,
+    ),
+    Edit(
+        "accumulate_tiles",
+        "s += tl.sum(v, axis=a) in a loop -> t += v in the loop, s += tl.sum(t, axis=a) behind it",
+        frozenset({Change.ADDRESS}),
+        accumulate_tiles,
     ),
     Edit(
         "coarsen_programs",
