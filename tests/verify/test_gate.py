@@ -183,6 +183,15 @@ def test_the_given_code_can_be_the_specification() -> None:
     assert not judge(RIGHT.replace("y * 2.0", "y * 2.001"), of=of).accepted
 
 
+def test_the_given_codes_sums_may_be_made_in_another_order() -> None:
+    path = Path(__file__).parents[1] / "proposers" / "retune_kernels" / "row_sum.py"
+    of, given = load_task(path, init="[]", inputs="randn(6, 1000)", gpu="4090"), path.read_text()
+    reordered = given.replace("(columns), 128)", "(columns), 512)")
+    for source, accepted in ((reordered, True), (reordered.replace("tl.sum(values", "tl.sum(1.001 * values"), False)):
+        verdict = verify(of, Candidate(source, Origin.RETUNE, "a test"), effort="quick")
+        assert verdict.accepted == accepted, verdict.reasons
+
+
 def test_a_source_that_does_not_parse_needs_no_process() -> None:
     verdict = judge("class ModelNew(")
     assert [finding.check for finding in verdict.findings] == ["contract.parse"]
