@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "rows": [],
         "notes": [],
     }
+    path = options.out or RESULTS / f"{record['date'][:10]}-counters.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     for number, example in WORKLOADS:
         paths = sorted(options.documents.glob(f"{number}*"))
         if not paths or (options.only and number not in options.only):
@@ -115,11 +117,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(record["notes"][-1], flush=True)
             continue
         record["rows"] += [asdict(row) for row in rows]
+        path.write_text(json.dumps(record, indent=1) + "\n")
         print(f"{number}: {sum(row.agrees for row in rows)} of {len(rows)} agree, {time.monotonic() - started:.0f} s")
         for row in rows:
             print(f"  {row.kernel}: {row.metric}: {row.tilewright} beside {row.plain}", flush=True)
-    path = options.out or RESULTS / f"{record['date'][:10]}-counters.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(f"recorded in {path}")
     return 0

@@ -192,6 +192,17 @@ def test_the_given_codes_sums_may_be_made_in_another_order() -> None:
         assert verdict.accepted == accepted, verdict.reasons
 
 
+def test_given_code_that_ignores_strides_is_right_on_packed_inputs() -> None:
+    path = Path(__file__).parents[1] / "proposers" / "retune_kernels" / "transpose.py"
+    of, given = load_task(path, init="[]", inputs="randn(70, 90)", gpu="4090"), path.read_text()
+    for source, accepted in (
+        (given.replace("BLOCK = 8", "BLOCK = 16"), True),
+        (given.replace("* M +", "* N +"), False),
+    ):
+        verdict = verify(of, Candidate(source, Origin.RETUNE, "a test"), effort="quick")
+        assert verdict.accepted == accepted, verdict.reasons
+
+
 def test_a_source_that_does_not_parse_needs_no_process() -> None:
     verdict = judge("class ModelNew(")
     assert [finding.check for finding in verdict.findings] == ["contract.parse"]

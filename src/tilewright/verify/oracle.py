@@ -50,6 +50,8 @@ _SERVES, _SEARCHES = 0.05, 6
 _INTERPRETED_S = 15.0
 #: An output that answers at fewer of its elements than this proves little.
 SENSITIVE = 0.05
+#: Outputs of the same numbers in two layouts differ by no more, norm-wise: a sum in another order.
+_SAME = 1e-4
 #: Mantissa bits of an operand by precision class.
 _BITS = {"tf32": 10, "fp16": 10, "bf16": 7}
 
@@ -87,6 +89,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 continue
             if any(event.kind == "outside" for event in followed.events.values()):
                 emit(f"probe {index}", {"refused": "the given code leaves its own tensors there"}, None)
+                continue
+            if job["given_code"] and not oracle.takes_layout(plan, probe, answer):
+                emit(f"probe {index}", {"refused": "the given code is wrong on inputs that lie so in memory"}, None)
                 continue
             if key not in sent:
                 emit(f"weights {key}", {}, state)
@@ -309,6 +314,18 @@ class Oracle:
             errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, moved, exact, native)])
         return Answer(inputs, exact, native, errors, form)
 
+    def takes_layout(self, plan: Plan, probe: Probe, answer: Answer) -> bool:
+        """Whether given code says the same of a probe's inputs when they lie packed in memory.
+
+        Code that ignores strides reads what lies between the elements; nobody has to do the same.
+        """
+        if probe.layout == "packed":
+            return True
+        packed = map_leaves(answer.inputs, lambda tensor: tensor.contiguous())
+        found = self._run(plan.constructors[probe.constructor], self.weights(plan, probe), self._moved(packed))
+        errors = compare(answer.exact, leaves(found), answer.native)
+        return errors.not_finite == 0 and errors.norm <= _SAME
+
     def _reordered(
         self,
         arguments: tuple[Any, ...] | None,
@@ -368,7 +385,10 @@ class Oracle:
         module = self.subject.build(arguments)
         module.load_state_dict(dict(state))
         module.to(self.device)
-        moved = map_leaves(list(inputs), lambda tensor: tensor.to(self.device, copy=True))
+        # A copy of what has gaps would be packed; given code must meet the inputs as candidates do.
+        moved = map_leaves(
+            list(inputs), lambda tensor: wire.with_stride(tensor.to(self.device, copy=True), list(tensor.stride()))
+        )
         with torch.no_grad(), product_precision(precision):
             return as_tensors(module(*moved))
 
