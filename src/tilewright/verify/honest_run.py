@@ -403,8 +403,8 @@ def _controlled(stage: _Stage, constant: float, only: int) -> tuple[_Call, nn.Mo
 
 
 def _dots_of(stage: _Stage) -> list[int]:
-    """Products of each launch of the last call."""
-    ends = [*stage.dots[1:], sum(stage.watch.seen.dots.values())]
+    """Products of each launch of the last call; of none where nothing was launched."""
+    ends = [*stage.dots[1:], sum(stage.watch.seen.dots.values())][: len(stage.dots)]
     return [end - start for start, end in zip(stage.dots, ends, strict=True)]
 
 

@@ -293,8 +293,12 @@ def _decoys(judged: Judged) -> Iterator[Finding]:
     outcomes = [judged.compare(f"run {first} 0", control, tensors, first) for control in report["controls"]]
     kernels = [str(name) for name in report["kernels"]]
     if outcomes and not any(outcome.problem for outcome in outcomes):
-        shown = ", ".join(dict.fromkeys(kernels)) or "no kernel"
-        text = f"whatever its kernels store, its output stays right: {shown} computes nothing that is used"
+        shown = ", ".join(dict.fromkeys(kernels))
+        text = (
+            f"whatever its kernels store, its output stays right: {shown} computes nothing that is used"
+            if kernels
+            else "its output is right, and none of its kernels was launched for it"
+        )
         yield replace(finding("honesty.decoy", text), evidence={"kernels": list(dict.fromkeys(kernels))})
         return
     for one in report["unused"]:

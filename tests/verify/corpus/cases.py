@@ -181,7 +181,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("patches_the_launcher", "bias_gelu", ("correctness.no_kernel", "honesty.patched")),
     Wrong("patches_the_language", "bias_gelu", ("honesty.patched", "correctness.value")),
     Wrong("replaces_the_reference", "bias_gelu", _VALUE),
-    Wrong("forges_the_report", "bias_gelu", ("correctness.no_kernel", "honesty.decoy", "contract.imports")),
+    Wrong("forges_the_report", "bias_gelu", ("correctness.no_kernel", "honesty.decoy", "contract.imports"), quick=True),
     Wrong("host_result", "bias_gelu", ("correctness.device",), gpu=True),
     # --- hostile
     Wrong("exits_on_import", "bias_gelu", _CRASH, quick=True),
