@@ -36,16 +36,11 @@ POINT, PERCENT = 1.0, 3.0
 
 #: The plain program: one forward pass of the document's code after warm-up, between profiler marks.
 _PROGRAM = """
-import json, sys, torch
+import importlib.util, runpy, sys, torch
 torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-def load(path):
-    space = {"__name__": "code", "__file__": path}
-    exec(compile(open(path).read(), path, "exec"), space)
-    return space
-import importlib.util
 spec = importlib.util.spec_from_file_location("given", sys.argv[1])
 given = importlib.util.module_from_spec(spec); spec.loader.exec_module(given)
-reference = load(sys.argv[2])
+reference = runpy.run_path(sys.argv[2])
 torch.manual_seed(0)
 module = given.ModelNew(*reference["get_init_inputs"]()).cuda().eval()
 inputs = [x.cuda() if isinstance(x, torch.Tensor) else x for x in reference["get_inputs"]()]
@@ -186,11 +181,10 @@ def plain_metrics(ncu: Path, code: str, reference: Path, kernels: Sequence[str])
         command += ["--print-units", "base", "--metrics", ",".join(METRICS)]
         command += [sys.executable, str(program), str(given), str(reference)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    return read_table(done.stdout, kernels) or _no_table(done.stdout + done.stderr)
-
-
-def _no_table(said: str) -> Mapping[str, Mapping[str, float]]:
-    raise RuntimeError(f"ncu printed no table: {said[-300:]}")
+    found = read_table(done.stdout, kernels)
+    if not found:
+        raise RuntimeError(f"ncu printed no table: {(done.stdout + done.stderr)[-300:]}")
+    return found
 
 
 def read_table(text: str, kernels: Sequence[str]) -> dict[str, dict[str, float]]:

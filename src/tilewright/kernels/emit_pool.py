@@ -178,8 +178,7 @@ class _PoolEmitter(KernelNames):
         if dim.size > 1:
             lines.open(f"for {low}_step in {'tl.static_range' if unrolled else 'range'}(0, {dim.size}):")
         lines.add(f"{low} = {_position(low, dim)}")
-        checks = [f"({low} >= 0)"] if dim.padding else []
-        return [*checks, *([f"({low} < {letter})"] if dim.padding or dim.ceil else [])]
+        return _bounds(letter, dim)
 
     def _step(self, lines: Lines, step: WindowStep, checks: Sequence[str]) -> None:
         """One step along the innermost dim: a strided tap, or a vector that holds several taps of every window."""
@@ -187,8 +186,7 @@ class _PoolEmitter(KernelNames):
         low = letter.lower()
         if not step.is_vector:
             lines.add(f"{low} = {low}o * {dim.stride}{_signed(step.first)}")
-            own = [f"({low} >= 0)"] if dim.padding else []
-            own += [f"({low} < {letter})"] if dim.padding or dim.ceil else []
+            own = _bounds(letter, dim)
             self._add(lines, "pooled", " & ".join(["inside", *checks, *own]), bool(checks or own))
             return
         self.column = f"{low}_vector"
@@ -343,6 +341,13 @@ class _PoolEmitter(KernelNames):
         lines.add(f"{letter}O = triton.cdiv({room}, {dim.stride}) + 1")
         lines.add("# The last window starts inside the data or the padding before it.")
         lines.add(f"{letter}O -= ({letter}O - 1) * {dim.stride} >= {letter} + {dim.padding}")
+
+
+def _bounds(letter: str, dim: WindowDim) -> list[str]:
+    """What must hold of a tap's position, so that it lies in the input."""
+    low = letter.lower()
+    checks = [f"({low} >= 0)"] if dim.padding else []
+    return [*checks, *([f"({low} < {letter})"] if dim.padding or dim.ceil else [])]
 
 
 def _signed(offset: int) -> str:

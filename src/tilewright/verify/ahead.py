@@ -12,6 +12,7 @@ import base64
 import contextlib
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
         words = os.read(read, _HEARD_BYTES).decode().split()
     os.close(read)
     # Each probe's index is said when it is begun, and again when it is done.
-    return frozenset(int(word) for word in set(words) if words.count(word) == 1)
+    return frozenset(int(word) for word, times in Counter(words).items() if times == 1)
 
 
 def _wait(workers: Sequence[int], patience_s: float) -> None:
