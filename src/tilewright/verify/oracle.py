@@ -78,6 +78,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 key, responds = oracle.chosen(plan, probe)
                 state = oracle.weights(plan, probe)
                 answer = oracle.answer(plan, probe)
+                refusal = _refusal(oracle, plan, probe, answer, followed)
             except runtime.TooDearError as error:
                 emit(f"probe {index}", {"skipped": str(error)}, None)
                 continue
@@ -87,11 +88,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 # What the reference does not take, nobody has to take.
                 emit(f"probe {index}", {"refused": f"{type(error).__name__}: {error}"[:300]}, None)
                 continue
-            if any(event.kind == "outside" for event in followed.events.values()):
-                emit(f"probe {index}", {"refused": "the given code leaves its own tensors there"}, None)
-                continue
-            if job["given_code"] and not oracle.takes_layout(plan, probe, answer):
-                emit(f"probe {index}", {"refused": "the given code is wrong on inputs that lie so in memory"}, None)
+            if refusal:
+                emit(f"probe {index}", {"refused": refusal}, None)
                 continue
             if key not in sent:
                 emit(f"weights {key}", {}, state)
@@ -100,6 +98,15 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
             emit(f"probe {index}", _answer_data(answer, packed) | {"weights": key, "responds": responds}, packed)
         # Only now is it known whether each operation had a float64 form.
         emit("oracle", {"kind": oracle.kind}, None)
+
+
+def _refusal(oracle: Oracle, plan: Plan, probe: Probe, answer: Answer, followed: Coverage) -> str:
+    """Why given code does not say what is right for a probe; empty where it does."""
+    if any(event.kind == "outside" for event in followed.events.values()):
+        return "the given code leaves its own tensors there"
+    if oracle.given_code and not oracle.takes_layout(plan, probe, answer):
+        return "the given code is wrong on inputs that lie so in memory"
+    return ""
 
 
 #: Outputs with more elements travel as float32: half a unit of rounding against gigabytes.
@@ -300,15 +307,20 @@ class Oracle:
         with really():  # given code runs on a device that is pretended
             form = Form.of(outputs)
         native = [leaf.detach() for leaf in leaves(outputs)]
+
+        def reordered(seed: int) -> Errors:
+            """What the same sums in another order may do: inputs and weights changed in the last bit."""
+            with really():
+                nudged_state, nudged = _nudged(state, seed), _nudged_tree(moved, seed)
+            return compare(exact, leaves(self._run(arguments, nudged_state, nudged)), native)
+
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
-            own = self._reordered(arguments, state, moved, exact, native, spent_s)
+            own = self._if_cheap(reordered, spent_s)
             return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form)
         exact = self._exact(arguments, state, moved)
-        ieee = [compare(exact, native)]
-        for seed in (1,) if probe.family is Family.OWN else (1, 2):
-            nudged_state, nudged = _nudged(state, seed), _nudged_tree(moved, seed)
-            ieee.append(compare(exact, leaves(self._run(arguments, nudged_state, nudged)), native))
+        seeds = (1,) if probe.family is Family.OWN else (1, 2)
+        ieee = [compare(exact, native), *(reordered(seed) for seed in seeds)]
         errors = {"ieee": combine(ieee)}
         if self.precision != "ieee":
             errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, moved, exact, native)])
@@ -326,26 +338,12 @@ class Oracle:
         errors = compare(answer.exact, leaves(found), answer.native)
         return errors.not_finite == 0 and errors.norm <= _SAME
 
-    def _reordered(
-        self,
-        arguments: tuple[Any, ...] | None,
-        state: Mapping[str, torch.Tensor],
-        inputs: Sequence[Any],
-        exact: Sequence[torch.Tensor],
-        native: Sequence[torch.Tensor],
-        spent_s: float,
-    ) -> Errors:
-        """What the same sums in another order may do to given code's outputs; nothing where it is dear to run again.
-
-        Args:
-            spent_s: processor time that the outputs took, seconds.
-        """
+    def _if_cheap(self, reordered: Callable[[int], Errors], spent_s: float) -> Errors:
+        """Given code's own errors; none where it is too dear to run again, having taken `spent_s` processor seconds."""
         if self.device == "cpu" and spent_s > _INTERPRETED_S / 2:
             return Errors(0.0, 0.0)
-        with really():
-            nudged_state, nudged = _nudged(state, 1), _nudged_tree(inputs, 1)
         try:
-            return compare(exact, leaves(self._run(arguments, nudged_state, nudged)), native)
+            return reordered(1)
         except runtime.TooDearError:
             return Errors(0.0, 0.0)
 
