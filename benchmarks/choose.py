@@ -1,0 +1,110 @@
+"""Our module for each case, chosen by the clock alone, many cases at a time: for `benchmarks.workloads --candidates`.
+
+    python -m benchmarks.choose [--cases workloads shapes modules] [--only NAME ...] --out DIR [--jobs N]
+
+The search is `tilewright optimize`'s own, without the gate: the benchmark that follows checks every output at full
+size against float64 before it times anything, and what it takes for an exact comparison of many cases is minutes. Each
+case runs in a process of its own, on the GPUs in turn; measurements are alone on their GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import CASE_LISTS, Case, find_cases
+from benchmarks.ours import child_environment
+from benchmarks.workloads import no_gpu, say
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Choose for every case; 0 where each has a module, 1 where one has none, 2 for bad arguments or no GPU."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.choose", description=__doc__.split("\n\n")[0])
+    add = parser.add_argument
+    add("--cases", nargs="+", choices=list(CASE_LISTS), default=["workloads"], help="lists of cases")
+    add("--only", nargs="+", metavar="NAME", default=[], help="cases whose name starts so, or document numbers")
+    add("--out", type=Path, required=True, metavar="DIR", help="DIR/<case>/model_new.py and trials.json are written")
+    add("--jobs", type=int, default=max(1, (os.cpu_count() or 4) // 4), help="cases at a time")
+    add("--effort", default="quick", metavar="LEVEL", help="effort of the search")
+    add("--budget-s", type=float, default=480.0, help="wall seconds for all; what has not ended then is killed")
+    options = parser.parse_args(argv)
+    try:
+        cases = find_cases(options.cases, options.only)
+    except LookupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if (problem := no_gpu()) is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return 2
+    ends = time.monotonic() + options.budget_s
+    with ThreadPoolExecutor(max_workers=options.jobs) as pool:
+        made = pool.map(lambda item: _start(item[1], item[0], options, ends), enumerate(cases))
+        return 0 if all(list(made)) else 1
+
+
+def _start(case: Case, number: int, options: argparse.Namespace, ends: float) -> bool:
+    """Choose in a process of its own; whether there is a module."""
+    import torch
+
+    started = time.monotonic()
+    if ends <= started:
+        say(f"{case.name}: not begun, out of time")
+        return False
+    folder = options.out / case.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "reference.py").write_text(case.source)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    if visible == [""]:
+        visible = [str(index) for index in range(torch.cuda.device_count())]
+    body = "from benchmarks.choose import choose; import sys; choose(*sys.argv[1:])"
+    command = [sys.executable, "-c", body, str(folder), case.precision, options.effort]
+    with open(folder / "choose.log", "w") as log:
+        try:
+            environment = child_environment({"CUDA_VISIBLE_DEVICES": visible[number % len(visible)]})
+            subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=ends - started, check=False)
+        except subprocess.TimeoutExpired:
+            log.write("killed: out of time\n")
+    found = (folder / "model_new.py").is_file()
+    last = "" if found else (folder / "choose.log").read_text().strip().rpartition("\n")[2][:300]
+    say(f"{case.name}: {time.monotonic() - started:.0f} s {last}")
+    return found
+
+
+def choose(folder: str, precision: str, effort: str) -> None:
+    """Search for the module of FOLDER/reference.py, and write model_new.py and trials.json beside it."""
+    from tilewright.gpu.detect import detect_gpu
+    from tilewright.search import run
+    from tilewright.search.effort import find_effort
+    from tilewright.search.tools import Tools
+    from tilewright.task.load import load_task
+    from tilewright.values.verdict import Verdict
+
+    place = Path(folder)
+    installed = detect_gpu()
+    task = load_task(place / "reference.py", precision=precision, gpu=installed.key if installed is not None else None)
+    tools = Tools(gate=lambda *_: Verdict((), how="the benchmark checks"), look=lambda *_: None)
+    # Without a reference's own code to edit, retune would only go over our own schedules again.
+    level: Any = replace(find_effort(effort), retune=False, gpu_budget_s=60.0)
+    run.find_effort = lambda _: level  # type: ignore[assignment]
+    study = run.optimize_task(task, effort=effort, out=place / "study", tools=tools)
+    best = next((trial for trial in study.trials if trial.number == study.best_number), None)
+    trials = [
+        {"what": trial.candidate.description, "ms": trial.timing.time_ms if trial.timing is not None else None}
+        for trial in study.trials
+    ]
+    (place / "trials.json").write_text(json.dumps(trials, indent=1) + "\n")
+    if best is not None:
+        (place / "model_new.py").write_text(best.candidate.source)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
