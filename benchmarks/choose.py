@@ -94,11 +94,15 @@ def choose(folder: str, precision: str, effort: str) -> None:
     tools = Tools(gate=lambda *_: Verdict((), how="the benchmark checks"), look=lambda *_: None)
     # Without a reference's own code to edit, retune would only go over our own schedules again.
     level: Any = replace(find_effort(effort), retune=False, gpu_budget_s=60.0)
-    run.find_effort = lambda _: level  # type: ignore[assignment]
+    vars(run)["find_effort"] = lambda _: level
     study = run.optimize_task(task, effort=effort, out=place / "study", tools=tools)
     best = next((trial for trial in study.trials if trial.number == study.best_number), None)
     trials = [
-        {"what": trial.candidate.description, "ms": trial.timing.time_ms if trial.timing is not None else None}
+        {
+            "what": trial.candidate.description,
+            "ms": trial.timing.time_ms if trial.timing is not None else None,
+            "reason": trial.reason,
+        }
         for trial in study.trials
     ]
     (place / "trials.json").write_text(json.dumps(trials, indent=1) + "\n")
