@@ -101,6 +101,7 @@ def choose(folder: str, precision: str, effort: str) -> None:
         {
             "what": trial.candidate.description,
             "ms": trial.timing.time_ms if trial.timing is not None else None,
+            "modelled_ms": trial.prediction.time_ms if trial.prediction is not None else None,
             "reason": trial.reason,
         }
         for trial in study.trials
