@@ -246,6 +246,15 @@ def test_with_the_target_every_compared_time_is_measured(tmp_path: Path) -> None
     assert by_source["a"].outcome is Outcome.REVERTED
 
 
+def test_the_best_of_each_set_of_native_operations_is_measured(tmp_path: Path) -> None:
+    bench = Bench({"a": 8.0, "b": 5.0, "c": 9.5, "left": 30.0, "left too": 31.0}, installed=GPU)
+    bench.synthesized = [candidate("a"), candidate("b"), candidate("c")]
+    bench.synthesized += [candidate("left", native=("linear",)), candidate("left too", native=("linear",))]
+    by_source = {trial.candidate.source: trial for trial in run(bench, tmp_path).trials}
+    assert "not measured" not in by_source["left"].reason
+    assert "far behind" in by_source["left too"].reason
+
+
 def test_a_measured_run_resumes_without_measuring_a_trial_again(tmp_path: Path) -> None:
     def bench() -> Bench:
         return Bench({"a": 8.0, "b": 5.0}, installed=GPU, synthesized=[candidate("a"), candidate("b")])

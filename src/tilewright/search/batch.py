@@ -162,14 +162,24 @@ class Batches:
                 self._gate(rules, one, since=start)
 
     def _near(self, rules: StageRules, ranked: Sequence[Judged]) -> list[Judged]:
-        """Without those that the model puts far behind the best of the batch."""
+        """Without those that the model puts far behind the best of the batch.
+
+        PyTorch's own operations are modelled from their work alone: of the candidates that leave the same ones to it,
+        the first stays in, so that fused kernels are always measured beside what is there already.
+        """
         limit = far_behind_ms([judged.predicted_ms for judged in ranked], self._effort.far_behind)
-        start = time.monotonic()
+        first: dict[tuple[str, ...], Judged] = {}
         for judged in ranked:
-            if judged.predicted_ms > limit:
-                reason = f"modelled at {judged.predicted_ms:.4g} ms, far behind the best of its batch; not measured"
-                self._ledger.record(rules, judged, Outcome.REVERTED, reason, since=start)
-        return [judged for judged in ranked if judged.predicted_ms <= limit]
+            first.setdefault(judged.candidate.native, judged)
+        start = time.monotonic()
+        near = []
+        for judged in ranked:
+            if judged.predicted_ms <= limit or first[judged.candidate.native] is judged:
+                near.append(judged)
+                continue
+            reason = f"modelled at {judged.predicted_ms:.4g} ms, far behind the best of its batch; not measured"
+            self._ledger.record(rules, judged, Outcome.REVERTED, reason, since=start)
+        return near
 
     def _timed(self, judged: Sequence[Judged]) -> list[Judged]:
         """The batch with its times, as far as the strategy asks for them. What an earlier run timed is not asked again.

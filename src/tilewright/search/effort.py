@@ -64,7 +64,7 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
             ),
             Effort(
                 "quick", predicted=16, verified=2, gate="quick", given_gate="quick",
-                strategy="successive_halving", small=12, bounds=Bounds(16, final="quick", finalists=3), far_behind=2.0,
+                strategy="successive_halving", small=12, bounds=Bounds(16, final="quick", finalists=3), far_behind=3.0,
                 idle_stages=1, near_speed_of_light=0.95, retune=True,
                 budget_s=120.0, gpu_budget_s=75.0, gpu_time_s=30.0,
             ),
