@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from benchmarks.results import Check
+from tilewright.verify.subject import ReducedProducts
 
-#: The allowed error is this multiple of the reference's own, in its precision class, on the same inputs ...
+#: The allowed error is this multiple of the reference's own, in its precision class, on the same inputs (or of what
+#: TF32 operands cost, where that class was asked for: cuDNN takes float32 by itself where channels are few) ...
 ERROR_FACTOR = 4.0
 #: ... and a few units in the last place of the output's type, so that a reference without error allows some.
 ULPS = 8.0
@@ -127,15 +129,21 @@ def most_responsive_scale(module: nn.Module, inputs: Sequence[Any], others: Sequ
     return best
 
 
-def make_probes(module: nn.Module, inputs: Sequence[Any]) -> tuple[Probe, ...]:
-    """The task's own inputs, and normal ones with parameters scaled so that the output responds."""
+def make_probes(module: nn.Module, inputs: Sequence[Any], precision: str) -> tuple[Probe, ...]:
+    """The task's own inputs, and normal ones with parameters scaled so that the output responds.
+
+    Args:
+        module: the reference.
+        inputs: the task's.
+        precision: class of the products, `tf32` for one: what it costs by itself is allowed.
+    """
     others = redrawn(inputs, seed=1)
     responsive = redrawn(inputs, seed=2)
     scale, responds = most_responsive_scale(module, responsive, others)
     own = sensitivity(module, inputs, _shuffled(inputs))
     return (
-        _probe("task inputs", module, inputs, 1.0, own),
-        _probe("responsive", module, responsive, scale, responds),
+        _probe("task inputs", module, inputs, precision, 1.0, own),
+        _probe("responsive", module, responsive, precision, scale, responds),
     )
 
 
@@ -146,13 +154,23 @@ def _shuffled(inputs: Sequence[Any]) -> list[Any]:
     return [roll(item) for item in inputs]
 
 
-def _probe(name: str, module: nn.Module, inputs: Sequence[Any], scale: float, responds: float) -> Probe:
+def _probe(
+    name: str, module: nn.Module, inputs: Sequence[Any], precision: str, scale: float, responds: float
+) -> Probe:
     with scaled(module, scale):
         expected, oracle = _oracle(module, inputs)
         found = leaves(module(*inputs))
         own_error = relative_error(found, expected)
+        if precision == "tf32":
+            own_error = max(own_error, _error_of_tf32(module, inputs, expected))
     epsilon = max((torch.finfo(leaf.dtype).eps for leaf in found if leaf.is_floating_point()), default=0.0)
     return Probe(name, inputs, scale, expected, ERROR_FACTOR * own_error + ULPS * epsilon, responds, oracle)
+
+
+def _error_of_tf32(module: nn.Module, inputs: Sequence[Any], expected: Sequence[torch.Tensor]) -> float:
+    """The reference's error where the operands of every product are rounded to TF32 and all else is float32."""
+    with ieee_products(), ReducedProducts(10, nearest=True):
+        return relative_error(leaves(module(*inputs)), expected)
 
 
 def _oracle(module: nn.Module, inputs: Sequence[Any]) -> tuple[tuple[torch.Tensor, ...], str]:

@@ -106,7 +106,7 @@ class CaseRun:
         reference = build_module(self.source, device=self.device).requires_grad_(False)
         free = torch.cuda.mem_get_info()[0] if self.device == "cuda" else 1 << 30
         self.sets = input_sets(self.source, self.device, free)
-        probes = make_probes(reference, self.sets[0])
+        probes = make_probes(reference, self.sets[0], self.job.precision)
         self.result = replace(
             self.result,
             oracle=", ".join(dict.fromkeys(probe.oracle for probe in probes)),

@@ -28,6 +28,7 @@ from benchmarks.results import (
     table,
 )
 from benchmarks.worker import CaseRun, Job, read_job, write_job
+from tilewright.verify.subject import ReducedProducts
 from tilewright.task.module_source import build_module, make_inputs
 from tilewright.task.task import ModuleSource
 
@@ -125,13 +126,22 @@ def test_a_saturated_module_is_made_to_respond():
 
 def test_probes_hold_the_float64_oracle_and_allow_little():
     module = Small(8).eval().requires_grad_(False)
-    probes = make_probes(module, [torch.rand(4, 8)])
+    probes = make_probes(module, [torch.rand(4, 8)], "ieee")
     assert [probe.name for probe in probes] == ["task inputs", "responsive"]
     for probe in probes:
         assert probe.expected[0].dtype is torch.float64
         assert 0 < probe.allowed < 1e-4
         assert probe.oracle == "float64"
     assert leaves({"a": [torch.ones(1)], "b": (torch.ones(2), 3)})[1].shape == (2,)
+
+
+def test_a_class_allows_what_it_costs_by_itself_and_no_more():
+    module = nn.Conv2d(3, 8, 3).eval().requires_grad_(False)
+    inputs = [torch.randn(2, 3, 8, 8)]
+    (exact, _), (reduced, _) = (make_probes(module, inputs, precision) for precision in ("ieee", "tf32"))
+    with ReducedProducts(10, nearest=True):
+        error = relative_error(leaves(module(*inputs)), reduced.expected)
+    assert exact.allowed < error < reduced.allowed < 10 * error
 
 
 def test_channels_last_converts_module_and_inputs_or_does_not_apply():

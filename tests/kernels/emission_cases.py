@@ -338,6 +338,14 @@ case(
     _transposed(kernel_size=3, stride=2, padding=1, output_padding=1),
 )
 case(
+    "anchor after a native convolution",  # row-major: both as its input and as its residual
+    lambda m, x: torch.relu(m.children_list[1](y := m.children_list[0](x))) + y,
+    [(2, 3, 5, 7)],
+    [[(1, 3, 9, 4)]],
+    ANCHOR,
+    lambda: [nn.Conv2d(3, 5, 3, padding=1, bias=False), nn.Conv2d(5, 5, 3, padding=1)],
+)
+case(
     "anchor twice",
     lambda m, x: torch.sigmoid(m.children_list[1](torch.relu(m.children_list[0](x)))),
     [(2, 3, 5, 7)],
@@ -398,6 +406,7 @@ for anchor_name in ("t2 k4 s2", "t2 k3 s2 p1 op1", "t2 groups", "c2 k3 s2 p1", "
 
 #: Anchors are dear to interpret; every test run takes these, `python tests/kernels/interpreted.py` takes all.
 _SAMPLE = {
+    "anchor after a native convolution",
     "anchor t2 k4 s2 pointwise",
     "anchor t2 k3 s2 p1 op1 pointwise",
     "anchor t2 k5 s3 p2 pointwise",

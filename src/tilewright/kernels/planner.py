@@ -338,11 +338,14 @@ def _computes(node: torch_fx.Node) -> bool:
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
-    """The memory format of the results of convolutions that stay native."""
+    """The memory format of the results of convolutions that stay native; anchors read row-major tensors."""
+    anchors = [step for step in plan.steps if isinstance(step, ConvStep | CollapseStep | GemmStep)]
+    row_major = {node for step in anchors for node in _reads(step)}
     return {
         step.node: options.convolution_format
         for step in plan.steps
         if isinstance(step, NativeStep) and step.node.target in CONVOLUTIONS and step.node.meta["val"].dim() >= 4
+        if step.node not in row_major
     }
 
 
