@@ -111,7 +111,7 @@ def gemm_schedules(shape: GemmShape, target: Gpu, kinds: tuple[Operands, ...]) -
     }
     ordered = sorted(found, key=lambda schedule: found[schedule])
     whole = [s for s in ordered if shape.whole_rows and _holds_rows(s, shape)]
-    return tuple(dict.fromkeys([*whole[:2], *_varied(ordered)]))
+    return tuple(dict.fromkeys([*_tiles_of(whole)[:3], *_varied(ordered)]))
 
 
 def schedule_sets(
@@ -159,6 +159,14 @@ def shape_of(product: Product, graph: Graph) -> GemmShape:
 
 def _holds_rows(schedule: GemmSchedule, shape: GemmShape) -> bool:
     return shape.n <= schedule.finish_columns
+
+
+def _tiles_of(ordered: list[GemmSchedule]) -> list[GemmSchedule]:
+    """The best of each tile and number of warps: how many programs share a multiprocessor is theirs to say."""
+    found: dict[tuple[int, int, int], GemmSchedule] = {}
+    for schedule in ordered:
+        found.setdefault((schedule.block_m, schedule.block_n, schedule.num_warps), schedule)
+    return list(found.values())
 
 
 def _varied(ordered: list[GemmSchedule]) -> list[GemmSchedule]:
@@ -245,7 +253,7 @@ def _wide_tiles(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmS
     """Tiles that hold whole rows: few rows, all columns."""
     columns = 1 << max(4, (shape.n - 1).bit_length())
     inner = 32 if kind is Operands.TF32 or columns > 256 else 64
-    for rows, warps in ((128, 8), (64, 4), (64, 8), (32, 4), (16, 4)):
+    for rows, warps in ((128, 8), (64, 4), (64, 8), (32, 8), (32, 4), (16, 4)):
         fits = rows * columns <= warps * 32 * 128 and columns <= 512
         if fits and _is_sound(kind, rows * columns, warps, shape, target):
             for stages in (3, 2):
