@@ -60,6 +60,8 @@ def record(
 ) -> tuple[Recording, tuple[KernelResources, ...], tuple[Finding, ...]]:
     """Record a candidate's forward pass on meta tensors of the task's own shapes, and compile every launch.
 
+    It is that of a later call: what the first call packs or folds and keeps is compiled, but is not among the steps.
+
     Args:
         task: says how the module is built and called; it must have a reference.
         candidate: what is recorded; it runs in a sandbox.

@@ -1,6 +1,7 @@
 """In a sandboxed process: what a candidate does at the task's own shapes, without doing it, and what that compiles to.
 
-Entry `run`. Parts: `recording`, then `kernel I` for each distinct launch, compiled for the target.
+Entry `run`. Parts: `recording`, of the second forward pass, then `kernel I` for each distinct launch of either pass,
+compiled for the target.
 """
 
 from __future__ import annotations
@@ -34,15 +35,18 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
         lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"),
     )
     reference = subject.build(subject.own_arguments) if job["needs_reference"] else None
-    recorder = Recorder()
+    first, recorder = Recorder(), Recorder()
     data: dict[str, Any] = {}
     try:
         with pretend(job["gpu"], "cpu", poisoned=False):
             module = runtime.load_candidate(Path.cwd())
             candidate = runtime.build_candidate(module, subject.own_arguments, reference)
         candidate = candidate.to("meta")
-        with pretend(job["gpu"], "meta", poisoned=False), recorder.watching(), torch.no_grad():
-            outputs = candidate(*inputs)
+        with pretend(job["gpu"], "meta", poisoned=False), torch.no_grad():
+            with first.watching():
+                candidate(*inputs)  # packs weights and the like, once
+            with recorder.watching():
+                outputs = candidate(*inputs)
         data["outputs"] = [recorder.storage(leaf) for leaf in leaves(outputs)]
         data["output_shapes"] = [list(leaf.shape) for leaf in leaves(outputs)]
     except Exception as error:
@@ -55,7 +59,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     }
     emit("recording", data, None)
     with pretend(job["gpu"], "meta"):
-        for index, (key, (kernel, args, kwargs)) in enumerate(recorder.distinct.items()):
+        for index, (key, (kernel, args, kwargs)) in enumerate({**recorder.distinct, **first.distinct}.items()):
             emit(f"kernel {index}", {"key": key, **_compiled(kernel, args, kwargs)}, None)
 
 
