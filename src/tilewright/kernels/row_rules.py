@@ -37,7 +37,7 @@ class RowOptions:
         """For people."""
         form = f"{self.form.value} rows, " if self.form else "rows "
         form += "plain reductions among them, " if self.plain else ""
-        return f"{form}in tiles of {self.tiles.tile}, {self.tiles.warp} elements a warp"
+        return f"{form}in tiles of {self.tiles.tile}, stripes of {self.tiles.stripe}, {self.tiles.warp} elements a warp"
 
 
 def find_row_regions(

@@ -65,6 +65,8 @@ _PLAIN_TILES = (
     (2048, 64, 1024, None),
     (2048, 128, 2048, RowForm.LOOPED),
     (2048, 64, 2048, None),
+    (4096, 128, 4096, RowForm.LOOPED),
+    (4096, 256, 4096, RowForm.LOOPED),
     (1024, 64, 2048, RowForm.LOOPED),
     (4096, 64, 512, None),
     (2048, 64, 512, None),
