@@ -154,9 +154,7 @@ def _shuffled(inputs: Sequence[Any]) -> list[Any]:
     return [roll(item) for item in inputs]
 
 
-def _probe(
-    name: str, module: nn.Module, inputs: Sequence[Any], precision: str, scale: float, responds: float
-) -> Probe:
+def _probe(name: str, module: nn.Module, inputs: Sequence[Any], precision: str, scale: float, responds: float) -> Probe:
     with scaled(module, scale):
         expected, oracle = _oracle(module, inputs)
         found = leaves(module(*inputs))

@@ -140,6 +140,14 @@ def test_an_empty_launch_still_costs_its_launch():
     assert step.time_ms > 0
 
 
+def test_a_kernel_that_returns_at_once_costs_its_launch():
+    recording = Recording((pointwise(10**7, 10**4, name="first"), pointwise(10**7, 10**4, name="twin")))
+    guarded = predict(recording, [resources()], ADA, TF32, spares=("twin",))
+    empty = predict_step(pointwise(1, 1), [resources()], ADA, TF32).time_ms
+    assert guarded.time_ms == pytest.approx(time_of(recording.steps[0]) + empty, rel=0.01)
+    assert guarded.time_ms < 0.6 * predict(recording, [resources()], ADA, TF32).time_ms
+
+
 def test_views_cost_nothing():
     assert time_of(NativeCall("aten.view.default", ((4, 4),), ((16,),), 0, 0, 0)) == 0
 

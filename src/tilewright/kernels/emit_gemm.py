@@ -71,6 +71,7 @@ class _GemmEmitter:
                 *((PREPASS_WRAPPER,) if self.half else ()),
             ),
             packs=((packed, f"pack_{self.plan.name}"),) if packed is not None else (),
+            spares=(f"{self.plan.name}_wide_kernel",) if self.half else (),
             strided=frozenset(strided),
             conditions=wrapper.conditions(),
         )

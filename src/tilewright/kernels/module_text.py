@@ -51,6 +51,7 @@ class ForwardText:
         body: statements of the planned forward pass, unindented; the last one returns.
         uses_functional: the body calls torch.nn.functional as F.
         scratch: declared scratch tensors.
+        spares: kernels that return at once unless a guard fails.
     """
 
     kernels: str
@@ -59,6 +60,7 @@ class ForwardText:
     body: str
     uses_functional: bool
     scratch: tuple[str, ...]
+    spares: tuple[str, ...]
 
 
 #: Triton's own forms cost the host a microsecond or two each time.
@@ -185,6 +187,7 @@ class _ForwardWriter:
             body,
             any("F." in text for text in (body, *own)),
             (*self.scratch, *self.prepared.scratch()),
+            tuple(name for kernel in self.emitted for name in kernel.spares),
         )
 
     def _fused(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> None:

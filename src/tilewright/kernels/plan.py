@@ -73,6 +73,7 @@ class EmittedKernel:
         shared_kernels, shared_wrappers: sources that several steps may use; each is emitted once.
         packs: (position in `operands`, function) pairs: parameters that are passed packed, and packed again only
             when they change.
+        spares: kernels that return at once unless a guard fails.
         keywords: further arguments of the wrapper, as text with `{0}` for the first operand and so on.
         strided: positions of operands that may lie in any way.
         conditions: what must hold of operands that are inputs for the kernels to run, as such text; `{name}` is the
@@ -89,6 +90,7 @@ class EmittedKernel:
     shared_kernels: tuple[str, ...] = ()
     shared_wrappers: tuple[str, ...] = ()
     packs: tuple[tuple[int, str], ...] = ()
+    spares: tuple[str, ...] = ()
     keywords: tuple[str, ...] = ()
     strided: frozenset[int] = frozenset()
     conditions: tuple[str, ...] = ()

@@ -46,7 +46,11 @@ class StepTime:
 
 
 def predict(
-    recording: Recording, resources: Sequence[KernelResources], gpu: Gpu, precision: PrecisionClass
+    recording: Recording,
+    resources: Sequence[KernelResources],
+    gpu: Gpu,
+    precision: PrecisionClass,
+    spares: Sequence[str] = (),
 ) -> Modelled:
     """Predicted time of a candidate's forward pass.
 
@@ -56,8 +60,15 @@ def predict(
             with the launch's number of warps are taken.
         gpu: the target.
         precision: class of the native contractions.
+        spares: kernels that return at once unless a guard fails: the guard is taken to hold.
     """
-    return _sum_up((predict_step(step, resources, gpu, precision) for step in recording.steps), gpu)
+    steps = (
+        _step(step.kernel, {})
+        if isinstance(step, Launch) and step.kernel in spares
+        else predict_step(step, resources, gpu, precision)
+        for step in recording.steps
+    )
+    return _sum_up(steps, gpu)
 
 
 def predict_reference(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> Modelled:
@@ -95,7 +106,7 @@ def _sum_up(steps: Iterable[StepTime], gpu: Gpu) -> Modelled:
 def _step(name: str, limits: Mapping[str, float], extra_ms: float = 0.0) -> StepTime:
     """A step under its limits; `extra_ms` comes on top (kernels that the library runs around it)."""
     limits = {**limits, "launch": c.LAUNCH_MS}
-    kernel = max(value for limit, value in limits.items() if limit != "launch")
+    kernel = max((value for limit, value in limits.items() if limit != "launch"), default=0.0)
     return StepTime(name, kernel + extra_ms + c.LAUNCH_MS, limits)
 
 

@@ -204,8 +204,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
             continue
         if not _fits(plan, task):
             continue
-        text, scratch = _write(task, module, plan, reference, planned)
-        candidate = _candidate(text, scratch, plan, options, reference is None)
+        text, forward = _write(task, module, plan, reference, planned)
+        candidate = _candidate(text, forward, plan, options, reference is None)
         candidates.setdefault(text, replace(candidate, collapses=collapses))
     return tuple(candidates.values())
 
@@ -224,17 +224,17 @@ def _write(
     plan: ModulePlan,
     reference: ReferenceClass | None,
     planned: Sequence[tuple[str, object]],
-) -> tuple[str, tuple[str, ...]]:
-    """The file, and the scratch tensors that it declares."""
+) -> tuple[str, ForwardText]:
+    """The file, and the forward pass in it."""
     children = _eval_children(module)
     description = f"{task.name}: {_summary(plan)}."
     if reference is None:
         inputs = tuple(f"x{position}" if position else "x" for position in range(len(plan.graph.inputs)))
         forward = write_forward(plan, inputs, "self.reference")
-        return write_live_file(inputs, forward, description=description, eval_children=children), forward.scratch
+        return write_live_file(inputs, forward, description=description, eval_children=children), forward
     forward = write_forward(plan, reference.inputs[: len(plan.graph.inputs)])
     text = write_file(reference, forward, description=description, planned_arguments=planned, eval_children=children)
-    return text, forward.scratch
+    return text, forward
 
 
 def _summary(plan: ModulePlan) -> str:
@@ -249,7 +249,7 @@ def _eval_children(module: nn.Module) -> list[str]:
     return [attribute_path(name) for name, child in module.named_modules() if name and isinstance(child, kinds)]
 
 
-def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
+def _candidate(text: str, forward: ForwardText, plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
     schedules = tuple(_schedule(kernel) for kernel in plan.fused)
     return Candidate(
         text,
@@ -257,7 +257,8 @@ def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: P
         f"fused kernels after native operations ({options.describe()})",
         schedules=schedules,
         native=plan.native,
-        scratch=scratch,
+        scratch=forward.scratch,
+        spares=forward.spares,
         needs_reference=live,
     )
 

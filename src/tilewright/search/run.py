@@ -374,6 +374,7 @@ class _Search:
                 parent=candidate.parent or original.digest,
                 native=candidate.native or original.native,
                 scratch=candidate.scratch or original.scratch,
+                spares=candidate.spares or original.spares,
                 collapses=candidate.collapses or original.collapses,
                 needs_reference=original.needs_reference,
             )

@@ -31,6 +31,7 @@ class Candidate:
         schedules: the schedule of each kernel, where the proposer knows it.
         native: operations that stayed with PyTorch, by their names for people.
         scratch: declared scratch tensors, `name: what it holds, its bytes as a formula`.
+        spares: kernels that return at once unless a guard on the inputs' values fails.
         collapses: algebraic collapses (rules that remove most of the work), by name.
         needs_reference: the constructor takes the reference module (live modules) rather than its arguments.
     """
@@ -42,6 +43,7 @@ class Candidate:
     schedules: tuple[Schedule, ...] = ()
     native: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
+    spares: tuple[str, ...] = ()
     collapses: tuple[str, ...] = ()
     needs_reference: bool = False
 
