@@ -305,6 +305,7 @@ def _wait_for_go(folder: Path) -> None:
 
 def main(folder: Path) -> int:
     """Run the job in `folder`."""
+    from tilewright.profile.clock import device_name
     from tilewright.profile.lock import alone_on_gpu
 
     job = read_job(folder)
@@ -314,7 +315,7 @@ def main(folder: Path) -> int:
             run.prepare()
             if job.wait:
                 _wait_for_go(folder)
-            with alone_on_gpu("0", patience_s=120):
+            with alone_on_gpu(device_name(), patience_s=120):
                 run.measure(CudaTimer())
         run.save()
     except Exception as error:
