@@ -18,7 +18,7 @@ from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.pool_plan import PoolPlan, WindowDim
 from tilewright.kernels.pool_steps import WindowStep, steps_of
 from tilewright.kernels.region import AxisMap, is_relabelling
-from tilewright.kernels.text import Lines, shape_text
+from tilewright.kernels.text import Lines, shape_text, signed
 from tilewright.kernels.values import short_name
 
 _IDENTITY = {"max": 'float("-inf")', "mean": "0.0"}
@@ -118,12 +118,12 @@ class _PoolEmitter(PlaneEmitter):
         letter, dim = self.letters[-1], self.pooling.dims[-1]
         low = letter.lower()
         if not step.is_vector:
-            lines.add(f"{low} = {low}o * {dim.stride}{_signed(step.first)}")
+            lines.add(f"{low} = {low}o * {dim.stride}{signed(step.first)}")
             own = _bounds(letter, dim)
             self._add(lines, "pooled", " & ".join(["inside", *checks, *own]), bool(checks or own))
             return
         self.column = f"{low}_vector"
-        start = f"pid % BLOCKS * (BLOCK_W * {step.width}){_signed(step.block)}"
+        start = f"pid % BLOCKS * (BLOCK_W * {step.width}){signed(step.block)}"
         lines.add(f"{self.column} = ({start} + tl.arange(0, BLOCK_W * {step.width}))[None, :]")
         own = [f"({self.column} >= 0)"] if step.block < 0 else []
         self._add(lines, step.name, " & ".join(["(row < ROWS)", *checks, *own, f"({self.column} < {letter})"]), True)
@@ -281,11 +281,6 @@ def _bounds(letter: str, dim: WindowDim) -> list[str]:
     low = letter.lower()
     checks = [f"({low} >= 0)"] if dim.padding else []
     return [*checks, *([f"({low} < {letter})"] if dim.padding or dim.ceil else [])]
-
-
-def _signed(offset: int) -> str:
-    """An offset that is added, as text; nothing for 0."""
-    return f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""
 
 
 def _position(low: str, dim: WindowDim) -> str:
