@@ -43,15 +43,17 @@ class DepthwiseTiles:
         columns: outputs of a row that one lane computes (of one phase): 1, 2 or 4.
         rows: output rows that a lane walks down at most.
         num_warps: warps of a program.
+        num_stages: rows on their way to a lane, less one: copies to shared memory, which need no registers.
     """
 
     columns: int = 4
     rows: int = 16
     num_warps: int = 4
+    num_stages: int = 4
 
     def describe(self) -> str:
         """For people."""
-        return f"{self.columns} columns by {self.rows} rows a lane, {self.num_warps} warps"
+        return f"{self.columns} columns by {self.rows} rows a lane, {self.num_warps} warps, {self.num_stages} stages"
 
 
 @dataclass(frozen=True)

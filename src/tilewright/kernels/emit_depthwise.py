@@ -9,7 +9,7 @@ the taps of the outer dims instead. Everything is float32, whatever the tensors'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from tilewright.graph.convolutions import ConvolutionDim
@@ -24,6 +24,9 @@ from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import is_relabelling
 from tilewright.kernels.text import Lines, shape_text, signed
 from tilewright.kernels.values import short_name
+
+#: Vectors of a lane that are on their way to shared memory at once.
+_MOST_COPIES = 12
 
 
 def emit_depthwise(plan: DepthwisePlan, graph: Graph) -> EmittedKernel:
@@ -63,7 +66,7 @@ class _DepthwiseEmitter(PlaneEmitter):
             lines.open(f"if {flag}:")
             lines.add(f"{size} = {size} // {columns} * {columns}  # as it is: says that rows begin at whole vectors")
             lines.close()
-        lines.add("index = (pid * BLOCK + tl.arange(0, BLOCK))[:, None]")
+        lines.add(f"index = (pid * ({self._lanes()}) + tl.arange(0, {self._lanes()}))[:, None]")
         lines.add("inside = index < TOTAL")
         lines.add("index = tl.minimum(index, TOTAL - 1)")
         lines.add("lane = index % LANES")
@@ -157,7 +160,7 @@ class _DepthwiseEmitter(PlaneEmitter):
         return block if contiguous and first == 0 else None
 
     def _shifted(self, lines: Lines, shift: int) -> str:
-        """What a lane's outputs read with a shift, [BLOCK, columns]."""
+        """What a lane's outputs read with a shift, [lanes, columns]."""
         block = self._whole_block(shift)
         if block is not None:
             return _sided("taps", block)
@@ -167,8 +170,12 @@ class _DepthwiseEmitter(PlaneEmitter):
         lines.add(f"{name} = {join}({', '.join(parts)})")
         return name
 
+    def _lanes(self) -> str:
+        """Lanes of a program."""
+        return f"BLOCK // {self.tiles.columns}" if self.tiles.columns > 1 else "BLOCK"
+
     def _zeros(self) -> str:
-        return f"tl.zeros([BLOCK, {self.tiles.columns}], tl.float32)"
+        return f"tl.zeros([{self._lanes()}, {self.tiles.columns}], tl.float32)"
 
     # -- walking down the rows -----------------------------------------------------------------------------
 
@@ -179,7 +186,7 @@ class _DepthwiseEmitter(PlaneEmitter):
             lines.add(f"{self._sum(total)} = {self._zeros()}")
         if self.shape.rank > 1:
             reach = walk.last - walk.first
-            lines.open(f"for step in range(0, ROWS{signed(reach)}):")
+            lines.open(f"for step in tl.range(0, ROWS{signed(reach)}, num_stages={self._stages(walk)}):")
         by_row = sorted(walk.uses, key=lambda use: (use.row, use.shift))
         for row, uses in groupby(by_row, key=lambda use: use.row):
             self._take_row(lines, walk, row, list(uses))
@@ -189,6 +196,12 @@ class _DepthwiseEmitter(PlaneEmitter):
             for phases in walk.phases:
                 self._grow_older(lines, walk, phases)
             lines.close()
+
+    def _stages(self, walk: Walk) -> int:
+        """Fewer than asked for where a step has so many vectors that their copies would fill the shared memory."""
+        rows = {use.row: {other.shift for other in walk.uses if other.row == use.row} for use in walk.uses}
+        vectors = sum(len(self._blocks(shifts)) for shifts in rows.values())
+        return min(self.tiles.num_stages, 1 + _MOST_COPIES // max(1, vectors))
 
     def _take_row(self, lines: Lines, walk: Walk, row: InputRow, uses: Sequence[Use]) -> None:
         """Load a row, and take it into every sum that it belongs to."""
@@ -327,7 +340,26 @@ class _DepthwiseEmitter(PlaneEmitter):
             tuple(node.name for node in self.pointers),
             dict(self.scalars),
             frozenset(helpers_in(kernel)),
+            conditions=tuple(self._conditions()),
         )
+
+    def _conditions(self) -> Iterator[str]:
+        """An input that is added must be as large as the result, where that depends on another input alone."""
+        after, source = self.plan.after, self.convolution.source
+        positions = {node: position for position, node in enumerate(self.pointers)}
+        if after is None or source.name not in self.graph.inputs:
+            return
+        axes, lead = after.maps[self.plan.root], len(self.lead)
+        for operand in self.plan.added:
+            sized = [(dim, axes.index(axis)) for dim, axis in enumerate(operand.map) if axis is not None]
+            for dim, place in sized if operand.node.name in self.graph.inputs else ():
+                size = f"{{{positions[source]}}}.shape[{place}]"
+                if place >= lead:
+                    size = _output_size(size, self.convolution.given.dims[place - lead], self.shape.transposed)
+                elif self.lead[place] == "C":
+                    continue  # known beforehand
+                if operand.node is not source or dim != place:
+                    yield f"{{{positions[operand.node]}}}.shape[{dim}] == {size}"
 
     def _sizes(self, body: Lines) -> list[str]:
         sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "DQ"]
@@ -362,12 +394,14 @@ class _DepthwiseEmitter(PlaneEmitter):
         elif self.shape.rank > 1:
             counted.append("HO")
         lines.add(f"TOTAL = {' * '.join([*counted, 'LANES'])}")
-        block = 32 * self.tiles.num_warps
-        lines.open(f"{kernel}[(triton.cdiv(TOTAL, {block}),)](")
+        lanes = 32 * self.tiles.num_warps
+        lines.open(f"{kernel}[(triton.cdiv(TOTAL, {lanes}),)](")
         lines.add(f"{', '.join([*self.pointers.values(), 'out', *self.scalars, *sizes])},")
         flags = [f"{flag}={size} % {self.tiles.columns} == 0" for flag, size in self._alignments()]
         wide = f"WIDE={' * '.join(outputs)} >= 2**31"
-        lines.add(f"{', '.join([wide, *flags, f'BLOCK={block}', f'num_warps={self.tiles.num_warps}'])},")
+        lines.add(
+            f"{', '.join([wide, *flags, f'BLOCK={lanes * self.tiles.columns}', f'num_warps={self.tiles.num_warps}'])},"
+        )
         lines.close()
         lines.add(")")
         lines.add("return out")

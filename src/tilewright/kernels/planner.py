@@ -221,7 +221,10 @@ def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
         return first
     copied = copy_graph(graph)
     by_name = {node.name: node for node in copied.fx.nodes}
-    return _plan(copied, options, _convert_inputs(copied, {by_name[node.name]: form for node, form in formats.items()}))
+    copied_formats = {by_name[node.name]: form for node, form in formats.items()}
+    stencils = [by_name[kernel.convolution.node.name] for kernel in first.fused if isinstance(kernel, DepthwisePlan)]
+    _copy_row_major(copied, stencils, copied_formats)
+    return _plan(copied, options, _convert_inputs(copied, copied_formats))
 
 
 def _with_composites_written_out(graph: Graph, options: PlanOptions) -> Graph:
@@ -323,6 +326,16 @@ def _reads(step: Step) -> Iterable[torch_fx.Node]:
     elif isinstance(step, CollapseStep):
         own = (step.plan.x,)
     return (*own, *(operand.node for operand in step.plan.region.operands))
+
+
+def _copy_row_major(
+    graph: Graph, stencils: Iterable[torch_fx.Node], formats: Mapping[torch_fx.Node, MemoryFormat]
+) -> None:
+    """Give every stencil that reads another memory format a row-major copy."""
+    for node in stencils:
+        source = source_of(node)
+        if formats.get(source, MemoryFormat.CONTIGUOUS) is not MemoryFormat.CONTIGUOUS:
+            node.replace_input_with(source, Editor(graph.fx, node).call(aten._to_copy.default, source))
 
 
 def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) -> dict[torch_fx.Node, MemoryFormat]:

@@ -83,12 +83,12 @@ _POOL_TILES = (
 
 #: Of depthwise convolutions, the most promising first.
 _DEPTHWISE_TILES = (
-    DepthwiseTiles(4, 16, 4),
-    DepthwiseTiles(4, 32, 4),
-    DepthwiseTiles(4, 8, 4),
-    DepthwiseTiles(2, 16, 4),
-    DepthwiseTiles(4, 16, 2),
-    DepthwiseTiles(4, 4, 4),
+    DepthwiseTiles(4, 24, 4, 4),
+    DepthwiseTiles(4, 48, 1, 4),
+    DepthwiseTiles(4, 16, 4, 1),
+    DepthwiseTiles(4, 32, 2, 4),
+    DepthwiseTiles(4, 8, 4, 4),
+    DepthwiseTiles(2, 32, 4, 4),
 )
 
 #: Of convolution anchors, the most promising first.
