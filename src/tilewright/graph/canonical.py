@@ -86,11 +86,11 @@ def _expand_batch_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> tor
 
 def _separate_bias(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     """A native convolution adds its bias in a pass of its own; what follows it can do so for nothing."""
-    bias = argument(node, 2)
-    if not isinstance(bias, torch_fx.Node):
+    bias, weight = argument(node, 2), node.args[1]
+    if not isinstance(bias, torch_fx.Node) or not isinstance(weight, torch_fx.Node):
         return None
     without = editor.call(node.target, *node.args[:2], None, *node.args[3:], **node.kwargs)
-    spatial = node.meta["val"].dim() - 2
+    spatial = weight.meta["val"].dim() - 2  # the input may be without a batch
     shaped = editor.call(aten.view.default, bias, [-1] + [1] * spatial)
     return editor.call(aten.add.Tensor, without, shaped)
 

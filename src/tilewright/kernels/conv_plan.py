@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.convolutions import read_convolution
+from tilewright.graph.convolutions import Convolution, read_convolution
 from tilewright.graph.nodes import listed_dims, source_of
 from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
 from tilewright.kernels.region import REDUCTIONS, Region
@@ -102,15 +102,20 @@ def convolution_shape(node: torch_fx.Node) -> ConvolutionShape | None:
     found = read_convolution(node)
     if found is None:
         return None
+    shape = phase_form(found)
+    phases = shape.row_phases * shape.columns.output_step
+    return shape if phases <= _MAX_PHASES and shape.tap_count <= _MAX_TAPS else None
+
+
+def phase_form(found: Convolution) -> ConvolutionShape:
+    """A convolution's hyperparameters in phase form."""
     dims = tuple(
         transposed_dim(dim.size, dim.stride, dim.padding, dim.output_padding, dim.dilation)
         if found.transposed
         else convolution_dim(dim.size, dim.stride, dim.padding, dim.dilation)
         for dim in found.dims
     )
-    shape = ConvolutionShape(dims, found.groups, found.transposed)
-    phases = shape.row_phases * shape.columns.output_step
-    return shape if phases <= _MAX_PHASES and shape.tap_count <= _MAX_TAPS else None
+    return ConvolutionShape(dims, found.groups, found.transposed)
 
 
 def channel_reduction(region: Region, anchor: torch_fx.Node) -> bool | None:

@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
-from tilewright.graph.nodes import is_one, source_of
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.pointwise import helpers_in, pointwise_text
+from tilewright.kernels.plane_values import PlaneEmitter
+from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.pool_plan import PoolPlan, WindowDim
 from tilewright.kernels.pool_steps import WindowStep, steps_of
-from tilewright.kernels.region import AxisMap, Operand, Region, is_relabelling
-from tilewright.kernels.text import Lines, shape_text
-from tilewright.kernels.values import KernelNames, short_name
+from tilewright.kernels.region import AxisMap, is_relabelling
+from tilewright.kernels.text import Lines, shape_text, signed
+from tilewright.kernels.values import short_name
 
 _IDENTITY = {"max": 'float("-inf")', "mean": "0.0"}
 
@@ -36,80 +32,17 @@ def emit_pool(plan: PoolPlan, graph: Graph) -> EmittedKernel:
     return _PoolEmitter(plan, graph).emit()
 
 
-class _PoolEmitter(KernelNames):
+class _PoolEmitter(PlaneEmitter):
     def __init__(self, plan: PoolPlan, graph: Graph) -> None:
         self.plan = plan
         self.pooling = plan.pooling
-        self.letters = LETTERS[len(plan.pooling.dims)]
-        self.lead = ("N", "C")[2 - (plan.pooling.node.meta["val"].dim() - len(self.letters)) :]
-        sizes = [*self.lead, *self.letters, *(f"{letter}O" for letter in self.letters), "ROWS", "BLOCKS"]
+        letters = LETTERS[len(plan.pooling.dims)]
+        lead = ("N", "C")[2 - (plan.pooling.node.meta["val"].dim() - len(letters)) :]
+        sizes = [*lead, *letters, *(f"{letter}O" for letter in letters), "ROWS", "BLOCKS"]
         taken = [*sizes, *(name.lower() for name in sizes), "plane", "rest", "inside", "pooled", "row"]
-        state = graph.state_names()
-        nodes = sorted((o.node for o in (*plan.loaded, *plan.added)), key=lambda node: node.name in state)
-        super().__init__(plan.root, nodes, graph, taken)
-        self.values: dict[torch_fx.Node, str] = {}
+        operands = [operand.node for operand in (*plan.loaded, *plan.added)]
+        super().__init__(plan.root, operands, graph, taken, lead, letters)
         self.steps = steps_of(plan.pooling.dims[-1]) if plan.tiles.vectors else ()
-        self.column = self.letters[-1].lower()
-
-    # -- values --------------------------------------------------------------------------------------------
-
-    def _offset(self, map_: AxisMap, axes: AxisMap, output: bool) -> str:
-        """Offset of an operand's element; `axes` are the axes of the pooled tensor's dims."""
-        dims = [axes.index(axis) if axis is not None else None for axis in map_]
-        suffix = "O" if output else ""
-        names = [*self.lead, *(f"{letter}{suffix}" for letter in self.letters)]
-        known = [dim for dim in dims if dim is not None]
-        lead = list(range(len(self.lead)))
-        spatial = list(range(len(lead), len(names)))
-        if output and known == [*lead, *spatial]:
-            return f"row.to(tl.int64) * {names[-1]} + {names[-1].lower()}"
-        terms = []
-        merged = known[: len(lead)] == lead
-        for position, dim in enumerate(known):
-            if merged and dim in lead and dim != lead[-1]:
-                continue
-            index = "plane" if merged and lead and dim == lead[-1] else names[dim].lower()
-            index = self.column if dim == spatial[-1] and not output else index
-            index = f"{index}.to(tl.int64)" if dim in lead and position + 1 < len(known) else index
-            stride = " * ".join(names[inner] for inner in known[position + 1 :])
-            stride = f"({stride})" if " " in stride else stride
-            terms.append(f"{index} * {stride}" if stride else index)
-        return " + ".join(terms)
-
-    def _load(self, lines: Lines, operand: Operand, axes: AxisMap, mask: str, output: bool, other: str) -> str:
-        pointer = self.pointers[operand.node]
-        offset = self._offset(operand.map, axes, output)
-        name = self.names.unique(f"{pointer}_value")
-        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
-        guard = f", mask={mask}, other={other}" if offset else ""
-        lines.add(f"{name} = tl.load({pointer}_ptr{f' + {offset}' if offset else ''}{guard}){cast}")
-        return name
-
-    def _evaluate(self, lines: Lines, region: Region, axes: AxisMap, mask: str, output: bool) -> str:
-        """A pointwise region's root, at the tile's elements."""
-        loads: dict[int, str] = {}
-
-        def use(user: torch_fx.Node, item: Any) -> str:
-            if not isinstance(item, torch_fx.Node):
-                return self._scalar_text(item)
-            if item in self.values:
-                return self.values[item]
-            index = _operand_index(region, user, item)
-            if index not in loads:
-                loads[index] = self._load(lines, region.operands[index], axes, mask, output, "0.0")
-            return loads[index]
-
-        for node in region.nodes:
-            if is_relabelling(node):
-                self.values[node] = use(node, source_of(node))
-                continue
-            text = pointwise_text(node, lambda item, user=node: use(user, item))  # type: ignore[misc]
-            if not text.isidentifier():
-                name = self.names.unique(short_name(node).strip("_"))
-                lines.add(f"{name} = {text}")
-                text = name
-            self.values[node] = text
-        return self.values[region.root]
 
     # -- the kernel ----------------------------------------------------------------------------------------
 
@@ -185,12 +118,12 @@ class _PoolEmitter(KernelNames):
         letter, dim = self.letters[-1], self.pooling.dims[-1]
         low = letter.lower()
         if not step.is_vector:
-            lines.add(f"{low} = {low}o * {dim.stride}{_signed(step.first)}")
+            lines.add(f"{low} = {low}o * {dim.stride}{signed(step.first)}")
             own = _bounds(letter, dim)
             self._add(lines, "pooled", " & ".join(["inside", *checks, *own]), bool(checks or own))
             return
         self.column = f"{low}_vector"
-        start = f"pid % BLOCKS * (BLOCK_W * {step.width}){_signed(step.block)}"
+        start = f"pid % BLOCKS * (BLOCK_W * {step.width}){signed(step.block)}"
         lines.add(f"{self.column} = ({start} + tl.arange(0, BLOCK_W * {step.width}))[None, :]")
         own = [f"({self.column} >= 0)"] if step.block < 0 else []
         self._add(lines, step.name, " & ".join(["(row < ROWS)", *checks, *own, f"({self.column} < {letter})"]), True)
@@ -218,8 +151,8 @@ class _PoolEmitter(KernelNames):
     def _source(self, lines: Lines, mask: str, kind: str, masked: bool) -> str:
         axes = self._input_axes()
         if self.plan.before is None:
-            return self._load(lines, self.plan.loaded[0], axes, mask, False, _IDENTITY[kind])
-        value = self._evaluate(lines, self.plan.before, axes, mask, False)
+            return self.load(lines, self.plan.loaded[0], axes, mask, False, _IDENTITY[kind])
+        value = self.evaluate(lines, self.plan.before, axes, mask, False)
         return f"tl.where({mask}, {value}, {_IDENTITY[kind]})" if masked else value
 
     def _input_axes(self) -> AxisMap:
@@ -265,7 +198,7 @@ class _PoolEmitter(KernelNames):
         if self.plan.after is not None:
             self.values = {self.pooling.node: "pooled"}
             axes = self.plan.after.maps[self.plan.root]
-            value = self._evaluate(body, self.plan.after, axes, "inside", True)
+            value = self.evaluate(body, self.plan.after, axes, "inside", True)
         columns = f"{self.letters[-1]}O"
         body.add(f"tl.store(out_ptr + row.to(tl.int64) * {columns} + {columns.lower()}, {value}, mask=inside)")
         name = f"{self.plan.name}_kernel"
@@ -350,26 +283,9 @@ def _bounds(letter: str, dim: WindowDim) -> list[str]:
     return [*checks, *([f"({low} < {letter})"] if dim.padding or dim.ceil else [])]
 
 
-def _signed(offset: int) -> str:
-    """An offset that is added, as text; nothing for 0."""
-    return f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""
-
-
 def _position(low: str, dim: WindowDim) -> str:
     text = f"{low}o * {dim.stride}" if dim.stride > 1 else f"{low}o"
     text += f" - {dim.padding}" if dim.padding else ""
     if dim.size == 1:
         return text
     return f"{text} + {low}_step" + (f" * {dim.dilation}" if dim.dilation > 1 else "")
-
-
-def _operand_index(region: Region, user: torch_fx.Node, source: torch_fx.Node) -> int:
-    """The operand that a user sees: of several maps of one tensor, the one that fits its own axes."""
-    same = [index for index, operand in enumerate(region.operands) if operand.node is source]
-    if len(same) == 1:
-        return same[0]
-    sizes = source.meta["val"].shape
-    map_ = region.maps[user]
-    aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
-    wanted = tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
-    return next((index for index in same if region.operands[index].map == wanted), same[0])

@@ -177,6 +177,21 @@ def round_to_tf32(x):
         bits = (x.to(tl.int32, bitcast=True) + 4096) & -8192
         return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
 ''',
+    "columns_of_four": '''
+@triton.jit
+def columns_of_four(x):
+    """The columns of [M, 4], each [M]; no data moves where a lane has all four."""
+    even, odd = tl.split(tl.reshape(x, [x.shape[0], 2, 2]))
+    first, third = tl.split(even)
+    second, fourth = tl.split(odd)
+    return first, second, third, fourth
+''',
+    "four_columns": '''
+@triton.jit
+def four_columns(first, second, third, fourth):
+    """Four times [M] as the columns of [M, 4]."""
+    return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], 4])
+''',
 }
 #: The same functions on the special-function unit's approximations (2**-22 relative or better each), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.

@@ -17,9 +17,11 @@ from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
 from tilewright.kernels.conv_plan import MAX_KEPT_CHANNELS, ConvPlan
+from tilewright.kernels.depthwise_plan import DepthwisePlan
 from tilewright.kernels.emit_collapse import emit_collapse
 from tilewright.kernels.emit_conv import emit_conv
 from tilewright.kernels.emit_conv_rows import emit_conv_rows
+from tilewright.kernels.emit_depthwise import emit_depthwise
 from tilewright.kernels.emit_gemm import emit_gemm
 from tilewright.kernels.emit_pool import emit_pool
 from tilewright.kernels.emit_region import emit_region
@@ -115,6 +117,8 @@ def emit_step(step: FusedStep | ConvStep | GemmStep | CollapseStep, graph: Graph
     if isinstance(step, FusedStep):
         if isinstance(step.plan, RowPlan):
             return emit_rows(step.plan, graph)
+        if isinstance(step.plan, DepthwisePlan):
+            return emit_depthwise(step.plan, graph)
         return emit_pool(step.plan, graph) if isinstance(step.plan, PoolPlan) else emit_region(step.plan, graph)
     return emit_conv_rows(step.plan, graph) if step.plan.tiles.rows else emit_conv(step.plan, graph)
 

@@ -27,6 +27,7 @@ from tilewright.kernels.conv_plan import (
     keeps_weights,
     spatial_reduction,
 )
+from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, find_depthwise, plan_depthwise
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
 from tilewright.kernels.native import CONVOLUTIONS, operation_name
@@ -69,6 +70,7 @@ class PlanOptions:
         collapse_tiles: tiles of collapsed convolutions.
         rows: tiles of normalisations, the softmax family and scans; None leaves them to PyTorch.
         pool_tiles: tiles of pooling.
+        depthwise_tiles: tiles of depthwise convolutions as stencils; None leaves them to the other rules.
     """
 
     convolution_format: MemoryFormat = MemoryFormat.CHANNELS_LAST
@@ -81,9 +83,16 @@ class PlanOptions:
     collapse_tiles: CollapseTiles = field(default_factory=CollapseTiles)
     rows: RowOptions | None = field(default_factory=RowOptions)
     pool_tiles: PoolTiles = field(default_factory=PoolTiles)
+    depthwise_tiles: DepthwiseTiles | None = None
 
     def describe(self) -> str:
         """One line for people."""
+        tiles = self.depthwise_tiles
+        return (
+            f"{f'depthwise convolutions as stencils, {tiles.describe()}; ' if tiles else ''}{self._describe_others()}"
+        )
+
+    def _describe_others(self) -> str:
         if self.gemms:
             return f"products as anchors: {'; '.join(dict.fromkeys(gemm.describe() for gemm in self.gemms))}"
         if self.convolution_anchors:
@@ -110,12 +119,12 @@ class NativeStep:
 class FusedStep:
     """One fused kernel; its result stands for the region's root."""
 
-    plan: FusedPlan | RowPlan | PoolPlan
+    plan: FusedPlan | RowPlan | PoolPlan | DepthwisePlan
 
     @property
     def node(self) -> torch_fx.Node:
         """The node whose value it computes."""
-        return self.plan.root if isinstance(self.plan, PoolPlan) else self.plan.region.root
+        return self.plan.root if isinstance(self.plan, PoolPlan | DepthwisePlan) else self.plan.region.root
 
 
 @dataclass(frozen=True)
@@ -154,6 +163,7 @@ class GemmStep:
         return self.plan.outputs[0]
 
 
+KernelPlan = FusedPlan | RowPlan | PoolPlan | DepthwisePlan | ConvPlan | GemmPlan | CollapsePlan
 Step = NativeStep | FusedStep | ConvStep | GemmStep | CollapseStep
 
 
@@ -178,7 +188,7 @@ class ModulePlan:
     prepared: frozenset[torch_fx.Node] = frozenset()
 
     @property
-    def fused(self) -> tuple[FusedPlan | RowPlan | PoolPlan | ConvPlan | GemmPlan | CollapsePlan, ...]:
+    def fused(self) -> tuple[KernelPlan, ...]:
         """The plans of all steps that are kernels of ours."""
         return tuple(step.plan for step in self.steps if not isinstance(step, NativeStep))
 
@@ -196,7 +206,7 @@ class _Planning:
     chain_ends: set[torch_fx.Node] = field(default_factory=set)
 
 
-Found = Region | RowPlan | PoolPlan | ConvPlan | CollapsePlan
+Found = Region | RowPlan | PoolPlan | DepthwisePlan | ConvPlan | CollapsePlan
 PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 
@@ -211,7 +221,10 @@ def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
         return first
     copied = copy_graph(graph)
     by_name = {node.name: node for node in copied.fx.nodes}
-    return _plan(copied, options, _convert_inputs(copied, {by_name[node.name]: form for node, form in formats.items()}))
+    copied_formats = {by_name[node.name]: form for node, form in formats.items()}
+    stencils = [by_name[kernel.convolution.node.name] for kernel in first.fused if isinstance(kernel, DepthwisePlan)]
+    _copy_row_major(copied, stencils, copied_formats)
+    return _plan(copied, options, _convert_inputs(copied, copied_formats))
 
 
 def _with_composites_written_out(graph: Graph, options: PlanOptions) -> Graph:
@@ -263,7 +276,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
 
 def _nodes_inside(match: Found) -> set[torch_fx.Node]:
     """The nodes that a match computes."""
-    if isinstance(match, Region | PoolPlan):
+    if isinstance(match, Region | PoolPlan | DepthwisePlan):
         return set(match.nodes)
     if isinstance(match, RowPlan):
         return set(match.region.nodes)
@@ -313,6 +326,16 @@ def _reads(step: Step) -> Iterable[torch_fx.Node]:
     elif isinstance(step, CollapseStep):
         own = (step.plan.x,)
     return (*own, *(operand.node for operand in step.plan.region.operands))
+
+
+def _copy_row_major(
+    graph: Graph, stencils: Iterable[torch_fx.Node], formats: Mapping[torch_fx.Node, MemoryFormat]
+) -> None:
+    """Give every stencil that reads another memory format a row-major copy."""
+    for node in stencils:
+        source = source_of(node)
+        if formats.get(source, MemoryFormat.CONTIGUOUS) is not MemoryFormat.CONTIGUOUS:
+            node.replace_input_with(source, Editor(graph.fx, node).call(aten._to_copy.default, source))
 
 
 def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) -> dict[torch_fx.Node, MemoryFormat]:
@@ -367,7 +390,7 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
         anchor = operand.node
         shape = convolution_shape(anchor)
         alone = all(user in region.maps for user in anchor.users)
-        if shape is None or not alone or not _is_plain(anchor, planning.prepared):
+        if shape is None or not alone or not _is_plain(anchor, planning.prepared) or _is_stencil(planning, anchor):
             continue
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
@@ -381,6 +404,22 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
             planning.stops.add(cut)
             return grow_region(node, frozenset(planning.stops))
     return None
+
+
+def plan_stencil(planning: _Planning, node: torch_fx.Node) -> DepthwisePlan | None:
+    """A depthwise convolution that ends in `node`, and the pointwise operations after it."""
+    tiles = planning.options.depthwise_tiles
+    if tiles is None or not _is_device_tensor(node):
+        return None
+    state = planning.graph.state_names()
+    weights = planning.prepared | {known for known in planning.graph.fx.nodes if known.name in state}
+    stops = planning.stops | planning.chain_ends
+    return plan_depthwise(node, stops, planning.formats, weights, planning.names, tiles)
+
+
+def _is_stencil(planning: _Planning, anchor: torch_fx.Node) -> bool:
+    """A depthwise convolution, which is no product: it waits for the rule of its own."""
+    return planning.options.depthwise_tiles is not None and find_depthwise(anchor) is not None
 
 
 def _convolution_tiles(
@@ -519,6 +558,7 @@ def _has_data(graph: Graph, region: Region, planned: Set[torch_fx.Node]) -> bool
 
 PLAN_RULES: tuple[PlanRule, ...] = (
     plan_collapsed_convolution,
+    plan_stencil,
     plan_convolution,
     plan_rows_of,
     plan_pool,

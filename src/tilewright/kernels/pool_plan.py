@@ -9,11 +9,11 @@ from dataclasses import dataclass, field, replace
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.graph import size_hint
-from tilewright.graph.nodes import argument, is_one, source_of, target_of
+from tilewright.graph.nodes import argument, source_of, target_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import operation_name
-from tilewright.kernels.region import AxisMap, Operand, Region, grow_region, is_fusible, is_relabelling
+from tilewright.kernels.plane_plan import OperandSizes, are_row_major, region_after, whole_operand
+from tilewright.kernels.region import Operand, Region, grow_region, is_fusible, is_relabelling
 from tilewright.kernels.text import Names
 
 aten = torch.ops.aten
@@ -96,15 +96,6 @@ class PoolTiles:
 
 
 @dataclass(frozen=True)
-class PoolSizes:
-    """What the wrapper compares: the operands of both sides, with a number for each size."""
-
-    operands: tuple[Operand, ...]
-    axis_levels: tuple[int, ...]
-    root: torch_fx.Node
-
-
-@dataclass(frozen=True)
 class PoolPlan:
     """A pooling kernel.
 
@@ -139,8 +130,7 @@ class PoolPlan:
         """What is loaded at the input's positions."""
         if self.before is not None:
             return self.before.operands
-        sizes = self.pooling.source.meta["val"].shape
-        return (Operand(self.pooling.source, tuple(None if is_one(s) else i for i, s in enumerate(sizes)), 0),)
+        return (whole_operand(self.pooling.source),)
 
     @property
     def added(self) -> tuple[Operand, ...]:
@@ -149,15 +139,9 @@ class PoolPlan:
         return tuple(operand for operand in operands if operand.node is not self.pooling.node)
 
     @property
-    def region(self) -> PoolSizes:
-        """Both sides' operands; axes of the output are numbered after those of the input."""
-        shift = 1 + max((axis for operand in self.loaded for axis in operand.map if axis is not None), default=-1)
-        shifted = tuple(
-            Operand(operand.node, tuple(None if axis is None else axis + shift for axis in operand.map), 0)
-            for operand in self.added
-        )
-        count = shift + (len(self.after.axis_levels) if self.after else 0)
-        return PoolSizes((*self.loaded, *shifted), (0,) * count, self.root)
+    def region(self) -> OperandSizes:
+        """Both sides' operands."""
+        return OperandSizes.of(self.loaded, self.added, self.after, self.root)
 
 
 def _is_pair(node: torch_fx.Node) -> bool:
@@ -230,43 +214,21 @@ def plan_pooling(
     """
     pooling, after = find_pooling(root), None
     if pooling is None:
-        found = _pooling_behind(root, stops)
+        found = region_after(root, stops, find_pooling)
         if found is None:
             return None
         pooling, after = found
     if pooling.node.meta["val"].dtype not in _FLOATS or pooling.source.meta["val"].dtype not in _FLOATS:
         return None
     plan = PoolPlan("", pooling, root, _before(pooling, stops), after, tiles)
-    if not _is_row_major(plan, formats):
+    if not are_row_major((*plan.loaded, *plan.added), plan.root, formats):
         # What comes before may be a kernel of its own, which writes in the order of pooling.
         plan = replace(plan, before=None)
-    if not _is_row_major(plan, formats):
+    if not are_row_major((*plan.loaded, *plan.added), plan.root, formats):
         return None
     operations = [operation_name(node) for node in plan.nodes if not is_relabelling(node) and not _is_pair(node)]
     name = names.unique(f"pool_{'_'.join(dict.fromkeys(operations[-5:]))}")
     return PoolPlan(name, pooling, root, plan.before, after, tiles)
-
-
-def _is_row_major(plan: PoolPlan, formats: Mapping[torch_fx.Node, MemoryFormat]) -> bool:
-    nodes = (*(operand.node for operand in (*plan.loaded, *plan.added)), plan.root)
-    return all(formats.get(node, MemoryFormat.CONTIGUOUS) is MemoryFormat.CONTIGUOUS for node in nodes)
-
-
-def _pooling_behind(root: torch_fx.Node, stops: Collection[torch_fx.Node]) -> tuple[Pooling, Region] | None:
-    """A pooling whose result only a pointwise region uses, element by element."""
-    if not is_fusible(root):
-        return None
-    region = grow_region(root, frozenset(stops))
-    if region is None or region.depth > 0:
-        return None
-    for operand in region.operands:
-        pooling = find_pooling(operand.node)
-        if pooling is None or operand.map != region.maps[root]:
-            continue
-        alone = sum(other.node is operand.node for other in region.operands) == 1
-        if alone and all(user in region.maps for user in operand.node.users) and operand.node not in stops:
-            return pooling, region
-    return None
 
 
 def _before(pooling: Pooling, stops: Collection[torch_fx.Node]) -> Region | None:
@@ -286,15 +248,3 @@ def _overlap(pooling: Pooling) -> float:
     for dim in pooling.dims:
         factor *= dim.size / dim.stride
     return factor
-
-
-def output_hint(pooling: Pooling) -> tuple[int, ...]:
-    """Sizes of the result at the example inputs."""
-    return tuple(size_hint(size) for size in pooling.node.meta["val"].shape)
-
-
-def full_map(region: Region | None, node: torch_fx.Node) -> AxisMap:
-    """Axes of a node's dims in its region; without one, its own dims."""
-    if region is not None:
-        return region.maps[node]
-    return tuple(None if is_one(size) else dim for dim, size in enumerate(node.meta["val"].shape))

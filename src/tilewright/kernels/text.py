@@ -57,3 +57,8 @@ def shape_text(sizes: Iterable[str]) -> str:
     """A tuple display of sizes."""
     listed = list(sizes)
     return f"({listed[0]},)" if len(listed) == 1 else f"({', '.join(listed)})"
+
+
+def signed(offset: int) -> str:
+    """An offset that is added, as text; nothing for 0."""
+    return f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""

@@ -19,12 +19,13 @@ from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
 from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles
 from tilewright.kernels.gemm_plan import GemmPlan
 from tilewright.kernels.gemm_schedules import schedule_sets
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
 from tilewright.kernels.plan import FusedPlan, TileLimits
-from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.planner import KernelPlan, ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles
 from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles
 from tilewright.kernels.row_rules import RowOptions
@@ -80,6 +81,16 @@ _POOL_TILES = (
     PoolTiles(512, 256, 4),
     PoolTiles(256, 256, 4, vectors=False),
     PoolTiles(128, 128, 4, vectors=False),
+)
+
+#: Of depthwise convolutions, the most promising first.
+_DEPTHWISE_TILES = (
+    DepthwiseTiles(4, 24, 4, 4),
+    DepthwiseTiles(4, 48, 1, 4),
+    DepthwiseTiles(4, 16, 4, 1),
+    DepthwiseTiles(4, 32, 2, 4),
+    DepthwiseTiles(4, 8, 4, 4),
+    DepthwiseTiles(2, 32, 4, 4),
 )
 
 #: Of convolution anchors, the most promising first.
@@ -165,6 +176,22 @@ def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> l
     return [*others[:3], *variants, *others[3:]]
 
 
+def with_depthwise(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOptions]:
+    """The variants with depthwise convolutions as stencils, where there are any.
+
+    The first of them has other tiles for these too; those with native convolutions stay as they are beside.
+    """
+    first = replace(variants[0], depthwise_tiles=_DEPTHWISE_TILES[0])
+    if not any(isinstance(kernel, DepthwisePlan) for kernel in plan_module(graph, first).fused):
+        return list(variants)
+    others = [replace(first, depthwise_tiles=tiles) for tiles in _DEPTHWISE_TILES[1:]]
+    stencils = [replace(options, depthwise_tiles=_DEPTHWISE_TILES[0]) for options in variants[1:]]
+    native = [options for options in variants if not options.convolution_anchors]
+    early = [next((o for o in native if o.convolution_format is form), native[0]) for form in MemoryFormat]
+    rest = [options for options in native if options not in early]
+    return [first, *others[:2], *stencils[:1], *early, *others[2:], *stencils[1:], *rest]
+
+
 def with_collapses(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:
     """The variants, and the first of them with other tiles for collapsed convolutions, where there are any."""
     if not any(isinstance(kernel, CollapsePlan) for kernel in plan_module(graph, variants[0]).fused):
@@ -195,6 +222,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     candidates: dict[str, Candidate] = {}
     variants = with_gemms(plan_variants(task.gpu.sm_count, task.precision), graph, task.gpu, task.precision)
     variants = with_rows(variants, graph, task.gpu.sm_count)
+    variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
     for options in variants:
@@ -270,13 +298,16 @@ def _fits(plan: ModulePlan, task: Task) -> bool:
     return all(ConvProduct(kernel, LETTERS[kernel.shape.rank]).shared_bytes() <= limit for kernel in anchors)
 
 
-def _schedule(kernel: FusedPlan | RowPlan | PoolPlan | ConvPlan | CollapsePlan | GemmPlan) -> Schedule:
+def _schedule(kernel: KernelPlan) -> Schedule:
     if isinstance(kernel, RowPlan):
         return Schedule(kernel.name, kernel.schedule_sizes, kernel.schedule_warps, 1)
     if isinstance(kernel, PoolPlan):
         pool = kernel.tiles
         pooled = (("TILE", pool.tile), ("ROW", pool.row), ("VECTORS", int(pool.vectors)))
         return Schedule(kernel.name, pooled, pool.num_warps, 1)
+    if isinstance(kernel, DepthwisePlan):
+        stencil = kernel.tiles
+        return Schedule(kernel.name, (("COLUMNS", stencil.columns), ("ROWS", stencil.rows)), stencil.num_warps, 1)
     if isinstance(kernel, GemmPlan):
         gemm = kernel.schedule
         blocks = (("BLOCK_M", gemm.block_m), ("BLOCK_N", gemm.block_n), ("BLOCK_K", gemm.block_k))
