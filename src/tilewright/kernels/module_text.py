@@ -272,7 +272,7 @@ class _ForwardWriter:
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
-            if isinstance(step, ConvStep) and step.plan.tiles.rows:
+            if isinstance(step, ConvStep):
                 conditions += self._kept_channels(step.plan)
         for kernel in self.emitted:
             texts = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
@@ -292,14 +292,16 @@ class _ForwardWriter:
         return conditions
 
     def _kept_channels(self, plan: ConvPlan) -> list[str]:
-        """Weights that a strip of rows keeps are few: a module made for more channels is left to PyTorch."""
+        """A strip of rows keeps few weights, a tile few channels: a module made for more is left to PyTorch."""
         weight = self._parameter_of(plan.anchor.args[1])
         if weight is None:
             return []
         transposed, groups = plan.shape.transposed, plan.shape.groups
         given, kept = (0, 1) if transposed else (1, 0)
         most = MAX_KEPT_CHANNELS * (groups if transposed else 1)
-        bounds = [(given, most), *([(kept, MAX_KEPT_CHANNELS)] if plan.reduces_channels else [])]
+        bounds = [(given, most)] if plan.tiles.rows else []
+        if plan.whole_channels or (plan.tiles.rows and plan.reduces_channels):
+            bounds.append((kept, MAX_KEPT_CHANNELS))
         return [f"{self.text[weight]}.shape[{dim}] <= {bound}" for dim, bound in bounds]
 
     def _parameter_of(self, weight: Any) -> torch_fx.Node | None:

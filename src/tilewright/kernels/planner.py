@@ -17,15 +17,18 @@ from tilewright.graph.expand import expand_composites
 from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.nodes import argument, source_of
 from tilewright.graph.rewrite import Editor, copy_graph
+from tilewright.kernels.channel_rows import ChannelRows, find_channel_rows
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
 from tilewright.kernels.conv_plan import (
     ConvPlan,
     ConvTiles,
     channel_reduction,
     convolution_shape,
+    group_channels,
     innermost_channel_reduction,
     keeps_weights,
     spatial_reduction,
+    whole_block,
 )
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
@@ -193,6 +196,7 @@ class _Planning:
     prepared: frozenset[torch_fx.Node] = frozenset()
     partial: dict[torch_fx.Node, ConvPlan] = field(default_factory=dict)
     row_regions: dict[torch_fx.Node, RowRegion] = field(default_factory=dict)
+    channel_rows: dict[torch_fx.Node, ChannelRows] = field(default_factory=dict)
     chain_ends: set[torch_fx.Node] = field(default_factory=set)
 
 
@@ -355,6 +359,8 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     A region that goes on after a reduction over the channels is cut there: what it stores is smaller by the
     number of channels, and the rest is a kernel of its own.
     """
+    if node in planning.channel_rows:
+        return _plan_channel_rows(planning, planning.channel_rows[node])
     if not planning.options.convolution_anchors or not is_fusible(node) or not _is_device_tensor(node):
         return None
     region = grow_region(node, frozenset(planning.stops))
@@ -378,6 +384,16 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
             planning.stops.add(cut)
             return grow_region(node, frozenset(planning.stops))
     return None
+
+
+def _plan_channel_rows(planning: _Planning, rows: ChannelRows) -> ConvPlan:
+    """A convolution whose tiles hold all channels, with rows over them as its epilogue."""
+    anchor, shape = rows.anchor, convolution_shape(rows.anchor)
+    assert shape is not None
+    tiles = _convolution_tiles(planning, anchor, shape, reduces_channels=True)
+    tiles = replace(tiles, block_c=whole_block(group_channels(anchor, shape)[1]))
+    name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(rows.region)}")
+    return ConvPlan(name, anchor, shape, rows.region, False, tiles, whole_channels=True)
 
 
 def _convolution_tiles(
@@ -447,6 +463,9 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
     anchored = planning.options.convolution_anchors
     shaped = [node for node in nodes if anchored and convolution_shape(node) is not None]
     convolutions = [node for node in shaped if _is_plain(node, planning.prepared)]
+    planning.channel_rows = find_channel_rows(planning.graph, convolutions, taken, planning.stops)
+    planning.stops |= set(planning.channel_rows)
+    taken = taken.union(*(rows.region.nodes for rows in planning.channel_rows.values()))
     planning.chain_ends = ends_of_chains(convolutions)
     planning.row_regions = find_row_regions(
         planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain
