@@ -178,9 +178,15 @@ def round_to_tf32(x):
         return tl.where(tl.abs(x) < float("inf"), bits.to(tl.float32, bitcast=True), x)
 ''',
 }
-#: The same functions on the special-function unit's approximations (2**-22 relative or better each), for classes
+#: The same functions on the special-function unit's approximations (2**-18 relative or better each), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {
+    "exp": '''
+@triton.jit
+def exp(x):
+    """e**x; the error of x * log2(e) grows with x, to 2**-18 of the result at its largest and smallest."""
+    return ex2(x * 1.4426950408889634)
+''',
     "ex2": '''
 @triton.jit
 def ex2(x):
