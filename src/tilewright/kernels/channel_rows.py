@@ -77,9 +77,9 @@ def _fits(region: RowRegion, of_anchor: RowOperand) -> bool:
         return False
     if sorted(axes) != list(range(len(region.sizes))) or region.row_axes != {axes[1]} or region.scans:
         return False
-    stored = [axis for dim in region.dims[region.root] for axis in dim]
-    if stored not in (axes, [axes[0], *axes[2:]]):
-        return False  # what is stored lies as the convolution's result would, the channels perhaps left out
+    stored = {axis for dim in region.dims[region.root] for axis in dim}
+    if not stored >= {*axes} - {axes[1]}:
+        return False
     same_type = region.root.meta["val"].dtype == of_anchor.node.meta["val"].dtype
     return same_type and all(is_relabelling(node) for node in region.nodes if moves_nothing(node))
 

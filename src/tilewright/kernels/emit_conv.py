@@ -505,7 +505,7 @@ class ConvEmitter(ValueEmitter):
         }
         sizes = [f"{name}={values.get(name, name)}" for name in self._kernel_sizes()]
         sizes += ["PARTS=PARTS"] if self.plan.reduces_space else []
-        tiles_text = f"BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
+        tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
         arguments = ["unfit", *operands, "out", *self.scalars]
         lines.add("sizes = dict(")
         for start in range(0, len(sizes), 6):
@@ -514,16 +514,23 @@ class ConvEmitter(ValueEmitter):
         lines.open(f"{kernel}[(grid,)](")
         lines.add(f"{', '.join(['half', 'w', *arguments])},")
         limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
-        lines.add(f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text}{limit}")
+        lines.add(
+            f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
+        )
         lines.close()
         lines.add(")")
         lines.open(f"{wide_kernel}[(min(grid, 512),)](")
         lines.add(f"{', '.join(['x', 'weight', *arguments, 'N', 'grid'])},")
-        lines.add(f"**sizes, {tiles_text} num_stages=1,")
+        lines.add(f"**sizes, {tiles_text} num_warps={self._wide_warps()}, num_stages=1,")
         lines.close()
         lines.add(")")
         lines.add("return out")
         return str(lines)
+
+    def _wide_warps(self) -> int:
+        """float32 operands and all channels of a position take many registers."""
+        warps = self.plan.tiles.num_warps
+        return max(8, warps) if self.plan.whole_channels else warps
 
     def _block_c(self) -> str:
         whole = self.plan.whole_channels

@@ -431,6 +431,7 @@ class _RowsEmitter(ConvEmitter):
         lines.add(")")
         grid = "N * PROGRAMS" if self.plan.sees_all_channels else "N * PROGRAMS * C_BLOCKS"
         tiles_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
+        wide_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={self._wide_warps()},"
         arguments = ["unfit", *operands, "out", *self.scalars]
         lines.open(f"{kernel}[({grid},)](")
         lines.add(f"{', '.join(['x', 'w', *arguments])},")
@@ -439,7 +440,7 @@ class _RowsEmitter(ConvEmitter):
         lines.add(")")
         lines.open(f"{wide_kernel}[(N * {_SHARE},)](")
         lines.add(f"{', '.join(['x', 'weight', 'weight_unfit', *arguments])},")
-        lines.add(f"**sizes, SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text} num_stages=1,")
+        lines.add(f"**sizes, SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {wide_text} num_stages=1,")
         lines.close()
         lines.add(")")
         lines.add("return out")

@@ -465,7 +465,7 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
     convolutions = [node for node in shaped if _is_plain(node, planning.prepared)]
     planning.channel_rows = find_channel_rows(planning.graph, convolutions, taken, planning.stops)
     planning.stops |= set(planning.channel_rows)
-    taken = taken.union(*(rows.region.nodes for rows in planning.channel_rows.values()))
+    taken = taken | {node for rows in planning.channel_rows.values() for node in rows.region.nodes}
     planning.chain_ends = ends_of_chains(convolutions)
     planning.row_regions = find_row_regions(
         planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain
