@@ -196,7 +196,7 @@ class _ForwardWriter:
         texts = [
             self.prepared.packed(packs[position], node)
             if position in packs
-            else self._operand(node, strided=position in kernel.strided)
+            else self._operand(node, strided=position in kernel.strided, by_format=isinstance(step, FusedStep))
             for position, node in enumerate(nodes)
         ]
         arguments = list(texts)
@@ -216,10 +216,12 @@ class _ForwardWriter:
                 how = "native " if readers[0] in self.native_nodes else ""
                 self.scratch.append(f"{self.text[result]}: stored once, operand of {how}{operation_name(readers[0])}")
 
-    def _operand(self, node: torch_fx.Node, *, strided: bool = False) -> str:
+    def _operand(self, node: torch_fx.Node, *, strided: bool = False, by_format: bool = True) -> str:
+        """An operand as a kernel expects it: row-major, unless it reads strides, or formats as they were planned."""
         if node in self.plan.prepared:
             return self.prepared.value(node)
-        known = strided or node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+        planned = by_format and self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+        known = strided or node in self.contiguous or planned
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
 
     def _native(self, node: torch_fx.Node) -> None:
