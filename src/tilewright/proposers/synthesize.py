@@ -101,10 +101,10 @@ _CONV_TILES = (
 #: registers, and the number of channels is not to be chosen.
 _CHANNEL_TILES = (
     ConvTiles(64, 128, 4, 3),
-    ConvTiles(128, 128, 8, 2),
+    ConvTiles(64, 128, 4, 2),
     ConvTiles(64, 128, 8, 1, rows=16),
     ConvTiles(32, 128, 8, 1, rows=16),
-    ConvTiles(64, 128, 4, 2),
+    ConvTiles(128, 128, 8, 2),
     ConvTiles(32, 128, 4, 3),
     ConvTiles(64, 128, 8, 3),
     ConvTiles(32, 128, 8, 1, rows=8),
