@@ -58,9 +58,9 @@ def anchors(plan: ModulePlan) -> list[ConvPlan]:
 
 
 def test_drawn_modules_are_right_in_the_interpreter() -> None:
+    drawn = "tests/kernels/channel_rows_in_interpreter.py"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"]
-        + ["tests/kernels/channel_rows_in_interpreter.py"],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", drawn],
         cwd=ROOT,
         env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
         capture_output=True,
