@@ -181,7 +181,7 @@ for unary_name, unary in UNARY.items():
     CASES[f"pointwise {unary_name}"] = _special_case(unary)
 
 APPROXIMATE = replace(SMALL, approximate=True)
-for unary_name in ("gelu", "mish", "sigmoid", "silu", "log_sigmoid", "gelu_tanh"):
+for unary_name in ("gelu", "mish", "sigmoid", "silu", "log_sigmoid", "gelu_tanh", "exp", "elu"):
     CASES[f"approximate {unary_name}"] = (*_special_case(UNARY[unary_name])[:2], APPROXIMATE)
 
 case("broadcast channel", lambda m, x, b: torch.relu(x + b), [(2, 3, 4, 5), (3, 1, 1)], [[(1, 3, 6, 7), (3, 1, 1)]])
@@ -354,6 +354,15 @@ case(
     lambda: [nn.Conv2d(3, 20, 3, padding=1), nn.ConvTranspose2d(20, 4, 2, 2)],
 )
 
+case(
+    "anchor beside a native convolution",
+    lambda m, x: torch.relu(m.children_list[0](x)) + m.children_list[1](x) * 2.0,
+    [(2, 3, 8, 9)],
+    [[(1, 3, 5, 18)]],
+    ANCHOR,
+    lambda: [nn.Conv2d(3, 5, 3, padding=1), nn.Conv2d(3, 5, 13, padding=6)],
+)
+
 #: Strips of rows that keep their weights.
 ROWS = replace(ANCHOR, convolution_tiles=ConvTiles(16, 16, 4, 1, rows=3))
 for anchor_name in (
@@ -419,6 +428,7 @@ _SAMPLE = {
     "anchor with residual and channel scale",
     "anchor min-sum-gelu-bias",
     "anchor twice",
+    "anchor beside a native convolution",
     "anchor t2 k4 s2 mean over space",
     "anchor c3 k3 s2 p1 min over channels, sum over space",
     "anchor rows t2 k3 s2 p1 op1 min over channels, sum over rows",

@@ -51,7 +51,7 @@ class ConvTiles:
 
 @dataclass(frozen=True)
 class ConvPlan:
-    """A convolution, its epilogue and at most one reduction over the channels, in one kernel.
+    """A convolution and its epilogue, in one kernel: with rows over the channels, or at most one reduction over them.
 
     Attributes:
         name: of kernel and wrapper, without suffix.
@@ -63,6 +63,8 @@ class ConvPlan:
         reduces_space: spatial dims that the region's root reduces, 0 for the first; what is stored then are
             partial results, which `result` stands for.
         result: the node whose value the step computes; None for the region's root.
+        whole_channels: a tile holds all channels; the region reduces them wherever it likes, and uses the results
+            on them again.
     """
 
     name: str
@@ -73,6 +75,12 @@ class ConvPlan:
     tiles: ConvTiles
     reduces_space: tuple[int, ...] = ()
     result: torch_fx.Node | None = None
+    whole_channels: bool = False
+
+    @property
+    def sees_all_channels(self) -> bool:
+        """No other program computes channels of the same positions."""
+        return self.reduces_channels or self.whole_channels
 
     @property
     def channel_root(self) -> torch_fx.Node:
@@ -189,6 +197,11 @@ def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channe
     for dim in shape.dims:
         shifts *= len({tap.delta for phase in dim.phases for tap in phase})
     return channels <= MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS
+
+
+def whole_block(channels: int) -> int:
+    """Channels of a tile that holds all of them."""
+    return 1 << max(4, (channels - 1).bit_length())
 
 
 def group_channels(anchor: torch_fx.Node, shape: ConvolutionShape) -> tuple[int, int]:

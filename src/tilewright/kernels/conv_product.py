@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.conv_plan import ConvPlan, whole_block
 from tilewright.kernels.phases import DimPhases, Tap
 from tilewright.kernels.text import Lines
 
@@ -86,8 +86,8 @@ class ConvProduct:
         """Of a strip of rows: all taps of a block of channels, and its input tiles."""
         channels, outputs = self.plan.channels
         block_k = 64 * -(-channels // 64) if channels > 32 else 32 if channels > 16 else 16
-        whole = 1 << max(4, (outputs - 1).bit_length())
-        block_c = whole if self.plan.reduces_channels else min(self.plan.tiles.block_c, 64 * -(-outputs // 64))
+        block_c = self.plan.tiles.block_c
+        block_c = whole_block(outputs) if self.plan.sees_all_channels else min(block_c, 64 * -(-outputs // 64))
         shifts = 1
         for dim in self.shape.dims:
             shifts *= len({tap.delta for phase in dim.phases for tap in phase})

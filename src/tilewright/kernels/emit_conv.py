@@ -21,6 +21,7 @@ from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import REDUCTIONS, Operand, is_relabelling
+from tilewright.kernels.row_stages import RegisterRows, along
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import ValueEmitter, short_name
 
@@ -56,7 +57,7 @@ class ConvEmitter(ValueEmitter):
         return [f"{letter}_Q" for letter in self.letters]
 
     def _program_indices(self, lines: Lines) -> None:
-        if not self.plan.reduces_channels:
+        if not self.plan.sees_all_channels:
             lines.add("c_block = pid % C_BLOCKS")
             lines.add("pid = pid // C_BLOCKS")
         if self.shape.row_phases > 1:
@@ -223,6 +224,13 @@ class ConvEmitter(ValueEmitter):
         self.values[self.plan.anchor] = "value"
         self.emit_nodes(lines, level)
 
+    def _reduction(self, lines: Lines, node: torch_fx.Node) -> str | None:
+        """A reduction over the channels, which all lie in the tile."""
+        if not self.plan.whole_channels:
+            return None
+        rows = RegisterRows("c_in", "CO_ALL", lambda kind, text: along(kind, text, 0, keep=True))
+        return rows.text(lines, self.names, node, self._text_of(node.args[0]), self.values)
+
     # -- the whole -----------------------------------------------------------------------------------------
 
     def kernel(self) -> tuple[str, str]:
@@ -280,7 +288,7 @@ class ConvEmitter(ValueEmitter):
         )
 
     def _stored(self, lines: Lines) -> None:
-        self._channels(lines, "c_block")
+        self._channels(lines, "0" if self.plan.whole_channels else "c_block")
         self.product.emit(lines)
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
@@ -302,6 +310,10 @@ class ConvEmitter(ValueEmitter):
     def _store_mask(self, mask: str) -> str:
         return mask if self.wide else f"{mask} & fits"
 
+    def _root_mask(self) -> str:
+        """Which elements of the region's root exist."""
+        return "c_in & inside" if self.anchor_map[1] in self.region.maps[self.region.root] else "inside"
+
     def _finish_tile(self, lines: Lines) -> None:
         self._inside(lines)
         self._epilogue(lines, self.region.depth)
@@ -309,7 +321,7 @@ class ConvEmitter(ValueEmitter):
             self._add_to_total(lines, self.values[self._summed()], "inside", 1)
             return
         order = memory_order(self.region.maps[self.region.root], MemoryFormat.CONTIGUOUS)
-        value, mask = self.values[self.region.root], self._store_mask("c_in & inside")
+        value, mask = self.values[self.region.root], self._store_mask(self._root_mask())
         lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={mask})")
 
     def _reduced(self, lines: Lines) -> None:
@@ -471,14 +483,14 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"half = to_half_with_border({source}, {borders}, C{f' * {groups}' if groups > 1 else ''}, unfit)")
         tiles = self.plan.tiles
         block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
-        lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, min({tiles.block_c}, CO_PADDED), {block_k}")
+        lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, {self._block_c()}, {block_k}")
         lines.add("BY_ROWS = triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")
         rows = " * ".join(self._q_sizes()[:-1]) or "1"
         total = " * ".join(self._q_sizes())
         lines.add(f"tiles = {rows} * triton.cdiv(W_Q, BLOCK_P) if BY_ROWS else triton.cdiv({total}, BLOCK_P)")
-        factors = [] if self.plan.reduces_channels else ["C_BLOCKS"]
+        factors = [] if self.plan.sees_all_channels else ["C_BLOCKS"]
         factors += [str(self.shape.row_phases)] if self.shape.row_phases > 1 else []
         lines.add(f"grid = {' * '.join([*factors, 'tiles', 'N'])}")
         if self.plan.reduces_space:
@@ -493,7 +505,7 @@ class ConvEmitter(ValueEmitter):
         }
         sizes = [f"{name}={values.get(name, name)}" for name in self._kernel_sizes()]
         sizes += ["PARTS=PARTS"] if self.plan.reduces_space else []
-        tiles_text = f"BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
+        tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
         arguments = ["unfit", *operands, "out", *self.scalars]
         lines.add("sizes = dict(")
         for start in range(0, len(sizes), 6):
@@ -502,16 +514,27 @@ class ConvEmitter(ValueEmitter):
         lines.open(f"{kernel}[(grid,)](")
         lines.add(f"{', '.join(['half', 'w', *arguments])},")
         limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
-        lines.add(f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text}{limit}")
+        lines.add(
+            f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
+        )
         lines.close()
         lines.add(")")
         lines.open(f"{wide_kernel}[(min(grid, 512),)](")
         lines.add(f"{', '.join(['x', 'weight', *arguments, 'N', 'grid'])},")
-        lines.add(f"**sizes, {tiles_text} num_stages=1,")
+        lines.add(f"**sizes, {tiles_text} num_warps={self._wide_warps()}, num_stages=1,")
         lines.close()
         lines.add(")")
         lines.add("return out")
         return str(lines)
+
+    def _wide_warps(self) -> int:
+        """float32 operands and all channels of a position take many registers."""
+        warps = self.plan.tiles.num_warps
+        return max(8, warps) if self.plan.whole_channels else warps
+
+    def _block_c(self) -> str:
+        whole = self.plan.whole_channels
+        return "max(16, triton.next_power_of_2(CO))" if whole else f"min({self.plan.tiles.block_c}, CO_PADDED)"
 
     def _shape_text(self) -> str:
         channels = f"CO * {self.shape.groups}" if self.shape.groups > 1 else "CO"

@@ -75,14 +75,14 @@ class _RowsEmitter(ConvEmitter):
             lines.add("flag = tl.arange(0, FLAGS)")
             lines.add("marks = tl.load(unfit_ptr + image * PROGRAMS + flag, mask=flag < PROGRAMS, other=0)")
             lines.add("marked = tl.minimum(tl.max(marks) + tl.load(weight_unfit_ptr), 1)")
-            tiles = "PROGRAMS" if self.plan.reduces_channels else "PROGRAMS * C_BLOCKS"
+            tiles = "PROGRAMS" if self.plan.sees_all_channels else "PROGRAMS * C_BLOCKS"
             lines.add(f"first_tile = image * ({tiles})")
             lines.add("share = tl.program_id(0) % SHARE")
             lines.open(f"for tile in range(first_tile + share, first_tile + marked * ({tiles}), SHARE):")
             lines.add("pid = tile")
         else:
             lines.add("pid = tl.program_id(0)")
-        if not self.plan.reduces_channels:
+        if not self.plan.sees_all_channels:
             lines.add("c_block = pid % C_BLOCKS")
             lines.add("pid = pid // C_BLOCKS")
         lines.add("w_block = pid % tl.cdiv(W_Q, BLOCK_P)")
@@ -123,7 +123,7 @@ class _RowsEmitter(ConvEmitter):
 
     def _blocks(self, lines: Lines) -> None:
         """The block of channels: of the output's own, or all of them where they are reduced."""
-        self._channels(lines, "0" if self.plan.reduces_channels else "c_block")
+        self._channels(lines, "0" if self.plan.sees_all_channels else "c_block")
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
 
@@ -338,7 +338,7 @@ class _RowsEmitter(ConvEmitter):
             mask = "tl.reshape(inside, [BLOCK_P])"
             lines.add(f"tl.store(out_ptr + n * (HO * WO) + h * WO + w, {value}, mask={mask})")
             return
-        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask=c_in & inside)")
+        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={self._root_mask()})")
 
     def _finish(self, lines: Lines) -> None:
         """Partial results of a strip, [N, C or 1, PARTS, W or 1]."""
@@ -429,8 +429,9 @@ class _RowsEmitter(ConvEmitter):
         for start in range(0, len(sizes), 6):
             lines.add(f"    {', '.join(sizes[start : start + 6])},")
         lines.add(")")
-        grid = "N * PROGRAMS" if self.plan.reduces_channels else "N * PROGRAMS * C_BLOCKS"
+        grid = "N * PROGRAMS" if self.plan.sees_all_channels else "N * PROGRAMS * C_BLOCKS"
         tiles_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
+        wide_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={self._wide_warps()},"
         arguments = ["unfit", *operands, "out", *self.scalars]
         lines.open(f"{kernel}[({grid},)](")
         lines.add(f"{', '.join(['x', 'w', *arguments])},")
@@ -439,16 +440,14 @@ class _RowsEmitter(ConvEmitter):
         lines.add(")")
         lines.open(f"{wide_kernel}[(N * {_SHARE},)](")
         lines.add(f"{', '.join(['x', 'weight', 'weight_unfit', *arguments])},")
-        lines.add(f"**sizes, SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text} num_stages=1,")
+        lines.add(f"**sizes, SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {wide_text} num_stages=1,")
         lines.close()
         lines.add(")")
         lines.add("return out")
         return str(lines)
 
     def _block_c(self) -> str:
-        if self.plan.reduces_channels:
-            return "max(16, triton.next_power_of_2(CO))"
-        return f"min({self.plan.tiles.block_c}, CO_PADDED)"
+        return "max(16, triton.next_power_of_2(CO))" if self.plan.reduces_channels else super()._block_c()
 
     def _shape_text(self) -> str:
         if not self.plan.reduces_space:

@@ -17,7 +17,7 @@ from tilewright.graph.nodes import source_of
 from tilewright.kernels.pointwise import pointwise_text
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import ROW_REDUCTIONS, ROW_SCANS, DimAxes, moves_nothing
-from tilewright.kernels.row_stages import IDENTITY, Accumulator, find_accumulators, join, variance_text
+from tilewright.kernels.row_stages import IDENTITY, Accumulator, RegisterRows, along, find_accumulators, join
 from tilewright.kernels.text import Lines
 from tilewright.kernels.values import KernelNames, short_name
 
@@ -120,9 +120,9 @@ class RowBody(KernelNames):
         tiled = [position for position, axis in enumerate(self.plan.tile_axes) if self.is_row(axis)]
         if len(tiled) == 2 or self.plan.outer is None:
             for position in reversed(tiled):
-                text = _along(kind, text, position, keep=False)
+                text = along(kind, text, position, keep=False)
             return text
-        return _along(kind, text, tiled[0], keep=True)
+        return along(kind, text, tiled[0], keep=True)
 
     # -- programs ------------------------------------------------------------------------------------------
 
@@ -232,29 +232,12 @@ class RowBody(KernelNames):
         lines.add(f"{name} = tl.load({address}{f', mask={mask}, other=0.0' if mask else ''}){cast}")
         return name
 
-    def _masked(self, text: str, kind: str) -> str:
-        return f"tl.where({self.row_mask()}, {text}, {IDENTITY[kind]})"
+    def _rows(self) -> RegisterRows:
+        return RegisterRows(self.row_mask(), self.row_count(), self.reduce)
 
     def _reduction(self, lines: Lines, node: torch_fx.Node) -> str:
         """A reduction of whole rows in registers."""
-        kind, value = ROW_REDUCTIONS[node.target], self.use(lines, node, source_of(node))
-        if kind != "var":
-            total = self.reduce(kind, self._masked(value, kind))
-            return f"{total} / {self.row_count()}" if kind == "mean" else total
-        mean = next((self.values[other] for other in self._means(node) if other in self.values), None)
-        if mean is None:
-            mean = self.names.unique("mean")
-            lines.add(f"{mean} = {self.reduce('sum', self._masked(value, 'sum'))} / {self.row_count()}")
-        centred = self.names.unique("centred")
-        lines.add(f"{centred} = {self._masked(f'{value} - {mean}', 'sum')}")
-        return variance_text(node, self.reduce("sum", f"{centred} * {centred}"), self.row_count())
-
-    def _means(self, node: torch_fx.Node) -> list[torch_fx.Node]:
-        return [
-            other
-            for other in self.region.reductions
-            if ROW_REDUCTIONS[other.target] == "mean" and source_of(other) is source_of(node)
-        ]
+        return self._rows().text(lines, self.names, node, self.use(lines, node, source_of(node)), self.values)
 
     def carry(self, node: torch_fx.Node) -> str:
         """Name of what a scan brings from step to step."""
@@ -268,7 +251,7 @@ class RowBody(KernelNames):
             return scanned
         carry, name = self.carry(node), self.names.unique(short_name(node))
         lines.add(f"{name} = {join(kind, carry, scanned)}")
-        lines.add(f"{carry} = {join(kind, carry, self.reduce(kind, self._masked(value, kind)))}")
+        lines.add(f"{carry} = {join(kind, carry, self.reduce(kind, self._rows().masked(value, kind)))}")
         return name
 
     carried: frozenset[torch_fx.Node] = frozenset()
@@ -336,9 +319,3 @@ class RowBody(KernelNames):
         value = self.values.get(self.region.root)
         assert value is not None
         lines.add(f"tl.store({address}, {value}{f', mask={mask}' if mask else ''})")
-
-
-def _along(kind: str, text: str, axis: int, *, keep: bool) -> str:
-    if kind in ("sum", "mean"):
-        return f"tl.sum({text}, {axis}{', keep_dims=True' if keep else ''})"
-    return f"{kind}_along({text}, {axis}, {keep})"

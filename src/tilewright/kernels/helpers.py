@@ -193,9 +193,15 @@ def four_columns(first, second, third, fourth):
     return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], 4])
 ''',
 }
-#: The same functions on the special-function unit's approximations (2**-22 relative or better each), for classes
+#: The same functions on the special-function unit's approximations (2**-18 relative or better each), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {
+    "exp": '''
+@triton.jit
+def exp(x):
+    """e**x; the error of x * log2(e) grows with x, to 2**-18 of the result at its largest and smallest."""
+    return ex2(x * 1.4426950408889634)
+''',
     "ex2": '''
 @triton.jit
 def ex2(x):

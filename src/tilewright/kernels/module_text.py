@@ -203,7 +203,7 @@ class _ForwardWriter:
         texts = [
             self.prepared.packed(packs[position], node)
             if position in packs
-            else self._operand(node, strided=position in kernel.strided)
+            else self._operand(node, strided=position in kernel.strided, by_format=isinstance(step, FusedStep))
             for position, node in enumerate(nodes)
         ]
         arguments = list(texts)
@@ -223,10 +223,12 @@ class _ForwardWriter:
                 how = "native " if readers[0] in self.native_nodes else ""
                 self.scratch.append(f"{self.text[result]}: stored once, operand of {how}{operation_name(readers[0])}")
 
-    def _operand(self, node: torch_fx.Node, *, strided: bool = False) -> str:
+    def _operand(self, node: torch_fx.Node, *, strided: bool = False, by_format: bool = True) -> str:
+        """An operand as a kernel expects it: row-major, unless it reads strides, or formats as they were planned."""
         if node in self.plan.prepared:
             return self.prepared.value(node)
-        known = strided or node in self.contiguous or self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+        planned = by_format and self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
+        known = strided or node in self.contiguous or planned
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
 
     def _native(self, node: torch_fx.Node) -> None:
@@ -279,7 +281,7 @@ class _ForwardWriter:
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
                 conditions += self._shape_conditions(step)
-            if isinstance(step, ConvStep) and step.plan.tiles.rows:
+            if isinstance(step, ConvStep):
                 conditions += self._kept_channels(step.plan)
         for kernel in self.emitted:
             texts = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
@@ -299,14 +301,16 @@ class _ForwardWriter:
         return conditions
 
     def _kept_channels(self, plan: ConvPlan) -> list[str]:
-        """Weights that a strip of rows keeps are few: a module made for more channels is left to PyTorch."""
+        """A strip of rows keeps few weights, a tile few channels: a module made for more is left to PyTorch."""
         weight = self._parameter_of(plan.anchor.args[1])
         if weight is None:
             return []
         transposed, groups = plan.shape.transposed, plan.shape.groups
         given, kept = (0, 1) if transposed else (1, 0)
         most = MAX_KEPT_CHANNELS * (groups if transposed else 1)
-        bounds = [(given, most), *([(kept, MAX_KEPT_CHANNELS)] if plan.reduces_channels else [])]
+        bounds = [(given, most)] if plan.tiles.rows else []
+        if plan.whole_channels or (plan.tiles.rows and plan.reduces_channels):
+            bounds.append((kept, MAX_KEPT_CHANNELS))
         return [f"{self.text[weight]}.shape[{dim}] <= {bound}" for dim, bound in bounds]
 
     def _parameter_of(self, weight: Any) -> torch_fx.Node | None:

@@ -17,15 +17,18 @@ from tilewright.graph.expand import expand_composites
 from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.nodes import argument, source_of
 from tilewright.graph.rewrite import Editor, copy_graph
+from tilewright.kernels.channel_rows import ChannelRows, find_channel_rows
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
 from tilewright.kernels.conv_plan import (
     ConvPlan,
     ConvTiles,
     channel_reduction,
     convolution_shape,
+    group_channels,
     innermost_channel_reduction,
     keeps_weights,
     spatial_reduction,
+    whole_block,
 )
 from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, find_depthwise, plan_depthwise
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
@@ -203,6 +206,7 @@ class _Planning:
     prepared: frozenset[torch_fx.Node] = frozenset()
     partial: dict[torch_fx.Node, ConvPlan] = field(default_factory=dict)
     row_regions: dict[torch_fx.Node, RowRegion] = field(default_factory=dict)
+    channel_rows: dict[torch_fx.Node, ChannelRows] = field(default_factory=dict)
     chain_ends: set[torch_fx.Node] = field(default_factory=set)
 
 
@@ -361,14 +365,11 @@ def _computes(node: torch_fx.Node) -> bool:
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
-    """The memory format of the results of convolutions that stay native; anchors read row-major tensors."""
-    anchors = [step for step in plan.steps if isinstance(step, ConvStep | CollapseStep | GemmStep)]
-    row_major = {node for step in anchors for node in _reads(step)}
+    """The memory format of the results of convolutions that stay native."""
     return {
         step.node: options.convolution_format
         for step in plan.steps
         if isinstance(step, NativeStep) and step.node.target in CONVOLUTIONS and step.node.meta["val"].dim() >= 4
-        if step.node not in row_major
     }
 
 
@@ -381,6 +382,8 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     A region that goes on after a reduction over the channels is cut there: what it stores is smaller by the
     number of channels, and the rest is a kernel of its own.
     """
+    if node in planning.channel_rows:
+        return _plan_channel_rows(planning, planning.channel_rows[node])
     if not planning.options.convolution_anchors or not is_fusible(node) or not _is_device_tensor(node):
         return None
     region = grow_region(node, frozenset(planning.stops))
@@ -420,6 +423,16 @@ def plan_stencil(planning: _Planning, node: torch_fx.Node) -> DepthwisePlan | No
 def _is_stencil(planning: _Planning, anchor: torch_fx.Node) -> bool:
     """A depthwise convolution, which is no product: it waits for the rule of its own."""
     return planning.options.depthwise_tiles is not None and find_depthwise(anchor) is not None
+
+
+def _plan_channel_rows(planning: _Planning, rows: ChannelRows) -> ConvPlan:
+    """A convolution whose tiles hold all channels, with rows over them as its epilogue."""
+    anchor, shape = rows.anchor, convolution_shape(rows.anchor)
+    assert shape is not None
+    tiles = _convolution_tiles(planning, anchor, shape, reduces_channels=True)
+    tiles = replace(tiles, block_c=whole_block(group_channels(anchor, shape)[1]))
+    name = planning.names.unique(f"{operation_name(anchor)}_{_chain_name(rows.region)}")
+    return ConvPlan(name, anchor, shape, rows.region, False, tiles, whole_channels=True)
 
 
 def _convolution_tiles(
@@ -489,6 +502,9 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
     anchored = planning.options.convolution_anchors
     shaped = [node for node in nodes if anchored and convolution_shape(node) is not None]
     convolutions = [node for node in shaped if _is_plain(node, planning.prepared)]
+    planning.channel_rows = find_channel_rows(planning.graph, convolutions, taken, planning.stops)
+    planning.stops |= set(planning.channel_rows)
+    taken = taken | {node for rows in planning.channel_rows.values() for node in rows.region.nodes}
     planning.chain_ends = ends_of_chains(convolutions)
     planning.row_regions = find_row_regions(
         planning.graph, taken, planning.stops | planning.chain_ends, plain=planning.options.rows.plain

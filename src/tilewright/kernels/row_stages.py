@@ -7,7 +7,7 @@ one value, and a maximum with the sum of exponentials beneath it, are kept toget
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ import torch.fx as torch_fx
 
 from tilewright.graph.nodes import source_of
 from tilewright.kernels.row_region import ROW_REDUCTIONS, RowRegion
-from tilewright.kernels.text import Lines
+from tilewright.kernels.text import Lines, Names
 
 aten = torch.ops.aten
 
@@ -83,6 +83,13 @@ def _divided(node: torch_fx.Node, total: str, count: str) -> str:
     return f"{total} / {count}" if ROW_REDUCTIONS[node.target] == "mean" else total
 
 
+def along(kind: str, text: str, axis: int, *, keep: bool) -> str:
+    """A tile reduced along one of its axes."""
+    if kind in ("sum", "mean"):
+        return f"tl.sum({text}, {axis}{', keep_dims=True' if keep else ''})"
+    return f"{kind}_along({text}, {axis}, {keep})"
+
+
 def join(kind: str, a: str, b: str) -> str:
     """Two partial results as one."""
     if kind in ("sum", "mean"):
@@ -100,6 +107,46 @@ def variance_text(node: torch_fx.Node, squares: str, count: str) -> str:
     """A variance from the sum of squared differences."""
     lost = correction_of(node)
     return f"{squares} / {count}" if lost == 0 else f"{squares} / tl.maximum({count} - {lost}, 0.0)"
+
+
+@dataclass(frozen=True)
+class RegisterRows:
+    """Reductions of rows that lie whole in registers.
+
+    Attributes:
+        mask: which elements of a tile belong to a row.
+        count: number of a row's elements.
+        reduce: a tile along the row.
+    """
+
+    mask: str
+    count: str
+    reduce: Reduce
+
+    def text(
+        self, lines: Lines, names: Names, node: torch_fx.Node, value: str, known: Mapping[torch_fx.Node, str]
+    ) -> str:
+        """The reduction `node` of `value`; a variance takes the mean from `known` values where it is there."""
+        kind = ROW_REDUCTIONS[node.target]
+        if kind != "var":
+            total = self.reduce(kind, self.masked(value, kind))
+            return f"{total} / {self.count}" if kind == "mean" else total
+        mean = next((text for other, text in known.items() if _is_mean_beneath(other, node)), None)
+        if mean is None:
+            mean = names.unique("mean")
+            lines.add(f"{mean} = {self.reduce('sum', self.masked(value, 'sum'))} / {self.count}")
+        centred = names.unique("centred")
+        lines.add(f"{centred} = {self.masked(f'{value} - {mean}', 'sum')}")
+        return variance_text(node, self.reduce("sum", f"{centred} * {centred}"), self.count)
+
+    def masked(self, text: str, kind: str) -> str:
+        """What changes nothing in the place of elements that belong to no row."""
+        return f"tl.where({self.mask}, {text}, {IDENTITY[kind]})"
+
+
+def _is_mean_beneath(node: torch_fx.Node, variance: torch_fx.Node) -> bool:
+    """The mean of the value whose variance is taken, over the same row."""
+    return ROW_REDUCTIONS.get(node.target) == "mean" and source_of(node) is source_of(variance)
 
 
 class Moments(Accumulator):

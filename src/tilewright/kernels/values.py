@@ -118,9 +118,18 @@ class ValueEmitter(KernelNames):
                 if text in self.values.values():
                     self.values[node] = text
                     continue
-                name = self.names.unique(short_name(node))
-                lines.add(f"{name} = {text}")
-                self.values[node] = name
+                self._name(lines, node, text)
+            elif (reduced := self._reduction(lines, node)) is not None:
+                self._name(lines, node, reduced)
+
+    def _name(self, lines: Lines, node: torch_fx.Node, text: str) -> None:
+        name = self.names.unique(short_name(node))
+        lines.add(f"{name} = {text}")
+        self.values[node] = name
+
+    def _reduction(self, lines: Lines, node: torch_fx.Node) -> str | None:
+        """A reduction whose value belongs to the level of its input; None where there is none."""
+        return None
 
     def bind_operands(self, node: torch_fx.Node) -> None:
         """Make the loaded operands of a node its values."""

@@ -110,6 +110,24 @@ _CONV_TILES = (
     ConvTiles(32, 64, 4, 2),
 )
 
+#: Of convolution anchors whose tiles hold all channels, the most promising first: what is kept of a tile is many
+#: registers, and the number of channels is not to be chosen.
+_CHANNEL_TILES = (
+    ConvTiles(64, 128, 4, 3),
+    ConvTiles(64, 128, 4, 2),
+    ConvTiles(64, 128, 8, 1, rows=16),
+    ConvTiles(32, 128, 8, 1, rows=16),
+    ConvTiles(128, 128, 8, 2),
+    ConvTiles(32, 128, 4, 3),
+    ConvTiles(64, 128, 8, 3),
+    ConvTiles(32, 128, 8, 1, rows=8),
+    ConvTiles(64, 128, 4, 2, block_k=32),
+    ConvTiles(64, 128, 4, 3, block_k=32),
+    ConvTiles(64, 128, 8, 1, rows=8),
+    ConvTiles(64, 128, 8, 2),
+    ConvTiles(32, 128, 4, 2, block_k=32),
+)
+
 #: So many of them come before the first plans with native convolutions.
 _ANCHORS_BEFORE_NATIVE = 4
 
@@ -145,6 +163,21 @@ def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions
     early = [next(options for options in native if options.convolution_format is form) for form in (last, plain)]
     rest = [options for options in native if options not in early]
     return (*anchors[:_ANCHORS_BEFORE_NATIVE], *early, *anchors[_ANCHORS_BEFORE_NATIVE:], *rest)
+
+
+def with_channel_rows(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOptions]:
+    """The variants, with other tiles where rows over the channels of a convolution are its epilogue."""
+    first = next((options for options in variants if options.convolution_anchors), None)
+    kernels = plan_module(graph, first).fused if first is not None else ()
+    if not any(isinstance(kernel, ConvPlan) and kernel.whole_channels for kernel in kernels):
+        return list(variants)
+    tiles = iter(_CHANNEL_TILES)
+    return [
+        replace(options, convolution_tiles=next(tiles, options.convolution_tiles))
+        if options.convolution_anchors
+        else options
+        for options in variants
+    ]
 
 
 def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precision: PrecisionClass) -> list[PlanOptions]:
@@ -220,7 +253,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
     )
     candidates: dict[str, Candidate] = {}
-    variants = with_gemms(plan_variants(task.gpu.sm_count, task.precision), graph, task.gpu, task.precision)
+    variants = with_channel_rows(plan_variants(task.gpu.sm_count, task.precision), graph)
+    variants = with_gemms(variants, graph, task.gpu, task.precision)
     variants = with_rows(variants, graph, task.gpu.sm_count)
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
