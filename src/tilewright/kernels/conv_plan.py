@@ -9,6 +9,7 @@ import torch.fx as torch_fx
 
 from tilewright.graph.convolutions import read_convolution
 from tilewright.graph.nodes import listed_dims, source_of
+from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
 from tilewright.kernels.region import REDUCTIONS, Region
 
@@ -38,6 +39,8 @@ class ConvTiles:
         block_k: input channels in one step of a product at most; behind a prepass.
         max_registers: of a thread, so that more programs fit on a multiprocessor; 0 for no limit.
         rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
+        by_tap: a step multiplies one tap, not all taps of a kernel row, so that more steps are in flight; behind a
+            prepass, where the innermost dim has one phase.
     """
 
     block_p: int = 64
@@ -47,6 +50,7 @@ class ConvTiles:
     rows: int = 0
     block_k: int = 64
     max_registers: int = 0
+    by_tap: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,16 @@ class ConvPlan:
     def channels(self) -> tuple[int, int]:
         """Input and output channels of one group."""
         return group_channels(self.anchor, self.shape)
+
+    @property
+    def operands(self) -> Operands:
+        """What the tensor cores multiply: float32 as float16, behind a guard; anything else as it is given."""
+        return Operands.HALF if source_of(self.anchor).meta["val"].dtype is torch.float32 else Operands.GIVEN
+
+    @property
+    def loops_columns(self) -> bool:
+        """Taps of the innermost dim are walked by the loop, like those of the outer dims."""
+        return self.tiles.by_tap and self.tiles.rows == 0 and self.shape.columns.output_step == 1
 
     @property
     def joins_columns(self) -> bool:
