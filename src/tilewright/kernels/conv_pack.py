@@ -55,7 +55,7 @@ def {name}(x, {border_arguments}, c_padded{unfit_argument}):
 {padded_lines}
     rows = N * {row_product} + {tail_rows}
     out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype={dtype})
-    BLOCK_C, BLOCK_W = min(64, c_padded), max(16, min(64, triton.next_power_of_2(W)))
+    BLOCK_C, BLOCK_W = min(64, {block_c}), max(16, min(64, triton.next_power_of_2(W)))
     {name}_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
         x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded,
         BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=8,
@@ -87,6 +87,7 @@ _CONVERTS = {
     "marks": "; marks unfit images",
     "dtype": "torch.float16",
     "unfit": "unfit, ",
+    "block_c": "c_padded",
 }
 #: ... and of the one that only moves.
 _MOVES = {
@@ -95,6 +96,7 @@ _MOVES = {
     "conversion": " ->",
     "type": "x.dtype",
     "dtype": "x.dtype",
+    "block_c": "triton.next_power_of_2(c_padded)",  # three groups of 16 channels are 48
 }
 
 CHANNEL_BLOCK = '''

@@ -91,9 +91,10 @@ class PlanOptions:
         if self.convolution_anchors:
             tiles = self.convolution_tiles
             kept = f"weights kept over {tiles.rows} rows, " if tiles.rows else ""
+            steps = f", {tiles.num_stages} stages of one tap" if tiles.by_tap else ""
             return (
                 f"convolutions as anchors, {kept}tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
-                f"{tiles.num_warps} warps"
+                f"{tiles.num_warps} warps{steps}"
             )
         return (
             f"native convolutions {self.convolution_format.value}, tiles of {self.limits.tile}, "
