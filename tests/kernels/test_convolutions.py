@@ -1,4 +1,4 @@
-"""Convolution anchors by type of operands: properties in the interpreter, golden file, targets, where regions are cut."""
+"""Convolution anchors: drawn ones in the interpreter, their types, cut regions, three targets, a golden file."""
 
 from __future__ import annotations
 
@@ -166,10 +166,19 @@ def test_large_tiles_with_several_steps_in_flight_are_proposed_first(precision: 
         (8, 3),
         (8, 4),
     }
-    for options in variants[:1]:
-        (plan,) = anchors(plan_module(graph, options))
-        assert plan.loops_columns
-        assert ConvProduct(plan, LETTERS[2]).shared_bytes() <= find_gpu("rtx-4090").shared_bytes_per_block
+    (plan,) = anchors(plan_module(graph, variants[0]))
+    assert plan.tiles.by_tap
+    assert ConvProduct(plan, LETTERS[2]).shared_bytes() <= find_gpu("rtx-4090").shared_bytes_per_block
+
+
+def test_tiles_of_one_tap_in_a_step_are_for_one_phase() -> None:
+    """Elsewhere the usual tiles take their place, which fit: what is varied after the first plan depends on it."""
+    options = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(128, 128, 8, 3, by_tap=True))
+    x = torch.empty(2, 64, 8, 8, dtype=torch.float16)
+    (two,) = anchors(planned(Function(nn.ConvTranspose2d(64, 64, 4, 2, 1), torch.tanh).half(), x, options))
+    assert two.tiles == ConvTiles()
+    (one,) = anchors(planned(Function(nn.ConvTranspose2d(64, 64, 3, 1, 1), torch.tanh).half(), x, options))
+    assert one.tiles == options.convolution_tiles
 
 
 def test_float32_convolutions_have_anchors_in_the_tf32_class_alone() -> None:

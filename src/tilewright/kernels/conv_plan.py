@@ -40,7 +40,7 @@ class ConvTiles:
         max_registers: of a thread, so that more programs fit on a multiprocessor; 0 for no limit.
         rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
         by_tap: a step multiplies one tap, not all taps of a kernel row, so that more steps are in flight; behind a
-            prepass, where the innermost dim has one phase.
+            prepass, and where the innermost dim has one phase.
     """
 
     block_p: int = 64
@@ -92,11 +92,6 @@ class ConvPlan:
     def operands(self) -> Operands:
         """What the tensor cores multiply: float32 as float16, behind a guard; anything else as it is given."""
         return Operands.HALF if source_of(self.anchor).meta["val"].dtype is torch.float32 else Operands.GIVEN
-
-    @property
-    def loops_columns(self) -> bool:
-        """Taps of the innermost dim are walked by the loop, like those of the outer dims."""
-        return self.tiles.by_tap and self.tiles.rows == 0 and self.shape.columns.output_step == 1
 
     @property
     def joins_columns(self) -> bool:
@@ -198,6 +193,13 @@ def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channe
     for dim in shape.dims:
         shifts *= len({tap.delta for phase in dim.phases for tap in phase})
     return channels <= MAX_KEPT_CHANNELS and shape.tap_count <= _MAX_KEPT_TAPS and shifts <= _MAX_SHIFTS
+
+
+def tiles_suit(tiles: ConvTiles, anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool) -> bool:
+    """A convolution can be cut so: strips of rows keep its weights, and the taps of one phase are walked one by one."""
+    if tiles.rows:
+        return keeps_weights(anchor, shape, reduces_channels)
+    return not tiles.by_tap or shape.columns.output_step == 1
 
 
 def group_channels(anchor: torch_fx.Node, shape: ConvolutionShape) -> tuple[int, int]:

@@ -45,7 +45,7 @@ class ConvProduct:
         self.shape = plan.shape
         self.letters = letters
         self.columns = plan.shape.columns.output_step
-        self.by_tap = plan.loops_columns and not wide
+        self.by_tap = plan.tiles.by_tap and not wide
         looped = plan.shape.rank if self.by_tap else plan.shape.rank - 1
         self.looped = list(zip(plan.shape.dims[:looped], letters[:looped], strict=True))
 

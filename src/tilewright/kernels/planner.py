@@ -24,8 +24,8 @@ from tilewright.kernels.conv_plan import (
     channel_reduction,
     convolution_shape,
     innermost_channel_reduction,
-    keeps_weights,
     spatial_reduction,
+    tiles_suit,
 )
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
@@ -397,9 +397,9 @@ def _pointwise_end(planning: _Planning, region: Region, anchor: torch_fx.Node) -
 def _convolution_tiles(
     planning: _Planning, anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool
 ) -> ConvTiles:
-    """The tiles asked for; strips of rows only where a convolution's weights can be kept."""
+    """The tiles asked for; the usual ones where a convolution cannot be cut so."""
     tiles = planning.options.convolution_tiles
-    return tiles if not tiles.rows or keeps_weights(anchor, shape, reduces_channels) else ConvTiles()
+    return tiles if tiles_suit(tiles, anchor, shape, reduces_channels) else ConvTiles()
 
 
 def _plan_partial_results(planning: _Planning, region: Region, anchor: torch_fx.Node, shape: ConvolutionShape) -> bool:

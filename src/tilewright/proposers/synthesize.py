@@ -98,7 +98,7 @@ _CONV_TILES = (
     ConvTiles(32, 64, 4, 2),
 )
 
-#: Of those that multiply operands as given, the most promising first. With one product in a step, large tiles leave room
+#: Of those that multiply operands as given, the most promising first. With one tap in a step, large tiles leave room
 #: for several steps in flight.
 _GIVEN_CONV_TILES = (
     ConvTiles(128, 128, 8, 3, by_tap=True),
