@@ -290,6 +290,9 @@ def _eval_children(module: nn.Module) -> list[str]:
 
 def _candidate(text: str, scratch: tuple[str, ...], plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
     schedules = tuple(_schedule(kernel) for kernel in plan.fused)
+    cut = {kernel.tiles for kernel in plan.fused if isinstance(kernel, ConvPlan)}
+    if len(cut) == 1:  # a convolution that cannot be cut as was asked has other tiles
+        options = replace(options, convolution_tiles=cut.pop())
     return Candidate(
         text,
         Origin.SYNTHESIZE,
