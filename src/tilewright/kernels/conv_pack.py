@@ -1,10 +1,14 @@
-"""What a convolution anchor prepares: the input as float16 with a zero border, and the weights by tap."""
+"""What a convolution anchor prepares: the input channels last with a zero border, and the weights by tap.
+
+Operands of 16 bits keep their type. float32 becomes float16, and what that cannot hold is marked.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.text import Lines
 
 LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
@@ -19,16 +23,12 @@ LARGEST_BITS = "0x477FE000"
 
 _PREPASS = '''
 @triton.jit
-def to_half_with_border_kernel(
-    x_ptr, out_ptr, unfit_ptr, N, C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
+def {name}_kernel(
+    x_ptr, out_ptr, {unfit_ptr}N, C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
     {borders_constexpr}, C_PADDED: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
     BLOCK_BORDER: tl.constexpr,
 ):
-    """x [N, C, {dims}] float32 -> float16 [N, {padded}, C_PADDED], zeros before the data and past the last image.
-
-    Marks images that float16 cannot hold to TF32's accuracy: a value too large, or a tile where all are tiny and
-    not all are zero. Bit patterns of absolute values are compared: NaN is the largest.
-    """
+    """x [N, C, {dims}]{conversion} [N, {padded}, C_PADDED], zeros before the data and past the last image.{marking}"""
     pid = tl.program_id(0)
     w = (pid % tl.cdiv(W, BLOCK_W)) * BLOCK_W + tl.arange(0, BLOCK_W)
     row = pid // tl.cdiv(W, BLOCK_W)
@@ -38,36 +38,66 @@ def to_half_with_border_kernel(
     border = tl.arange(0, BLOCK_BORDER)
     image = x_ptr + n.to(tl.int64) * C * ({plane}) + {row_offset}
     start = out_ptr + row.to(tl.int64) * W_PADDED * C_PADDED
-    sizes = tl.zeros([BLOCK_C], tl.int32)
-    for c_start in range(0, C_PADDED, BLOCK_C):
+{nothing_seen}    for c_start in range(0, C_PADDED, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
         x = tl.load(image + c[:, None] * ({plane}) + w[None, :], mask=(c < C)[:, None] & inside[None, :], other=0.0)
-        sizes = tl.maximum(sizes, tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1))
-        keep = (c < C_PADDED)[None, :]
+{see}        keep = (c < C_PADDED)[None, :]
         data = start + (W_BORDER + w)[:, None] * C_PADDED + c[None, :]
-        tl.store(data, tl.trans(x.to(tl.float16)), mask=keep & (w < W)[:, None])
-        zeros = tl.zeros([BLOCK_BORDER, BLOCK_C], tl.float16)
+        tl.store(data, tl.trans(x{cast}), mask=keep & (w < W)[:, None])
+        zeros = tl.zeros([BLOCK_BORDER, BLOCK_C], {type})
         first = (border < W_BORDER) & (pid % tl.cdiv(W, BLOCK_W) == 0)
         tl.store(start + border[:, None] * C_PADDED + c[None, :], zeros, mask=keep & first[:, None])
-    largest = tl.max(sizes)
-    fits = (largest == 0) | ((largest >= {smallest}) & (largest < {largest}))
-    tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
-    tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))
+{mark}
 
-
-def to_half_with_border(x, {border_arguments}, c_padded, unfit):
-    """The input as float16, channels last, a zero border before every row and plane; marks unfit images."""
+def {name}(x, {border_arguments}, c_padded{unfit_argument}):
+    """The input {as_type}channels last, a zero border before every row and plane{marks}."""
     N, C, {dims} = x.shape
 {padded_lines}
     rows = N * {row_product} + {tail_rows}
-    out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype=torch.float16)
-    BLOCK_C, BLOCK_W = min(64, c_padded), max(16, min(64, triton.next_power_of_2(W)))
-    to_half_with_border_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
-        x, out, unfit, N, C, {dims}, {padded}, {border_names}, c_padded,
+    out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype={dtype})
+    BLOCK_C, BLOCK_W = min(64, {block_c}), max(16, min(64, triton.next_power_of_2(W)))
+    {name}_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
+        x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded,
         BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=8,
     )
     return out
 '''
+
+#: Of the prepass that converts float32, and marks what float16 cannot hold ...
+_CONVERTS = {
+    "name": "to_half_with_border",
+    "unfit_ptr": "unfit_ptr, ",
+    "conversion": " float32 -> float16",
+    "marking": """
+
+    Marks images that float16 cannot hold to TF32's accuracy: a value too large, or a tile where all are tiny and
+    not all are zero. Bit patterns of absolute values are compared: NaN is the largest.
+    """,
+    "nothing_seen": "    sizes = tl.zeros([BLOCK_C], tl.int32)\n",
+    "see": "        sizes = tl.maximum(sizes, tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1))\n",
+    "cast": ".to(tl.float16)",
+    "type": "tl.float16",
+    "mark": f"""    largest = tl.max(sizes)
+    fits = (largest == 0) | ((largest >= {SMALLEST_BITS}) & (largest < {LARGEST_BITS}))
+    tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
+    tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))
+""",
+    "unfit_argument": ", unfit",
+    "as_type": "as float16, ",
+    "marks": "; marks unfit images",
+    "dtype": "torch.float16",
+    "unfit": "unfit, ",
+    "block_c": "c_padded",
+}
+#: ... and of the one that only moves.
+_MOVES = {
+    **dict.fromkeys(_CONVERTS, ""),
+    "name": "with_border",
+    "conversion": " ->",
+    "type": "x.dtype",
+    "dtype": "x.dtype",
+    "block_c": "triton.next_power_of_2(c_padded)",  # three groups of 16 channels are 48
+}
 
 CHANNEL_BLOCK = '''
 def channel_block(channels):
@@ -76,7 +106,12 @@ def channel_block(channels):
 '''.strip("\n")
 
 
-def prepass_source(rank: int) -> tuple[str, str]:
+def prepass_name(operands: Operands) -> str:
+    """Its wrapper's name."""
+    return (_CONVERTS if operands is Operands.HALF else _MOVES)["name"]
+
+
+def prepass_source(rank: int, operands: Operands) -> tuple[str, str]:
     """The prepass for inputs of that many spatial dims: kernel, and wrapper."""
     letters = LETTERS[rank]
     outer = letters[:-1]
@@ -107,38 +142,58 @@ def prepass_source(rank: int) -> tuple[str, str]:
         row_product=" * ".join(f"{letter}_PADDED" for letter in outer) or "1",
         tail_rows=" + ".join(tail),
         border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
-        smallest=SMALLEST_BITS,
-        largest=LARGEST_BITS,
+        **(_CONVERTS if operands is Operands.HALF else _MOVES),
     ).strip("\n")
     kernel, wrapper = text.split("\n\n\n")
     return kernel, wrapper
 
 
 def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
-    """The function that packs the weights: float16 [groups, taps, C, CO_PADDED (, columns)], and whether they fit."""
+    """The function that packs the weights, [groups, taps, C, CO_PADDED (, columns)].
+
+    As float16, and whether they fit; or in their own type, and how many output channels a group has.
+    """
     lines = Lines()
+    half = plan.operands is Operands.HALF
+    lines.open(f"def pack_{plan.name}(weight):")
+    if half:
+        lines.add(
+            '"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; and 1 if they do not fit."""'
+        )
+    else:
+        lines.add('"""Weights as a matrix [C, CO] for each tap, padded to the tiles; and CO."""')
+    _add_matrices(lines, plan)
+    if half:
+        channels = ", ".join(str(axis) for axis in range(1, 2 + plan.shape.rank))
+        lines.add(f"largest = w.abs().amax(({channels}))  # of each output channel")
+        lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
+    lines.add("c, co = w.shape[-2:]")
+    lines.add("w = F.pad(w, (0, -co % 64, 0, -c % channel_block(c)))")
+    if plan.packs_columns:
+        _add_joint_columns(lines, plan, deltas)
+    if half:
+        lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1)")
+    else:
+        lines.add("return w.contiguous(), co")
+    return str(lines)
+
+
+def _add_matrices(lines: Lines, plan: ConvPlan) -> None:
     shape = plan.shape
     rank, groups = shape.rank, shape.groups
-    lines.open(f"def pack_{plan.name}(weight):")
-    lines.add('"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; and 1 if they do not fit."""')
     dims = ", ".join(str(axis) for axis in range(3, 3 + rank))
     taps = ", ".join(str(dim.size) for dim in shape.dims)
     order = "1, 2" if shape.transposed else "2, 1"
     lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
     lines.add(f"w = w.permute(0, {dims}, {order})  # [groups, taps, C, CO]")
-    channels = ", ".join(str(axis) for axis in range(1, 2 + rank))
-    lines.add(f"largest = w.abs().amax(({channels}))  # of each output channel")
-    lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
-    lines.add("c, co = w.shape[-2:]")
-    lines.add("w = F.pad(w, (0, -co % 64, 0, -c % channel_block(c)))")
-    if plan.packs_columns:
-        columns = shape.columns
-        order_of_taps = [
-            next(tap.index for tap in columns.phases[column] if tap.delta == delta)
-            for delta in deltas
-            for column in range(columns.output_step)
-        ]
-        lines.add(f"w = w[..., {order_of_taps}, :, :].unflatten({rank}, ({len(deltas)}, {columns.output_step}))")
-        lines.add(f"w = w.movedim({rank + 1}, -1)  # the phases of a column side by side")
-    lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1)")
-    return str(lines)
+
+
+def _add_joint_columns(lines: Lines, plan: ConvPlan, deltas: Sequence[int]) -> None:
+    columns, rank = plan.shape.columns, plan.shape.rank
+    order_of_taps = [
+        next(tap.index for tap in columns.phases[column] if tap.delta == delta)
+        for delta in deltas
+        for column in range(columns.output_step)
+    ]
+    lines.add(f"w = w[..., {order_of_taps}, :, :].unflatten({rank}, ({len(deltas)}, {columns.output_step}))")
+    lines.add(f"w = w.movedim({rank + 1}, -1)  # the phases of a column side by side")

@@ -9,6 +9,7 @@ import torch.fx as torch_fx
 
 from tilewright.graph.convolutions import Convolution, read_convolution
 from tilewright.graph.nodes import listed_dims, source_of
+from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
 from tilewright.kernels.region import REDUCTIONS, Region
 
@@ -38,6 +39,8 @@ class ConvTiles:
         block_k: input channels in one step of a product at most; behind a prepass.
         max_registers: of a thread, so that more programs fit on a multiprocessor; 0 for no limit.
         rows: rows that one program walks down with its weights kept; 0 for a tile in one place, behind a prepass.
+        by_tap: a step multiplies one tap, not all taps of a kernel row, so that more steps are in flight; behind a
+            prepass, and where the innermost dim has one phase.
     """
 
     block_p: int = 64
@@ -47,6 +50,7 @@ class ConvTiles:
     rows: int = 0
     block_k: int = 64
     max_registers: int = 0
+    by_tap: bool = False
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,11 @@ class ConvPlan:
     def channels(self) -> tuple[int, int]:
         """Input and output channels of one group."""
         return group_channels(self.anchor, self.shape)
+
+    @property
+    def operands(self) -> Operands:
+        """What the tensor cores multiply: float32 as float16, behind a guard; anything else as it is given."""
+        return Operands.HALF if source_of(self.anchor).meta["val"].dtype is torch.float32 else Operands.GIVEN
 
     @property
     def joins_columns(self) -> bool:
@@ -202,6 +211,13 @@ def keeps_weights(anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channe
 def whole_block(channels: int) -> int:
     """Channels of a tile that holds all of them."""
     return 1 << max(4, (channels - 1).bit_length())
+
+
+def tiles_suit(tiles: ConvTiles, anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool) -> bool:
+    """A convolution can be cut so: strips of rows keep its weights, and the taps of one phase are walked one by one."""
+    if tiles.rows:
+        return keeps_weights(anchor, shape, reduces_channels)
+    return not tiles.by_tap or shape.columns.output_step == 1
 
 
 def group_channels(anchor: torch_fx.Node, shape: ConvolutionShape) -> tuple[int, int]:

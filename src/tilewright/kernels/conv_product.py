@@ -1,8 +1,12 @@
-"""The product of a convolution anchor: loops over taps and channels, in float16 or, where that cannot hold, TF32.
+"""The product of a convolution anchor: loops over taps and channels.
+
+Operands are multiplied as they were packed: as float16 or bfloat16 where they were given so; given as float32, as
+float16 or, where that cannot hold them, in TF32.
 
 Taps of the outer dims are walked by one loop, whatever the phase: along a dim, the taps of a phase are evenly
 spaced in the kernel and in the input, so a start and a count for each phase say it all. The phases of the
-innermost dim are unrolled side by side; where they all read the same shifts, one product computes them together.
+innermost dim are unrolled side by side; where they all read the same shifts, one product computes them together,
+and where there is one, its taps may be walked by the same loop.
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ def _spacing(dim: DimPhases) -> tuple[int, int]:
 
 
 class ConvProduct:
-    """Emits the accumulators of one tile: from packed float16 operands, or (`wide`) in TF32 from what was given."""
+    """Emits the accumulators of one tile: from packed operands, or (`wide`) in TF32 from what was given."""
 
     def __init__(self, plan: ConvPlan, letters: Sequence[str], wide: bool = False) -> None:
         self.plan = plan
@@ -41,7 +45,9 @@ class ConvProduct:
         self.shape = plan.shape
         self.letters = letters
         self.columns = plan.shape.columns.output_step
-        self.outer = list(zip(plan.shape.dims[:-1], letters[:-1], strict=True))
+        self.by_tap = plan.tiles.by_tap and not wide
+        looped = plan.shape.rank if self.by_tap else plan.shape.rank - 1
+        self.looped = list(zip(plan.shape.dims[:looped], letters[:looped], strict=True))
 
     @property
     def accumulators(self) -> list[str]:
@@ -78,8 +84,9 @@ class ConvProduct:
             return self._kept_bytes()
         block_k = tiles.block_k
         width = tiles.block_c * (self.columns if self.plan.packs_columns else 1)
-        products = 1 if self.plan.packs_columns else sum(len(taps) for taps in self.shape.columns.phases)
-        inputs = 1 if self.plan.packs_columns else len(self.deltas)
+        one = self.plan.packs_columns or self.by_tap
+        products = 1 if one else sum(len(taps) for taps in self.shape.columns.phases)
+        inputs = 1 if one else len(self.deltas)
         return tiles.num_stages * 2 * block_k * (inputs * tiles.block_p + products * width)
 
     def _kept_bytes(self) -> int:
@@ -101,16 +108,16 @@ class ConvProduct:
         if self.wide:
             self._tf32_loop(lines, count)
         else:
-            self._half_loop(lines, count)
+            self._packed_loop(lines, count)
 
-    # -- taps of the outer dims ----------------------------------------------------------------------------
+    # -- taps of the looped dims ---------------------------------------------------------------------------
 
     def _phase_constants(self, lines: Lines) -> str:
-        """Start and count of each outer dim's taps in this phase; returns the count of their combinations."""
+        """Start and count of each looped dim's taps in this phase; returns the count of their combinations."""
         index = "phase"
         counts = []
-        for position in range(len(self.outer) - 1, -1, -1):
-            dim, letter = self.outer[position]
+        for position in range(len(self.looped) - 1, -1, -1):
+            dim, letter = self.looped[position]
             lower, steps = letter.lower(), dim.output_step
             phase = index if position == 0 else f"({index} % {steps})"
             index = f"({index} // {steps})" if steps > 1 else index
@@ -122,10 +129,10 @@ class ConvProduct:
         return " * ".join(reversed(counts)) or "1"
 
     def _tap(self, lines: Lines, index: str) -> None:
-        """From a combination's number: its shift in input rows, and its row in the weights."""
+        """From a combination's number: its shift in input pixels, and its row in the weights."""
         rest = index
-        for position in range(len(self.outer) - 1, -1, -1):
-            dim, letter = self.outer[position]
+        for position in range(len(self.looped) - 1, -1, -1):
+            dim, letter = self.looped[position]
             lower = letter.lower()
             delta, step = _spacing(dim)
             number = rest if position == 0 else f"({rest}) % {lower}_count"
@@ -133,18 +140,18 @@ class ConvProduct:
             lines.add(f"{lower}_index = {lower}_tap + ({number}) * {step}")
             rest = f"({rest}) // {lower}_count"
         shift, row = "0", "0"
-        for dim, letter in self.outer:
+        for dim, letter in self.looped:
             lower = letter.lower()
             shift = f"{lower}_delta" if shift == "0" else f"({shift}) * {letter}_PADDED + {lower}_delta"
             row = f"{lower}_index" if row == "0" else f"({row}) * {dim.size} + {lower}_index"
-        if self.outer:
+        if self.looped:
             if not self.wide:
-                lines.add(f"shift = ({shift}) * W_PADDED")
+                lines.add(f"shift = {shift}" if self.by_tap else f"shift = ({shift}) * W_PADDED")
             lines.add(f"row = {row}")
 
-    # -- float16 -------------------------------------------------------------------------------------------
+    # -- packed operands -----------------------------------------------------------------------------------
 
-    def _half_loop(self, lines: Lines, count: str) -> None:
+    def _packed_loop(self, lines: Lines, count: str) -> None:
         inner = len(self.deltas) if self.plan.packs_columns else 1
         trips = " * ".join(
             part for part in (count, str(inner) if inner > 1 else "", "(C // BLOCK_K)") if part != "1" and part
@@ -153,27 +160,33 @@ class ConvProduct:
         lines.add("k0 = step % (C // BLOCK_K) * BLOCK_K")
         lines.add("tap = step // (C // BLOCK_K)")
         if self.plan.packs_columns:
-            self._packed_step(lines, inner)
+            self._joint_step(lines, inner)
+        elif self.by_tap:
+            self._tap(lines, "tap")
+            self._one_product(lines, "shift", "row", "CO_PADDED")
         else:
             self._unrolled_step(lines)
         lines.close()
 
-    def _packed_step(self, lines: Lines, inner: int) -> None:
+    def _joint_step(self, lines: Lines, inner: int) -> None:
         self._tap(lines, f"tap // {inner}")
         first, spacing = self.deltas[0], (self.deltas[1] - self.deltas[0]) if inner > 1 else 0
         column_shift = f"{first} + tap % {inner} * {spacing}" if inner > 1 else str(first)
-        shift = f"shift + {column_shift}" if self.outer else column_shift
+        shift = f"shift + {column_shift}" if self.looped else column_shift
+        row = f"(row * {inner} + tap % {inner})" if self.looped else f"(tap % {inner})"
+        self._one_product(lines, shift, row, f"(CO_PADDED * {self.columns})")
+
+    def _one_product(self, lines: Lines, shift: str, row: str, stride: str) -> None:
         lines.add(f"x = tl.load(source + (pixel + {shift})[:, None] * C_ALL + (k0 + k)[None, :])")
-        row = f"row * {inner} + tap % {inner}" if self.outer else f"tap % {inner}"
-        lines.add(f"matrix = (group + ({row}) * C + k0 + k)[:, None] * (CO_PADDED * {self.columns})")
+        lines.add(f"matrix = (group + {row} * C + k0 + k)[:, None] * {stride}")
         lines.add("accumulator = tl.dot(x, tl.load(w_ptr + matrix + column[None, :]), accumulator)")
 
     def _unrolled_step(self, lines: Lines) -> None:
         self._tap(lines, "tap")
         size = self.shape.columns.size
-        base = f"row * {size}" if self.outer else "0"
+        base = f"row * {size}" if self.looped else "0"
         for delta in self.deltas:
-            shift = f"shift + {delta}" if self.outer else str(delta)
+            shift = f"shift + {delta}" if self.looped else str(delta)
             lines.add(f"x = tl.load(source + (pixel + {shift})[:, None] * C_ALL + (k0 + k)[None, :])")
             for name, tap in self._columns_reading(delta):
                 lines.add(f"matrix = (group + ({base} + {tap.index}) * C + k0 + k)[:, None] * CO_PADDED")
@@ -222,7 +235,7 @@ class ConvProduct:
 
     def _tf32_product(self, lines: Lines, name: str, tap: str, column: str, mask: str) -> None:
         lines.add(f"slow_c = {column}")
-        row = f"(row * {self.shape.columns.size} + {tap})" if self.outer else tap
+        row = f"(row * {self.shape.columns.size} + {tap})" if self.looped else tap
         taps = self.shape.tap_count
         if self.shape.transposed:
             matrix = f"((c_given + channel)[:, None] * CO + slow_c[None, :]) * {taps}"

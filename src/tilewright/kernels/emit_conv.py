@@ -1,8 +1,9 @@
 """Emission of a convolution anchor: an implicit GEMM over pixels, its epilogue in registers.
 
-A prepass writes the input as float16, channels last, rows parted by a zero border that neighbours share, so that
-the main kernel's loads need no masks. A tile holds positions q of one row phase by output channels; the phases of
-the innermost dim are computed side by side and interleaved in registers, so that stores are contiguous.
+A prepass writes the input channels last, rows parted by a zero border that neighbours share, so that the main
+kernel's loads need no masks; float32 becomes float16, and a TF32 twin does the images that float16 cannot hold. A tile
+holds positions q of one row phase by output channels; the phases of the innermost dim are computed side by side and
+interleaved in registers, so that stores are contiguous.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import torch.fx as torch_fx
 from tilewright.graph.convolutions import read_convolution
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
-from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LETTERS, pack_source, prepass_source
+from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LETTERS, pack_source, prepass_name, prepass_source
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
@@ -39,11 +41,13 @@ class ConvEmitter(ValueEmitter):
     def __init__(self, plan: ConvPlan, graph: Graph, wide: bool = False) -> None:
         self.plan = plan
         self.wide = wide
+        self.half = plan.operands is Operands.HALF
         self.shape = plan.shape
         self.letters = LETTERS[plan.shape.rank]
         self.product = ConvProduct(plan, self.letters, wide)
         self._columns = plan.shape.columns.output_step
         taken = {"q", "p", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase", "half"}
+        taken |= set() if self.half else {"bordered"}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {letter.lower() for letter in self.letters} | {f"{letter.lower()}_q" for letter in self.letters}
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
@@ -97,7 +101,8 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"pixel = {text}")
         plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
         lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
-        lines.add("fits = tl.load(unfit_ptr + n) == 0  # others are left to the wide kernel")
+        if self.half:
+            lines.add("fits = tl.load(unfit_ptr + n) == 0  # others are left to the wide kernel")
 
     def _channels(self, lines: Lines, block: str) -> None:
         if self.shape.groups > 1:
@@ -251,13 +256,17 @@ class ConvEmitter(ValueEmitter):
             self._reduced(body)
         else:
             self._stored(body)
-        own = ["given_ptr", "weight_ptr"] if self.wide else ["x_ptr", "w_ptr"]
-        tensors = [*own, "unfit_ptr", *(f"{p}_ptr" for p in self.pointers.values()), "out_ptr"]
+        own = ["given", "weight"] if self.wide else ["x", "w"]
+        tensors = [f"{name}_ptr" for name in (*own, *self._arguments())]
         parts = ["PARTS"] if self.plan.reduces_space else []
         blocks = [*self._kernel_sizes(), *parts, "BY_ROWS", "BLOCK_P", "BLOCK_C"]
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
         head = self.signature(name, tensors, ["N", "TILES"] if self.wide else [], [*blocks, *self._own_blocks()])
         return name, f"{head}\n    {self._docstring()}\n{body}"
+
+    def _arguments(self) -> list[str]:
+        """Tensors that main kernel and twin both take, after what they multiply."""
+        return [*(["unfit"] if self.half else []), *self.pointers.values(), "out"]
 
     def _own_blocks(self) -> list[str]:
         return [] if self.wide else ["BLOCK_K", "STAGES"]
@@ -266,26 +275,39 @@ class ConvEmitter(ValueEmitter):
         steps = " -> ".join(short_name(node) for node in self.region.nodes if not is_relabelling(node))
         if self.wide:
             return '"""The same for images that float16 cannot hold, from the input in TF32; others are skipped."""'
-        return f'"""{short_name(self.plan.anchor)} -> {steps}; x is float16 with a zero border, w lies by tap."""'
+        return f'"""{short_name(self.plan.anchor)} -> {steps}; {self._operand_words()}, w lies by tap."""'
+
+    def _operand_words(self) -> str:
+        return f"x is {'float16' if self.half else 'channels last'} with a zero border"
 
     def emit(self) -> EmittedKernel:
-        """Both kernels, the wrapper, the packing of the weights, and the shared prepass."""
-        name, kernel = self.kernel()
-        wide_name, wide_kernel = ConvEmitter(self.plan, self.graph, wide=True).kernel()
-        prepass_kernel, prepass_wrapper = prepass_source(self.shape.rank)
+        """The kernel and its twin, the wrapper, the packing of the weights, and the shared prepass."""
+        found = [self.kernel()]
+        if self.half:
+            found.append(type(self)(self.plan, self.graph, wide=True).kernel())
+        kernels = "\n\n\n".join(source for _, source in found)
+        weights = [self._weight()] * (2 if self.half else 1)  # the twin reads them as given
+        out_channels = f"CO={{1}}.shape[{1 if self.shape.transposed else 0}]{self._group_division()}"
+        prepass_kernels, prepass_wrappers = self._prepass()
         return EmittedKernel(
-            f"{kernel}\n\n\n{wide_kernel}",
-            f"{pack_source(self.plan, self.product.deltas)}\n\n\n{self._wrapper(name, wide_name)}",
+            kernels,
+            f"{pack_source(self.plan, self.product.deltas)}\n\n\n{self._wrapper(*(name for name, _ in found))}",
             self.plan.name,
-            tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), self._weight(), *self.pointers)),
+            tuple(node.name for node in (source_of(self.plan.anchor), *weights, *self.pointers)),
             dict(self.scalars),
-            frozenset(helpers_in(kernel + wide_kernel)),
+            frozenset(helpers_in(kernels)),
             self._scratch(),
-            shared_kernels=(prepass_kernel,),
-            shared_wrappers=(CHANNEL_BLOCK, prepass_wrapper),
-            packs=((2, f"pack_{self.plan.name}"),),
-            keywords=(f"CO={{1}}.shape[{1 if self.shape.transposed else 0}]{self._group_division()}",),
+            shared_kernels=prepass_kernels,
+            shared_wrappers=(CHANNEL_BLOCK, *prepass_wrappers),
+            packs=((len(weights), f"pack_{self.plan.name}"),),
+            spares=tuple(name for name, _ in found[1:]),
+            keywords=(out_channels,) if self.half else (),
         )
+
+    def _prepass(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Kernels and wrappers that prepare the input."""
+        kernel, wrapper = prepass_source(self.shape.rank, self.plan.operands)
+        return (kernel,), (wrapper,)
 
     def _stored(self, lines: Lines) -> None:
         self._channels(lines, "0" if self.plan.whole_channels else "c_block")
@@ -308,7 +330,8 @@ class ConvEmitter(ValueEmitter):
             lines.add(f"tl.store(out_ptr + {plane} * PARTS + part, {self._part_value('total')}, mask={mask})")
 
     def _store_mask(self, mask: str) -> str:
-        return mask if self.wide else f"{mask} & fits"
+        """Of what the main kernel may store: nothing of images that are left to its twin."""
+        return f"{mask} & fits" if self.half and not self.wide else mask
 
     def _root_mask(self) -> str:
         """Which elements of the region's root exist."""
@@ -373,7 +396,7 @@ class ConvEmitter(ValueEmitter):
             mask = self._store_mask("tl.reshape(inside, [BLOCK_P])")
             lines.add(f"tl.store(out_ptr + n * ({plane}) + {offset}, {value}, mask={mask})")
         if self.plan.reduces_space:
-            mask = "" if self.wide else ", mask=fits"
+            mask = ", mask=fits" if self.half and not self.wide else ""
             where = "n * PARTS + part + tl.arange(0, 1)"
             lines.add(f"tl.store(out_ptr + {where}, {self._part_value('total')}{mask})")
 
@@ -430,9 +453,21 @@ class ConvEmitter(ValueEmitter):
         parts = (f"{self.plan.name}: partial results, one for each tile",) if self.plan.reduces_space else ()
         return (
             *parts,
-            f"half: input repacked as float16 with a zero border, 2 * N * {pixels} * C bytes",
-            "packed: weights repacked as float16 by tap, once for each change of the weights",
+            f"{self._repacked}: input repacked{self._as_half} with a zero border, 2 * N * {pixels} * C bytes",
+            self._packed_scratch(),
         )
+
+    @property
+    def _as_half(self) -> str:
+        return " as float16" if self.half else ""
+
+    @property
+    def _repacked(self) -> str:
+        """Name of the input as the prepass leaves it."""
+        return "half" if self.half else "bordered"
+
+    def _packed_scratch(self) -> str:
+        return f"packed: weights repacked{self._as_half} by tap, once for each change of the weights"
 
     # -- wrapper -------------------------------------------------------------------------------------------
 
@@ -457,20 +492,48 @@ class ConvEmitter(ValueEmitter):
         padding = -dim.phases[0][0].delta
         return f"({letter} + {2 * padding - reach}) // {dim.input_step} + 1"
 
-    def _wrapper(self, kernel: str, wide_kernel: str) -> str:
+    def _wrapper(self, kernel: str, wide_kernel: str = "") -> str:
         lines = Lines()
-        operands = list(self.pointers.values())
-        lines.open(f"def {self.plan.name}({', '.join(['x', 'weight', 'packed', *operands, *self.scalars])}, *, CO):")
-        lines.add(f'"""Repacks x and launches {kernel}; packed by pack_{self.plan.name}."""')
+        self._head(lines, f"Repacks x and launches {kernel}")
         lines.add(f"N, C_GIVEN, {', '.join(self.letters)} = x.shape")
         self._output_sizes(lines)
-        groups = self.shape.groups
-        lines.add("w, unfit = packed")
+        lines.add("w, unfit = packed" if self.half else "w, CO = packed")
         lines.add(f"C = w.shape[{1 + self.shape.rank}]")
         lines.add(f"CO_PADDED = w.shape[{2 + self.shape.rank}]")
-        lines.add(
-            "unfit = unfit.repeat(N + 1)  # marks images that float16 cannot hold, and at the end whether there is one"
-        )
+        self._repack(lines)
+        self._grid(lines)
+        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
+        self._size_values(lines, [*self._kernel_sizes(), *(["PARTS"] if self.plan.reduces_space else [])])
+        tiles = self.plan.tiles
+        limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
+        tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
+        blocks = f"BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
+        self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks)
+        if self.half:
+            blocks = f"{tiles_text} num_warps={self._wide_warps()}, num_stages=1,"
+            self._launch(lines, wide_kernel, "min(grid, 512)", ["x", "weight"], blocks, ["N", "grid"])
+        lines.add("return out")
+        return str(lines)
+
+    def _head(self, lines: Lines, what: str) -> None:
+        given = ["weight", "packed"] if self.half else ["packed"]
+        parameters = ["x", *given, *self.pointers.values(), *self.scalars, *(["*", "CO"] if self.half else [])]
+        lines.open(f"def {self.plan.name}({', '.join(parameters)}):")
+        lines.add(f'"""{what}; packed by pack_{self.plan.name}."""')
+
+    def _out_dtype(self) -> str:
+        """Of what is stored, as an expression in the wrapper."""
+        stored = (self.plan.result or self.root).meta["val"].dtype
+        return "x.dtype" if stored is source_of(self.plan.anchor).meta["val"].dtype else str(stored)
+
+    def _repack(self, lines: Lines) -> None:
+        """The input, channels last with a border, padded by group where there are several."""
+        groups = self.shape.groups
+        if self.half:
+            lines.add(
+                "unfit = unfit.repeat(N + 1)"
+                "  # marks images that float16 cannot hold, and at the end whether there is one"
+            )
         for letter, dim in zip(self.letters, self.shape.dims, strict=True):
             lines.add(f"{letter}_PADDED = {letter} + {dim.border}")
         source = "x"
@@ -479,9 +542,12 @@ class ConvEmitter(ValueEmitter):
             lines.add(f"padding = ({zeros}0, C - C_GIVEN // {groups})")
             lines.add(f"by_group = F.pad(x.unflatten(1, ({groups}, -1)), padding).flatten(1, 2)")
             source = "by_group"
-        borders = ", ".join(str(dim.border) for dim in self.shape.dims)
-        lines.add(f"half = to_half_with_border({source}, {borders}, C{f' * {groups}' if groups > 1 else ''}, unfit)")
-        tiles = self.plan.tiles
+        arguments = [source, *(str(dim.border) for dim in self.shape.dims), f"C * {groups}" if groups > 1 else "C"]
+        arguments += ["unfit"] if self.half else []
+        lines.add(f"{self._repacked} = {prepass_name(self.plan.operands)}({', '.join(arguments)})")
+
+    def _grid(self, lines: Lines) -> None:
+        tiles, groups = self.plan.tiles, self.shape.groups
         block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
         lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, {self._block_c()}, {block_k}")
         lines.add("BY_ROWS = triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11")
@@ -495,7 +561,10 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"grid = {' * '.join([*factors, 'tiles', 'N'])}")
         if self.plan.reduces_space:
             lines.add(f"PARTS = {self.shape.row_phases} * tiles" if self.shape.row_phases > 1 else "PARTS = tiles")
-        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
+
+    def _size_values(self, lines: Lines, names: Sequence[str]) -> None:
+        """`sizes`, what all kernels take by keyword."""
+        groups = self.shape.groups
         values = {
             "C_ALL": f"C * {groups}" if groups > 1 else "C",
             "C_GIVEN": f"C_GIVEN // {groups}" if groups > 1 else "C_GIVEN",
@@ -503,29 +572,20 @@ class ConvEmitter(ValueEmitter):
             "CO_ALL": f"CO * {groups}" if groups > 1 else "CO",
             **{f"{letter}_BORDER": str(dim.border) for letter, dim in zip(self.letters, self.shape.dims, strict=True)},
         }
-        sizes = [f"{name}={values.get(name, name)}" for name in self._kernel_sizes()]
-        sizes += ["PARTS=PARTS"] if self.plan.reduces_space else []
-        tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
-        arguments = ["unfit", *operands, "out", *self.scalars]
+        sizes = [f"{name}={values.get(name, name)}" for name in names]
         lines.add("sizes = dict(")
         for start in range(0, len(sizes), 6):
             lines.add(f"    {', '.join(sizes[start : start + 6])},")
         lines.add(")")
-        lines.open(f"{kernel}[(grid,)](")
-        lines.add(f"{', '.join(['half', 'w', *arguments])},")
-        limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
-        lines.add(
-            f"**sizes, BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
-        )
+
+    def _launch(
+        self, lines: Lines, kernel: str, grid: str, multiplied: Sequence[str], blocks: str, counts: Sequence[str] = ()
+    ) -> None:
+        lines.open(f"{kernel}[({grid},)](")
+        lines.add(f"{', '.join([*multiplied, *self._arguments(), *self.scalars, *counts])},")
+        lines.add(f"**sizes, {blocks}")
         lines.close()
         lines.add(")")
-        lines.open(f"{wide_kernel}[(min(grid, 512),)](")
-        lines.add(f"{', '.join(['x', 'weight', *arguments, 'N', 'grid'])},")
-        lines.add(f"**sizes, {tiles_text} num_warps={self._wide_warps()}, num_stages=1,")
-        lines.close()
-        lines.add(")")
-        lines.add("return out")
-        return str(lines)
 
     def _wide_warps(self) -> int:
         """float32 operands and all channels of a position take many registers."""

@@ -1,8 +1,8 @@
 """Emission of a convolution anchor that keeps its weights: a strip of rows in one program, no prepass.
 
 All taps of a block of output channels stay in shared memory while the program walks down a strip of rows. Input
-tiles are loaded as they were given, cast in registers, and carried from one row to the next where the next row
-reads them again. What float16 cannot hold is noticed on the way, and left to a TF32 kernel that runs after.
+tiles are loaded as they were given and carried from one row to the next where the next row reads them again. float32
+is cast to float16 in registers; what that cannot hold is noticed on the way, and left to a TF32 kernel that runs after.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
-from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LARGEST_BITS, SMALLEST_BITS, pack_source
+from tilewright.kernels.conv_pack import LARGEST_BITS, SMALLEST_BITS
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.emit_conv import IDENTITY, ConvEmitter
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.phases import Tap
 from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines
 
@@ -58,16 +57,15 @@ class _RowsEmitter(ConvEmitter):
             self._wide_strip(body)
         else:
             self._strip(body)
-        own = ["given_ptr", "weight_ptr", "weight_unfit_ptr"] if self.wide else ["x_ptr", "w_ptr"]
-        tensors = [*own, "unfit_ptr", *(f"{p}_ptr" for p in self.pointers.values()), "out_ptr"]
+        own = ["given", "weight", "weight_unfit"] if self.wide else ["x", "w"]
+        tensors = [f"{name}_ptr" for name in (*own, *self._arguments())]
         blocks = [*self._kernel_sizes(), "PROGRAMS", "ROWS", "BLOCK_P", "BLOCK_C"]
         blocks += ["SHARE", "FLAGS"] if self.wide else ["BLOCK_K"]
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
         return name, f"{self.signature(name, tensors, [], blocks)}\n    {self._docstring()}\n{body}"
 
-    def _docstring(self) -> str:
-        text = super()._docstring()
-        return text if self.wide else text.replace("x is float16 with a zero border", f"{'ROWS'} rows a program")
+    def _operand_words(self) -> str:
+        return "ROWS rows a program"
 
     def _indices(self, lines: Lines) -> None:
         if self.wide:
@@ -97,7 +95,8 @@ class _RowsEmitter(ConvEmitter):
         lines.add("taps = w_ptr + (group + k)[:, None] * CO_PADDED + column[None, :]")
         for number in self._numbers():
             lines.add(f"w_{number} = tl.load(taps + {number} * C * CO_PADDED)" if number else "w_0 = tl.load(taps)")
-        lines.add("sizes = tl.zeros([BLOCK_K, BLOCK_P // 4], tl.int32)  # largest bit patterns of what was read")
+        if self.half:
+            lines.add("sizes = tl.zeros([BLOCK_K, BLOCK_P // 4], tl.int32)  # largest bit patterns of what was read")
         for delta in self.row_deltas:
             self._load(lines, delta, "ROWS * strip", carried=delta not in self.fresh)
         self._start(lines)
@@ -114,12 +113,17 @@ class _RowsEmitter(ConvEmitter):
                 for j in range(len(self.column_deltas)):
                     lines.add(f"{self._tile(delta, j)} = {self._tile(delta + self.rows.input_step, j)}")
         lines.close()
+        if self.half:
+            self._mark(lines)
+        self._finish(lines)
+
+    def _mark(self, lines: Lines) -> None:
+        """Whether float16 held all that was read, and what stays the same over the rows is finite."""
         lines.add("largest = tl.max(sizes)")
         lines.add(f"fits = (largest == 0) | ((largest >= {SMALLEST_BITS}) & (largest < {LARGEST_BITS}))")
         for name in self.kept_loads.values():
             lines.add(f"fits = fits & (tl.sum(tl.where(tl.abs({name}) < float('inf'), 0, 1)) == 0)")
         lines.add("tl.store(unfit_ptr + pid, (fits == 0).to(tl.int32))")
-        self._finish(lines)
 
     def _blocks(self, lines: Lines) -> None:
         """The block of channels: of the output's own, or all of them where they are reduced."""
@@ -144,7 +148,7 @@ class _RowsEmitter(ConvEmitter):
         return f"x_{self.row_deltas.index(row_delta)}_{column}"
 
     def _load(self, lines: Lines, row_delta: int, h_q: str, carried: bool, also: str = "") -> None:
-        """The tiles of one row: as float32 to be taken later, or (`carried`) at once."""
+        """The tiles of one row: as they were given, to be taken later, or (`carried`) at once."""
         step, name = self.rows.input_step, f"h_{self.row_deltas.index(row_delta)}"
         lines.add(f"{name} = {_scaled(h_q, step)}{_signed(row_delta)}")
         lines.add(f"{name}_in = ({name} >= 0) & ({name} < H){also} & (k < C_GIVEN)[:, None]")
@@ -159,7 +163,7 @@ class _RowsEmitter(ConvEmitter):
     def _take(self, lines: Lines, row_delta: int) -> None:
         for j in range(len(self.column_deltas)):
             name = self._tile(row_delta, j)
-            if j in self._checked():
+            if self.half and j in self._checked():
                 bits = f"next_{name}.to(tl.int32, bitcast=True) & 0x7FFFFFFF"
                 folded = f"tl.max(tl.reshape({bits}, [BLOCK_K, BLOCK_P // 4, 4]), 2)"
                 first = self.column_deltas[0]
@@ -169,7 +173,7 @@ class _RowsEmitter(ConvEmitter):
                 lines.add(f"sizes = tl.maximum(sizes, {folded})")
                 if seen:
                     lines.close()
-            lines.add(f"{name} = next_{name}.to(tl.float16)")
+            lines.add(f"{name} = next_{name}{'.to(tl.float16)' if self.half else ''}")
 
     def _checked(self) -> tuple[int, ...]:
         """Column shifts whose tiles together hold every element that a program reads."""
@@ -291,7 +295,7 @@ class _RowsEmitter(ConvEmitter):
         if kind in ("sum", "mean"):
             total = f"tl.sum({source}, 0)"
             lines.add(f"reduced = {total} / CO_ALL" if kind == "mean" else f"reduced = {total}")
-        elif self._stays_finite(source_of(node)) and not self.wide:
+        elif self.half and not self.wide and self._stays_finite(source_of(node)):
             lines.add(f"reduced = tl.{kind}({source}, 0)")
         else:
             lines.add(f"reduced = {kind}_along({source}, 0, False)")
@@ -372,25 +376,11 @@ class _RowsEmitter(ConvEmitter):
 
     # -- the whole -----------------------------------------------------------------------------------------
 
-    def emit(self) -> EmittedKernel:
-        """Both kernels, the wrapper and the packing of the weights."""
-        name, kernel = self.kernel()
-        wide_name, wide_kernel = _RowsEmitter(self.plan, self.graph, wide=True).kernel()
-        return EmittedKernel(
-            f"{kernel}\n\n\n{wide_kernel}",
-            f"{pack_source(self.plan, self.product.deltas)}\n\n\n{self._wrapper(name, wide_name)}",
-            self.plan.name,
-            tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), self._weight(), *self.pointers)),
-            dict(self.scalars),
-            frozenset(helpers_in(kernel + wide_kernel)),
-            self._scratch(),
-            shared_wrappers=(CHANNEL_BLOCK,),
-            packs=((2, f"pack_{self.plan.name}"),),
-            keywords=(f"CO={{1}}.shape[{1 if self.shape.transposed else 0}]{self._group_division()}",),
-        )
+    def _prepass(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        return (), ()
 
     def _scratch(self) -> tuple[str, ...]:
-        packed = "packed: weights repacked as float16 by tap, once for each change of the weights"
+        packed = self._packed_scratch()
         if not self.plan.reduces_space:
             return (packed,)
         return (packed, f"{self.plan.name}: partial results, one for each strip of {self.plan.tiles.rows} rows")
@@ -398,51 +388,31 @@ class _RowsEmitter(ConvEmitter):
     def _kernel_sizes(self) -> list[str]:
         return [size for size in super()._kernel_sizes() if "PADDED" not in size or size == "CO_PADDED"]
 
-    def _wrapper(self, kernel: str, wide_kernel: str) -> str:
+    def _wrapper(self, kernel: str, wide_kernel: str = "") -> str:
         lines = Lines()
-        operands = list(self.pointers.values())
         tiles, groups = self.plan.tiles, self.shape.groups
-        lines.open(f"def {self.plan.name}({', '.join(['x', 'weight', 'packed', *operands, *self.scalars])}, *, CO):")
-        lines.add(
-            f'"""Launches {kernel}, and its TF32 twin for what it could not hold; packed by pack_{self.plan.name}."""'
-        )
+        twin = ", and its TF32 twin for what it could not hold" if self.half else ""
+        self._head(lines, f"Launches {kernel}{twin}")
         lines.add("N, C_GIVEN, H, W = x.shape")
         self._output_sizes(lines)
-        lines.add("w, weight_unfit = packed")
+        lines.add("w, weight_unfit = packed" if self.half else "w, CO = packed")
         lines.add("C, CO_PADDED = w.shape[-2:]")
         lines.add(f"ROWS, BLOCK_P, BLOCK_C = {tiles.rows}, {tiles.block_p}, {self._block_c()}")
         lines.add("STRIPS = triton.cdiv(H_Q, ROWS)")
         lines.add("PROGRAMS = STRIPS * triton.cdiv(W_Q, BLOCK_P)  # of an image and a block of channels")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")
-        lines.add("unfit = torch.empty(N * PROGRAMS, device=x.device, dtype=torch.int32)")
-        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype=x.dtype)")
-        values = {
-            "C_ALL": f"C * {groups}" if groups > 1 else "C",
-            "C_GIVEN": f"C_GIVEN // {groups}" if groups > 1 else "C_GIVEN",
-            "C_GIVEN_ALL": "C_GIVEN",
-            "CO_ALL": f"CO * {groups}" if groups > 1 else "CO",
-            **{f"{letter}_BORDER": str(dim.border) for letter, dim in zip(self.letters, self.shape.dims, strict=True)},
-        }
-        sizes = [f"{name}={values.get(name, name)}" for name in [*self._kernel_sizes(), "PROGRAMS", "ROWS"]]
-        lines.add("sizes = dict(")
-        for start in range(0, len(sizes), 6):
-            lines.add(f"    {', '.join(sizes[start : start + 6])},")
-        lines.add(")")
+        if self.half:
+            lines.add("unfit = torch.empty(N * PROGRAMS, device=x.device, dtype=torch.int32)")
+        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
+        self._size_values(lines, [*self._kernel_sizes(), "PROGRAMS", "ROWS"])
         grid = "N * PROGRAMS" if self.plan.sees_all_channels else "N * PROGRAMS * C_BLOCKS"
-        tiles_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={tiles.num_warps},"
-        wide_text = f"BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C, num_warps={self._wide_warps()},"
-        arguments = ["unfit", *operands, "out", *self.scalars]
-        lines.open(f"{kernel}[({grid},)](")
-        lines.add(f"{', '.join(['x', 'w', *arguments])},")
-        lines.add(f"**sizes, BLOCK_K=C, {tiles_text}")
-        lines.close()
-        lines.add(")")
-        lines.open(f"{wide_kernel}[(N * {_SHARE},)](")
-        lines.add(f"{', '.join(['x', 'weight', 'weight_unfit', *arguments])},")
-        lines.add(f"**sizes, SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {wide_text} num_stages=1,")
-        lines.close()
-        lines.add(")")
+        tiles_text = "BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
+        self._launch(lines, kernel, grid, ["x", "w"], f"BLOCK_K=C, {tiles_text} num_warps={tiles.num_warps},")
+        if self.half:
+            blocks = f"SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text}"
+            blocks += f" num_warps={self._wide_warps()}, num_stages=1,"
+            self._launch(lines, wide_kernel, f"N * {_SHARE}", ["x", "weight", "weight_unfit"], blocks)
         lines.add("return out")
         return str(lines)
 

@@ -26,8 +26,8 @@ from tilewright.kernels.conv_plan import (
     convolution_shape,
     group_channels,
     innermost_channel_reduction,
-    keeps_weights,
     spatial_reduction,
+    tiles_suit,
     whole_block,
 )
 from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, find_depthwise, plan_depthwise
@@ -39,7 +39,7 @@ from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
 from tilewright.kernels.prepared import prepared_nodes
-from tilewright.kernels.region import Region, grow_region, is_fusible, is_relabelling, narrowed_dim
+from tilewright.kernels.region import REDUCTIONS, Region, grow_region, is_fusible, is_relabelling, narrowed_dim
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
 from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
@@ -65,8 +65,9 @@ class PlanOptions:
         limits: tile limits of fused kernels.
         sm_count: of the target; reductions with fewer programs than fill it are split.
         approximate: activations may use the special-function unit's approximations (the tf32 class).
-        convolution_anchors: convolutions become kernels of ours, with what follows them, in float16 operands and
-            float32 accumulators (the tf32 class).
+        convolution_anchors: convolutions become kernels of ours, with what follows them, in operands of 16 bits and
+            float32 accumulators.
+        convolution_dtypes: types of the operands of those that may; float32 is multiplied as float16 (the tf32 class).
         convolution_tiles: their tiles.
         gemms: schedules of matrix products that become kernels of ours, in execution order; the last one holds for
             all that follow, and without any they stay native.
@@ -81,6 +82,7 @@ class PlanOptions:
     sm_count: int = 128
     approximate: bool = False
     convolution_anchors: bool = False
+    convolution_dtypes: tuple[torch.dtype, ...] = (torch.float32, torch.float16, torch.bfloat16)
     convolution_tiles: ConvTiles = field(default_factory=ConvTiles)
     gemms: tuple[GemmSchedule, ...] = ()
     collapse_tiles: CollapseTiles = field(default_factory=CollapseTiles)
@@ -101,9 +103,10 @@ class PlanOptions:
         if self.convolution_anchors:
             tiles = self.convolution_tiles
             kept = f"weights kept over {tiles.rows} rows, " if tiles.rows else ""
+            steps = f", {tiles.num_stages} stages of one tap" if tiles.by_tap else ""
             return (
                 f"convolutions as anchors, {kept}tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
-                f"{tiles.num_warps} warps"
+                f"{tiles.num_warps} warps{steps}"
             )
         return (
             f"native convolutions {self.convolution_format.value}, tiles of {self.limits.tile}, "
@@ -380,7 +383,7 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
     """A convolution whose result only the region uses, with that region as its epilogue.
 
     A region that goes on after a reduction over the channels is cut there: what it stores is smaller by the
-    number of channels, and the rest is a kernel of its own.
+    number of channels, and the rest is a kernel of its own. One with another reduction is cut before that.
     """
     if node in planning.channel_rows:
         return _plan_channel_rows(planning, planning.channel_rows[node])
@@ -393,7 +396,7 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
         anchor = operand.node
         shape = convolution_shape(anchor)
         alone = all(user in region.maps for user in anchor.users)
-        if shape is None or not alone or not _is_plain(anchor, planning.prepared) or _is_stencil(planning, anchor):
+        if shape is None or not alone or not _is_plain(anchor, planning) or _is_stencil(planning, anchor):
             continue
         reduces = channel_reduction(region, anchor)
         if reduces is not None:
@@ -402,7 +405,7 @@ def plan_convolution(planning: _Planning, node: torch_fx.Node) -> Found | None:
             return ConvPlan(name, anchor, shape, region, reduces, tiles)
         if _plan_partial_results(planning, region, anchor, shape):
             return grow_region(node, frozenset(planning.stops))
-        cut = innermost_channel_reduction(region, anchor)
+        cut = innermost_channel_reduction(region, anchor) or _pointwise_end(planning, region, anchor)
         if cut is not None:
             planning.stops.add(cut)
             return grow_region(node, frozenset(planning.stops))
@@ -435,12 +438,23 @@ def _plan_channel_rows(planning: _Planning, rows: ChannelRows) -> ConvPlan:
     return ConvPlan(name, anchor, shape, rows.region, False, tiles, whole_channels=True)
 
 
+def _pointwise_end(planning: _Planning, region: Region, anchor: torch_fx.Node) -> torch_fx.Node | None:
+    """The end of the pointwise operations on an anchor before the first reduction that it cannot take."""
+    for node in region.nodes:
+        if node.target not in REDUCTIONS or not is_fusible(source_of(node)):
+            continue
+        inner = grow_region(source_of(node), frozenset(planning.stops))
+        if inner is not None and channel_reduction(inner, anchor) is not None:
+            return inner.root
+    return None
+
+
 def _convolution_tiles(
     planning: _Planning, anchor: torch_fx.Node, shape: ConvolutionShape, reduces_channels: bool
 ) -> ConvTiles:
-    """The tiles asked for; strips of rows only where a convolution's weights can be kept."""
+    """The tiles asked for; the usual ones where a convolution cannot be cut so."""
     tiles = planning.options.convolution_tiles
-    return tiles if not tiles.rows or keeps_weights(anchor, shape, reduces_channels) else ConvTiles()
+    return tiles if tiles_suit(tiles, anchor, shape, reduces_channels) else ConvTiles()
 
 
 def _plan_partial_results(planning: _Planning, region: Region, anchor: torch_fx.Node, shape: ConvolutionShape) -> bool:
@@ -475,20 +489,20 @@ def _insert_partial_results(root: torch_fx.Node, space: tuple[int, ...], rank: i
         sizes[value.dim() - rank + dim] = _SEVERAL if position == 0 else 1
     with root.graph.inserting_before(root):
         result = root.graph.call_function(partial_results, (source,))
-    result.meta["val"] = value.new_empty(sizes)
+    result.meta["val"] = value.new_empty(sizes, dtype=torch.float32)
     root.replace_input_with(source, result)
     return result
 
 
-def _is_plain(anchor: torch_fx.Node, prepared: Set[torch_fx.Node]) -> bool:
-    """Batched float32 operands, weights that are parameters, or computed of them."""
+def _is_plain(anchor: torch_fx.Node, planning: _Planning) -> bool:
+    """Batched operands of one of the types, weights that are parameters, or computed of them."""
     source, weight = anchor.args[0], anchor.args[1]
     return (
         isinstance(source, torch_fx.Node)
         and isinstance(weight, torch_fx.Node)
-        and (weight.op == "placeholder" or weight in prepared)
-        and source.meta["val"].dtype is torch.float32
-        and weight.meta["val"].dtype is torch.float32
+        and (weight.op == "placeholder" or weight in planning.prepared)
+        and source.meta["val"].dtype in planning.options.convolution_dtypes
+        and source.meta["val"].dtype is weight.meta["val"].dtype
         and source.meta["val"].dim() == weight.meta["val"].dim()
         and not isinstance(argument(anchor, 4), str)
     )
@@ -501,7 +515,7 @@ def _find_rows(planning: _Planning, taken: Set[torch_fx.Node]) -> None:
     nodes = [node for node in planning.graph.fx.nodes if node.op == "call_function"]
     anchored = planning.options.convolution_anchors
     shaped = [node for node in nodes if anchored and convolution_shape(node) is not None]
-    convolutions = [node for node in shaped if _is_plain(node, planning.prepared)]
+    convolutions = [node for node in shaped if _is_plain(node, planning)]
     planning.channel_rows = find_channel_rows(planning.graph, convolutions, taken, planning.stops)
     planning.stops |= set(planning.channel_rows)
     taken = taken | {node for rows in planning.channel_rows.values() for node in rows.region.nodes}

@@ -93,12 +93,15 @@ def is_relabelling(node: torch_fx.Node) -> bool:
 
 
 def is_reduction(node: torch_fx.Node) -> bool:
-    """True for a reduction over dims that the kernels know, of float values, to the same type."""
+    """True for a reduction over dims that the kernels know, of float values, to no type that it names.
+
+    Partial results may be wider than what is made of them.
+    """
     if node.op != "call_function" or node.target not in REDUCTIONS or node.kwargs:
         return False
     floats = (torch.float32, torch.float16, torch.bfloat16)
     value = source_of(node).meta["val"]
-    return value.dtype in floats and node.meta["val"].dtype == value.dtype and value.dim() > 0
+    return value.dtype in floats and node.meta["val"].dtype in floats and value.dim() > 0
 
 
 def is_fusible(node: torch_fx.Node) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+import torch.fx as torch_fx
 from torch import nn
 
 from tilewright.errors import TilewrightError
@@ -128,6 +129,26 @@ _CHANNEL_TILES = (
     ConvTiles(32, 128, 4, 2, block_k=32),
 )
 
+#: Of those that multiply operands as given, the most promising first. With one tap in a step, large tiles leave room
+#: for several steps in flight.
+_GIVEN_CONV_TILES = (
+    ConvTiles(128, 128, 8, 3, by_tap=True),
+    ConvTiles(64, 64, 4, 2),
+    ConvTiles(128, 128, 8, 1, rows=16),
+    ConvTiles(128, 64, 4, 3, by_tap=True),
+    ConvTiles(128, 128, 4, 3, by_tap=True),
+    ConvTiles(128, 128, 8, 4, by_tap=True),
+    ConvTiles(128, 64, 8, 2),
+    ConvTiles(128, 64, 8, 3, block_k=32),
+    ConvTiles(64, 128, 4, 4, by_tap=True),
+    ConvTiles(64, 64, 4, 4, by_tap=True),
+    ConvTiles(128, 256, 8, 3, by_tap=True),
+    ConvTiles(64, 64, 4, 1, rows=16),
+    ConvTiles(128, 128, 8, 1, rows=8),
+    ConvTiles(64, 64, 4, 3, block_k=32),
+    ConvTiles(32, 64, 4, 2),
+)
+
 #: So many of them come before the first plans with native convolutions.
 _ANCHORS_BEFORE_NATIVE = 4
 
@@ -147,18 +168,31 @@ _COLLAPSE_TILES = (
 _COLLAPSE_PROGRAMS = 4
 
 
-def plan_variants(sm_count: int, precision: PrecisionClass) -> tuple[PlanOptions, ...]:
-    """The plans that are tried for a module, the most promising first."""
+def plan_variants(
+    sm_count: int, precision: PrecisionClass, convolved: torch.dtype = torch.float32
+) -> tuple[PlanOptions, ...]:
+    """The plans that are tried for a module, the most promising first.
+
+    Args:
+        sm_count: of the target.
+        precision: class of the module's products.
+        convolved: type of its convolutions' operands.
+    """
     last, plain = MemoryFormat.CHANNELS_LAST, MemoryFormat.CONTIGUOUS
     native = [
         PlanOptions(form, TileLimits(tile, row, warps, 2, sm_count * _WARPS_TO_FILL // warps), sm_count)
         for form in (last, plain)
         for tile, row, warps in ((2048, 1024, 4), (4096, 1024, 4), (1024, 512, 4), (4096, 2048, 8))
     ]
-    if precision is not PrecisionClass.TF32:
+    rounded = precision is PrecisionClass.TF32
+    native = [replace(options, approximate=rounded) for options in native]
+    given = convolved is not torch.float32
+    if not rounded and not given:
         return tuple(native)
-    native = [replace(options, approximate=True) for options in native]
-    anchors = [replace(native[0], convolution_anchors=True, convolution_tiles=tiles) for tiles in _CONV_TILES]
+    anchor = replace(native[0], convolution_anchors=True)
+    if not rounded:
+        anchor = replace(anchor, convolution_dtypes=(torch.float16, torch.bfloat16))
+    anchors = [replace(anchor, convolution_tiles=tiles) for tiles in (_GIVEN_CONV_TILES if given else _CONV_TILES)]
     # A native convolution in either format is among the first: how fast those are, only the clock can tell.
     early = [next(options for options in native if options.convolution_format is form) for form in (last, plain)]
     rest = [options for options in native if options not in early]
@@ -178,6 +212,12 @@ def with_channel_rows(variants: Sequence[PlanOptions], graph: Graph) -> list[Pla
         else options
         for options in variants
     ]
+
+
+def convolved_type(graph: Graph) -> torch.dtype:
+    """Type of the operands of a graph's convolutions: of the first, where they differ; float32 without any."""
+    inputs = (node.args[0] for node in graph.fx.nodes if convolution_shape(node) is not None)
+    return next((node.meta["val"].dtype for node in inputs if isinstance(node, torch_fx.Node)), torch.float32)
 
 
 def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precision: PrecisionClass) -> list[PlanOptions]:
@@ -253,8 +293,8 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
         None if source.pickled is not None else read_reference(source.source, source.class_name, str(source.path))
     )
     candidates: dict[str, Candidate] = {}
-    variants = with_channel_rows(plan_variants(task.gpu.sm_count, task.precision), graph)
-    variants = with_gemms(variants, graph, task.gpu, task.precision)
+    plain = plan_variants(task.gpu.sm_count, task.precision, convolved_type(graph))
+    variants = with_gemms(with_channel_rows(plain, graph), graph, task.gpu, task.precision)
     variants = with_rows(variants, graph, task.gpu.sm_count)
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
@@ -313,6 +353,9 @@ def _eval_children(module: nn.Module) -> list[str]:
 
 def _candidate(text: str, forward: ForwardText, plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
     schedules = tuple(_schedule(kernel) for kernel in plan.fused)
+    cut = {kernel.tiles for kernel in plan.fused if isinstance(kernel, ConvPlan)}
+    if len(cut) == 1:  # a convolution that cannot be cut as was asked has other tiles
+        options = replace(options, convolution_tiles=cut.pop())
     return Candidate(
         text,
         Origin.SYNTHESIZE,

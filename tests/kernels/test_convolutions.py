@@ -1,0 +1,252 @@
+"""Convolution anchors: drawn ones in the interpreter, their types, cut regions, three targets, a golden file."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from tests.kernels.compiled import compile_for
+from tilewright.gpu.table import find_gpu
+from tilewright.graph.canonical import simplify
+from tilewright.graph.capture import capture
+from tilewright.kernels.conv_pack import LETTERS
+from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
+from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.planner import ConvStep, ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.shell import write_live_file
+from tilewright.proposers.synthesize import convolved_type, plan_variants
+from tilewright.values import PrecisionClass
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+HERE = Path(__file__).parent
+
+#: sm_80, sm_89, sm_90
+TARGETS = ("a100", "rtx-4090", "h200")
+
+ANCHORS = PlanOptions(convolution_anchors=True)
+
+
+class Function(nn.Module):
+    """A function of a convolution's result."""
+
+    def __init__(self, convolution: nn.Module, function: Any) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.function = function
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """The convolution, then the function."""
+        return self.function(self.convolution(x))
+
+
+def planned(module: nn.Module, x: torch.Tensor, options: PlanOptions = ANCHORS) -> ModulePlan:
+    return plan_module(simplify(capture(module.eval(), [x])).graph, options)
+
+
+def anchors(plan: ModulePlan) -> list[ConvPlan]:
+    return [step.plan for step in plan.steps if isinstance(step, ConvStep)]
+
+
+@pytest.mark.parametrize("name", ["any convolution", "infinities and NaN go through"])
+def test_anchors_are_right_in_the_interpreter(name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "conv_interpreted.py"), name],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["name"] for row in rows] == [name], done.stderr[-2000:]
+    assert "problem" not in rows[0], rows[0]["trace"][-6000:]
+
+
+# -- what becomes an anchor ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_only_the_types_that_were_asked_for_become_anchors(dtype: torch.dtype) -> None:
+    module, x = Function(nn.Conv2d(3, 5, 3), torch.relu).to(dtype), torch.randn(2, 3, 8, 8, dtype=dtype)
+    half = PlanOptions(convolution_anchors=True, convolution_dtypes=(torch.float16, torch.bfloat16))
+    assert len(anchors(planned(module, x))) == 1
+    assert len(anchors(planned(module, x, half))) == (0 if dtype is torch.float32 else 1)
+
+
+class Autocast(nn.Module):
+    """The weights are float32, and converted on the way; `mixed` casts the input by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 3, 3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """In bfloat16."""
+        return torch.relu(F.conv2d(x, self.weight.to(torch.bfloat16)))
+
+
+def test_weights_may_be_converted_when_they_are_prepared() -> None:
+    (plan,) = anchors(planned(Autocast(), torch.randn(2, 3, 8, 8).bfloat16()))
+    assert plan.anchor.meta["val"].dtype is torch.bfloat16
+
+
+class Promoted(nn.Module):
+    """A convolution in bfloat16, scaled in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 5, 3).bfloat16()
+        self.scale = nn.Parameter(torch.randn(5, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """In float32."""
+        return torch.relu(self.convolution(x)) * self.scale
+
+
+def test_the_output_has_the_type_of_the_root() -> None:
+    plan = planned(Promoted(), torch.randn(2, 3, 8, 8).bfloat16())
+    (anchor,) = anchors(plan)
+    assert operations(anchor)[-1] == "mul"
+    assert "out = torch.empty((N, CO, HO, WO), device=x.device, dtype=torch.float32)" in written(plan)
+
+
+def written(plan: ModulePlan, description: str = "") -> str:
+    forward = write_forward(plan, ("x0",), "self.reference")
+    return write_live_file(("x0",), forward, description=description, eval_children=[])
+
+
+# -- regions that an anchor cannot take whole ---------------------------------------------------------------
+
+
+def operations(plan: ConvPlan) -> list[str]:
+    return [str(node.target).split(".")[1] for node in plan.region.nodes]
+
+
+def test_a_region_is_cut_before_a_reduction_that_the_anchor_cannot_take() -> None:
+    """conv3d, minimum over depth, softmax over channels: the convolution and its bias are an anchor."""
+    module = Function(nn.Conv3d(3, 5, 3), lambda y: torch.softmax(torch.relu(y).amin(2), 1))
+    plan = planned(module, torch.randn(2, 3, 6, 7, 8))
+    (anchor,) = anchors(plan)
+    assert operations(anchor)[-2:] == ["add", "relu"]
+    assert plan.native == ()
+
+
+def test_a_convolution_with_nothing_before_such_a_reduction_stays_native() -> None:
+    module = Function(nn.Conv3d(3, 5, 3, bias=False), lambda y: y.amin(2))
+    plan = planned(module, torch.randn(2, 3, 6, 7, 8))
+    assert anchors(plan) == []
+    assert plan.native == ("conv3d",)
+
+
+# -- what is proposed ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", [PrecisionClass.FP16, PrecisionClass.BF16, PrecisionClass.TF32])
+def test_large_tiles_with_several_steps_in_flight_are_proposed_first(precision: PrecisionClass) -> None:
+    module = Function(nn.Conv2d(128, 128, 3, padding=1), F.gelu).half()
+    x = torch.empty(4, 128, 16, 16, dtype=torch.float16)
+    graph = simplify(capture(module.eval(), [x])).graph
+    variants = plan_variants(132, precision, convolved_type(graph))
+    assert len(set(variants)) == len(variants)
+    assert variants[0].convolution_anchors
+    tiles = [options.convolution_tiles for options in variants if options.convolution_anchors]
+    assert {(t.num_warps, t.num_stages) for t in tiles if (t.block_p, t.block_c, t.block_k) == (128, 128, 64)} >= {
+        (4, 3),
+        (8, 3),
+        (8, 4),
+    }
+    (plan,) = anchors(plan_module(graph, variants[0]))
+    assert plan.tiles.by_tap
+    assert ConvProduct(plan, LETTERS[2]).shared_bytes() <= find_gpu("rtx-4090").shared_bytes_per_block
+
+
+def test_tiles_of_one_tap_in_a_step_are_for_one_phase() -> None:
+    """Elsewhere the usual tiles take their place, which fit: what is varied after the first plan depends on it."""
+    options = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(128, 128, 8, 3, by_tap=True))
+    x = torch.empty(2, 64, 8, 8, dtype=torch.float16)
+    (two,) = anchors(planned(Function(nn.ConvTranspose2d(64, 64, 4, 2, 1), torch.tanh).half(), x, options))
+    assert two.tiles == ConvTiles()
+    (one,) = anchors(planned(Function(nn.ConvTranspose2d(64, 64, 3, 1, 1), torch.tanh).half(), x, options))
+    assert one.tiles == options.convolution_tiles
+
+
+def test_float32_convolutions_have_anchors_in_the_tf32_class_alone() -> None:
+    assert not any(options.convolution_anchors for options in plan_variants(132, PrecisionClass.FP16))
+    assert not any(options.convolution_anchors for options in plan_variants(132, PrecisionClass.IEEE))
+
+
+# -- compiled for each target -------------------------------------------------------------------------------
+
+#: name -> layer, function, shape, type, tiles.
+COMPILED: dict[str, tuple[Any, Any, tuple[int, ...], torch.dtype, ConvTiles]] = {
+    "conv2d gelu, one tap in a step": (
+        lambda: nn.Conv2d(128, 128, 3, padding=1),
+        F.gelu,
+        (16, 128, 56, 56),
+        torch.bfloat16,
+        ConvTiles(128, 128, 8, 3, by_tap=True),
+    ),
+    "conv_transpose2d tanh": (
+        lambda: nn.ConvTranspose2d(64, 64, 4, 2, 1),
+        torch.tanh,
+        (32, 64, 64, 64),
+        torch.float16,
+        ConvTiles(64, 64, 4, 1),
+    ),
+    "strip of rows": (
+        lambda: nn.ConvTranspose2d(32, 32, 3, 2, 1, 1),
+        lambda y: torch.tanh(y).mean((2, 3)),
+        (16, 32, 64, 64),
+        torch.float16,
+        ConvTiles(64, 32, 4, 1, rows=8),
+    ),
+    "conv3d over channels": (
+        lambda: nn.Conv3d(32, 64, 3, padding=1),
+        lambda y: torch.relu(y).amax(1),
+        (2, 32, 16, 32, 32),
+        torch.bfloat16,
+        ConvTiles(64, 64, 4, 3, by_tap=True),
+    ),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", COMPILED)
+def test_anchors_compile_for_the_target_within_its_limits(name: str, target: str) -> None:
+    make, function, shape, dtype, tiles = COMPILED[name]
+    gpu = find_gpu(target)
+    module, x = Function(make(), function).to(dtype).eval(), torch.empty(shape, dtype=dtype)
+    options = PlanOptions(sm_count=gpu.sm_count, convolution_anchors=True, convolution_tiles=tiles)
+    (plan,) = anchors(planned(module, x, options))
+    compiled = compile_for(module, [x], options, gpu)
+    assert f"{plan.name}_kernel" in compiled
+    assert not any("wide" in kernel for kernel in compiled)
+    for kernel, usage in compiled.items():
+        assert usage.shared_bytes <= gpu.shared_bytes_per_block, kernel
+        assert usage.spill_bytes == 0, f"{kernel} spills {usage.spill_bytes} bytes"
+
+
+# -- golden file --------------------------------------------------------------------------------------------
+
+
+def test_emitted_file_is_the_golden_one() -> None:
+    """TILEWRIGHT_UPDATE_GOLDEN=1 writes it again; a missing file fails."""
+    module = Function(nn.Conv2d(96, 128, 3, padding=1), F.gelu).bfloat16()
+    options = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(128, 128, 8, 3, by_tap=True))
+    source = written(planned(module, torch.empty(4, 96, 24, 24, dtype=torch.bfloat16), options), "conv2d_gelu")
+    path = HERE / "golden" / "conv2d_gelu_bfloat16.py.txt"
+    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
+        path.write_text(source)
+    assert path.exists(), f"{path} is missing"
+    assert source == path.read_text()
