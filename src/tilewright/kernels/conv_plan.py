@@ -22,7 +22,7 @@ _MAX_PHASES = 16
 _MAX_TAPS = 128
 
 #: Of a strip of rows that keeps its weights, which lie in registers and shared memory: with many more of them the
-#: compiler takes minutes.
+#: compiler takes minutes. Of a tile that holds all output channels, too: its accumulators are registers.
 MAX_KEPT_CHANNELS = 128
 _MAX_KEPT_TAPS = 25
 _MAX_SHIFTS = 9
