@@ -287,6 +287,7 @@ _CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[i
     "c2 k5 s3 p2 d2": (lambda: nn.Conv2d(3, 5, 5, 3, 2, 2), (2, 3, 14, 13), (1, 3, 9, 18)),
     "c2 k1": (lambda: nn.Conv2d(20, 5, 1), (2, 20, 8, 9), (1, 20, 5, 18)),
     "c2 groups": (lambda: nn.Conv2d(6, 4, 3, padding=1, groups=2), (2, 6, 8, 9), (1, 6, 5, 18)),
+    "c2 three groups": (lambda: nn.Conv2d(9, 6, 3, padding=1, groups=3), (2, 9, 8, 9), (1, 9, 5, 18)),
     "c1 k5 d2": (lambda: nn.Conv1d(3, 5, 5, dilation=2), (2, 3, 40), (1, 3, 11)),
     "c3 k3 s2 p1": (lambda: nn.Conv3d(3, 5, 3, 2, 1), (1, 3, 4, 5, 6), (2, 3, 3, 3, 9)),
 }
@@ -428,6 +429,7 @@ _SAMPLE = {
     "anchor with residual and channel scale",
     "anchor min-sum-gelu-bias",
     "anchor twice",
+    "anchor c2 three groups pointwise",
     "anchor beside a native convolution",
     "anchor t2 k4 s2 mean over space",
     "anchor c3 k3 s2 p1 min over channels, sum over space",

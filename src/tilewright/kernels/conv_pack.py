@@ -11,6 +11,9 @@ from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.text import Lines
 
+#: Output channels of the largest tile: weights are padded so that no tile reaches beyond them.
+_LARGEST_TILE = 256
+
 LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
 #: float16 holds a value to TF32's accuracy from here ...
@@ -55,7 +58,8 @@ def {name}(x, {border_arguments}, c_padded{unfit_argument}):
 {padded_lines}
     rows = N * {row_product} + {tail_rows}
     out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype={dtype})
-    BLOCK_C, BLOCK_W = min(64, {block_c}), max(16, min(64, triton.next_power_of_2(W)))
+    BLOCK_C = min(64, triton.next_power_of_2(c_padded))  # three groups of 16 channels are 48
+    BLOCK_W = max(16, min(64, triton.next_power_of_2(W)))
     {name}_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
         x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded,
         BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=8,
@@ -87,7 +91,6 @@ _CONVERTS = {
     "marks": "; marks unfit images",
     "dtype": "torch.float16",
     "unfit": "unfit, ",
-    "block_c": "c_padded",
 }
 #: ... and of the one that only moves.
 _MOVES = {
@@ -96,7 +99,6 @@ _MOVES = {
     "conversion": " ->",
     "type": "x.dtype",
     "dtype": "x.dtype",
-    "block_c": "triton.next_power_of_2(c_padded)",  # three groups of 16 channels are 48
 }
 
 CHANNEL_BLOCK = '''
@@ -168,7 +170,8 @@ def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
         lines.add(f"largest = w.abs().amax(({channels}))  # of each output channel")
         lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
     lines.add("c, co = w.shape[-2:]")
-    lines.add("w = F.pad(w, (0, -co % 64, 0, -c % channel_block(c)))")
+    lines.add(f"tile = min({_LARGEST_TILE}, max(16, triton.next_power_of_2(co)))")
+    lines.add("w = F.pad(w, (0, -co % tile, 0, -c % channel_block(c)))")
     if plan.packs_columns:
         _add_joint_columns(lines, plan, deltas)
     if half:
