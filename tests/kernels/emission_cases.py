@@ -181,7 +181,7 @@ for unary_name, unary in UNARY.items():
     CASES[f"pointwise {unary_name}"] = _special_case(unary)
 
 APPROXIMATE = replace(SMALL, approximate=True)
-for unary_name in ("gelu", "mish", "sigmoid", "silu", "log_sigmoid", "gelu_tanh", "exp", "elu"):
+for unary_name in ("gelu", "mish", "sigmoid", "silu", "log_sigmoid", "gelu_tanh", "exp", "elu", "tanh"):
     CASES[f"approximate {unary_name}"] = (*_special_case(UNARY[unary_name])[:2], APPROXIMATE)
 
 case("broadcast channel", lambda m, x, b: torch.relu(x + b), [(2, 3, 4, 5), (3, 1, 1)], [[(1, 3, 6, 7), (3, 1, 1)]])

@@ -236,6 +236,20 @@ def gelu_erf_of_negative(x):
     p = p * t + 0.127414796
     return x * ((p * t) * ex2(x * x * -0.7213475204444817))
 ''',
+    "tanh": '''
+@triton.jit
+def tanh(x):
+    """(1 - e) / (1 + e) with e = exp(-2|x|), and a polynomial near zero, where 1 - e would cancel."""
+    a = tl.abs(x)
+    e = ex2(a * -2.885390081777927)
+    s = x * x
+    p = -0.053968254
+    p = p * s + 0.13333334
+    p = p * s - 0.33333334
+    near = x + x * s * p
+    far = (1.0 - e) * rcp(1.0 + e)
+    return tl.where(a < 0.25, near, tl.where(x < 0.0, -far, far))
+''',
     "sigmoid": '''
 @triton.jit
 def sigmoid(x):

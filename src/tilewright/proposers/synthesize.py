@@ -47,6 +47,9 @@ _GEMM_SETS = 10
 #: Programs that share an SM where a row is split.
 _PROGRAMS_OF_AN_SM = 8
 
+#: Row tiles that are tried after operations left to PyTorch, where the first plan is another.
+_NATIVE_ROWS = 3
+
 #: (elements of a tile, elements of a warp, form) of row kernels, the most promising first.
 _ROW_TILES = (
     (2048, 1024, None),
@@ -184,13 +187,13 @@ def plan_variants(
         for form in (last, plain)
         for tile, row, warps in ((2048, 1024, 4), (4096, 1024, 4), (1024, 512, 4), (4096, 2048, 8))
     ]
-    rounded = precision is PrecisionClass.TF32
-    native = [replace(options, approximate=rounded) for options in native]
+    native = [replace(options, approximate=precision is not PrecisionClass.IEEE) for options in native]
+    converts = precision is PrecisionClass.TF32  # float32 operands to float16, behind a guard
     given = convolved is not torch.float32
-    if not rounded and not given:
+    if not converts and not given:
         return tuple(native)
     anchor = replace(native[0], convolution_anchors=True)
-    if not rounded:
+    if not converts:
         anchor = replace(anchor, convolution_dtypes=(torch.float16, torch.bfloat16))
     anchors = [replace(anchor, convolution_tiles=tiles) for tiles in (_GIVEN_CONV_TILES if given else _CONV_TILES)]
     # A native convolution in either format is among the first: how fast those are, only the clock can tell.
@@ -231,22 +234,36 @@ def with_gemms(variants: Sequence[PlanOptions], graph: Graph, gpu: Gpu, precisio
 
 
 def with_rows(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:
-    """The variants, and the first of them with other tiles for rows and pooling, where there are any."""
+    """The variants, and some of them with other tiles for rows and pooling, where there are any.
+
+    The first has them, and the first that leaves products and convolutions native: beside an anchor that takes the rows
+    into its epilogue, the best of the other way must be there.
+    """
     first = variants[0]
+    own = _row_variants(first, variants[-1], graph, sm_count)
+    native = next((options for options in variants if not (options.gemms or options.convolution_anchors)), first)
+    if native is first:
+        return [*own[:3], *variants, *own[3:]]
+    natives = [native, *_row_variants(native, native, graph, sm_count)[:_NATIVE_ROWS]]
+    return [*own[:2], first, *natives, *variants, *own[2:]]
+
+
+def _row_variants(first: PlanOptions, plainest: PlanOptions, graph: Graph, sm_count: int) -> list[PlanOptions]:
+    """`first` with other tiles for the rows and the pooling in its plan, and `plainest` without rows."""
     kernels = plan_module(graph, first).fused
     others: list[PlanOptions] = []
     if any(isinstance(kernel, RowPlan) for kernel in kernels):
         for tile, warp, form in _ROW_TILES:
             tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
             others.append(replace(first, rows=RowOptions(tiles, form)))
-        others.append(replace(variants[-1], rows=None))
+        others.append(replace(plainest, rows=None))
     if any(isinstance(kernel, FusedPlan) and kernel.region.depth > 0 for kernel in kernels):
         for tile, stripe, warp, form in _PLAIN_TILES:
             tiles = RowTiles(tile, stripe, warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
             others.append(replace(first, rows=RowOptions(tiles, form, plain=True)))
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
         others += [replace(first, pool_tiles=tiles) for tiles in _POOL_TILES]
-    return [*others[:3], *variants, *others[3:]]
+    return others
 
 
 def with_depthwise(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOptions]:
