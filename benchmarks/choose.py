@@ -12,12 +12,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import queue
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,47 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {problem}", file=sys.stderr)
         return 2
     ends = time.monotonic() + options.budget_s
+    places = places_of(options.jobs)
+
+    def one(case: Case) -> bool:
+        place = places.get()
+        try:
+            return _start(case, place, options, ends)
+        finally:
+            places.put(place)
+
     with ThreadPoolExecutor(max_workers=options.jobs) as pool:
-        made = pool.map(lambda item: _start(item[1], item[0], options, ends), enumerate(cases))
-        return 0 if all(list(made)) else 1
+        return 0 if all(list(pool.map(one, cases))) else 1
 
 
-def _start(case: Case, number: int, options: argparse.Namespace, ends: float) -> bool:
-    """Choose in a process of its own; whether there is a module."""
+@dataclass(frozen=True)
+class Place:
+    """Where one case is worked on at a time.
+
+    Attributes:
+        gpu: as CUDA_VISIBLE_DEVICES names it.
+        cores: numbers of the processor's cores: each case compiles on its own.
+    """
+
+    gpu: str
+    cores: tuple[int, ...]
+
+
+def places_of(jobs: int) -> queue.SimpleQueue[Place]:
+    """As many places as jobs: the GPUs in turn, the cores shared out."""
     import torch
 
+    gpus = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    gpus = gpus or [str(index) for index in range(torch.cuda.device_count())]
+    cores = sorted(os.sched_getaffinity(0))
+    places: queue.SimpleQueue[Place] = queue.SimpleQueue()
+    for job in range(jobs):
+        places.put(Place(gpus[job % len(gpus)], tuple(cores[job::jobs]) or tuple(cores)))
+    return places
+
+
+def _start(case: Case, place: Place, options: argparse.Namespace, ends: float) -> bool:
+    """Choose in a process of its own; whether there is a module."""
     started = time.monotonic()
     if ends <= started:
         say(f"{case.name}: not begun, out of time")
@@ -62,14 +95,12 @@ def _start(case: Case, number: int, options: argparse.Namespace, ends: float) ->
     folder = options.out / case.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "reference.py").write_text(case.source)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    if visible == [""]:
-        visible = [str(index) for index in range(torch.cuda.device_count())]
-    body = "from benchmarks.choose import choose; import sys; choose(*sys.argv[1:])"
+    body = "import os, sys; os.sched_setaffinity(0, {c}); from benchmarks.choose import choose; choose(*sys.argv[1:])"
+    body = body.format(c=set(place.cores))
     command = [sys.executable, "-c", body, str(folder), case.precision, options.effort]
     with open(folder / "choose.log", "w") as log:
         try:
-            environment = child_environment({"CUDA_VISIBLE_DEVICES": visible[number % len(visible)]})
+            environment = child_environment({"CUDA_VISIBLE_DEVICES": place.gpu})
             subprocess.run(command, stdout=log, stderr=log, env=environment, timeout=ends - started, check=False)
         except subprocess.TimeoutExpired:
             log.write("killed: out of time\n")

@@ -359,6 +359,9 @@ class _RegionEmitter(ValueEmitter):
                 f"BLOCK_{other.size} = min(triton.next_power_of_2({other.size}), "
                 f"max(1, {limits.tile} // BLOCK_{axis.size}))"
             )
+        if len(outer) == 1 and len(self._kept_vectors()) == 2:  # few of the one leave room for more of the other
+            wider = f"max(BLOCK_{axis.size}, {limits.tile} // BLOCK_{self.axes[outer[0]].size})"
+            lines.add(f"BLOCK_{axis.size} = min(triton.next_power_of_2({axis.size}), {wider})")
 
     def _contiguous_vector(self) -> int:
         """The vector axis along which the largest operand lies contiguous."""

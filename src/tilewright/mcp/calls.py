@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect as signatures
-import os
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -18,6 +17,7 @@ from tilewright.mcp.folders import Folders
 from tilewright.mcp.running import run_job
 from tilewright.task.stage import Stage
 from tilewright.values.precision import PrecisionClass
+from tilewright.verify.processes import available_cores
 
 TaskPath = Annotated[str, Field(description="The task: a Python file or a document.")]
 ReferencePath = Annotated[str | None, Field(description="For a document: Python file that says what is right.")]
@@ -55,7 +55,7 @@ class Bench:
 
     def __init__(self, folders: Folders) -> None:
         self._folders = folders
-        self._places = anyio.CapacityLimiter(max(1, (os.cpu_count() or 2) // 2))
+        self._places = anyio.CapacityLimiter(max(1, available_cores() // 2))
 
     async def inspect(
         self,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
+from tilewright.verify.processes import available_cores
 from tilewright.verify.together import group
 
 #: Compilations at once, at most: each is a process with torch in it.
@@ -215,4 +215,4 @@ def _is_compiled(known: Evaluation) -> bool:
 
 def _cores() -> int:
     """Compilations that this machine runs at once."""
-    return min(_MOST_AT_ONCE, os.cpu_count() or 1)
+    return min(_MOST_AT_ONCE, available_cores())

@@ -21,6 +21,7 @@ import cloudpickle
 import torch
 
 from tilewright.verify import runtime, wire
+from tilewright.verify.processes import available_cores
 from tilewright.verify.subject import map_leaves
 
 #: Workers at once.
@@ -45,7 +46,7 @@ def compile_for_probes(job: Mapping[str, Any], tensors: Mapping[str, torch.Tenso
     probes = [probe for probe in job["probes"] if not probe.get("large") or probe.get("own")]
     room = int(job.get("limits", {}).get("memory_bytes", 0))
     fit = (room - _SPARE_BYTES) // _WORKER_BYTES if room else _MOST_WORKERS
-    count = max(1, min(_MOST_WORKERS, os.cpu_count() or 1, len(probes), fit))
+    count = max(1, min(_MOST_WORKERS, available_cores(), len(probes), fit))
     workers = []
     words: list[str] = []
     read, write = os.pipe()

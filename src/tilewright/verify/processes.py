@@ -21,6 +21,13 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 
 
+def available_cores() -> int:
+    """Cores that this process may run on: fewer than the machine's under `taskset` or a container's cpuset."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 class Tail:
     """Reads a stream to its end in a thread and keeps the last bytes, so that a flood neither blocks nor fills."""
 

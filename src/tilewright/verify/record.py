@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -19,6 +18,7 @@ from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, KernelResources, Severity
 from tilewright.verify.compiled import cache_environment, compiled_folder
 from tilewright.verify.limits import CHECK_OF, Limits, Outcome
+from tilewright.verify.processes import available_cores
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, Part, run_job
 from tilewright.verify.walls import own_folder
@@ -97,7 +97,7 @@ def record_together(task: Task, candidates: Sequence[Candidate], gpu: Gpu) -> No
         "entry": "tilewright.verify.together:run",
         "source": base64.b64encode(source).decode(),
         "gpu": gpu_figures(gpu),
-        "at_once": os.cpu_count() or 1,
+        "at_once": available_cores(),
         "candidates": [
             {
                 "source": candidate.source,
@@ -113,7 +113,7 @@ def record_together(task: Task, candidates: Sequence[Candidate], gpu: Gpu) -> No
         limits=replace(
             LIMITS,
             processes=64 + 8 * len(fresh),
-            memory_bytes=LIMITS.memory_bytes + min(len(fresh), os.cpu_count() or 1) * _EACH_BYTES,
+            memory_bytes=LIMITS.memory_bytes + min(len(fresh), available_cores()) * _EACH_BYTES,
             quiet_cpu_s=LIMITS.quiet_cpu_s * len(fresh),
         ),
         writable=[compiled_folder(candidate) for candidate in fresh],

@@ -26,7 +26,7 @@ import torch
 from tilewright.verify import wire
 from tilewright.verify.limits import Limits as Limits
 from tilewright.verify.limits import Outcome as Outcome
-from tilewright.verify.processes import MARK, Tail, kill_marked
+from tilewright.verify.processes import MARK, Tail, available_cores, kill_marked
 from tilewright.verify.supervise import Supervisor
 from tilewright.verify.walls import missing, walls
 
@@ -185,7 +185,7 @@ def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> di
         # Jobs run side by side: threads that spin at each other's barriers would take most of the time.
         "OMP_WAIT_POLICY": "PASSIVE",
         "OPENBLAS_NUM_THREADS": "1",  # the interpreter's products are small
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max((os.cpu_count() or 2) // 2, 1)),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(available_cores() // 2, 1)),
         MARK: mark,
     }
     return kept | dict(extra)
