@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
+from tests.kernels.properties import drawing
 from tilewright.kernels.conv_plan import ConvTiles
 from tilewright.kernels.planner import PlanOptions
 
@@ -26,14 +27,7 @@ warnings.filterwarnings("ignore")
 #: Operands are rounded to 11 bits, and a softmax or normalisation may enlarge what that costs.
 ALLOWED = 5e-3
 
-drawn = settings(
-    max_examples=14,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    phases=(Phase.explicit, Phase.generate),  # shrinking would interpret hundreds of modules
-)
+drawn = drawing(14)
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:

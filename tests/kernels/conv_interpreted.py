@@ -10,9 +10,7 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-import json
 import sys
-import traceback
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,10 +27,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.kernels.gemm_interpreted import half_error, on_device  # noqa: E402
 from tests.kernels.interpreted import emit, load  # noqa: E402
+from tests.kernels.properties import drawing, run_properties  # noqa: E402
 from tilewright.kernels.conv_plan import ConvTiles  # noqa: E402
 from tilewright.kernels.plan import TileLimits  # noqa: E402
 from tilewright.kernels.planner import PlanOptions  # noqa: E402
-from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
 
 EPILOGUES: dict[str, Any] = {
     "nothing but the bias": lambda m, y: y,
@@ -125,14 +123,7 @@ TILES = (
     ConvTiles(16, 16, 4, 1, rows=3),
 )
 
-_SETTINGS = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.generate,),
-    max_examples=int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "60")),
-)
+_SETTINGS = drawing(int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "60")))
 
 
 @_SETTINGS
@@ -183,16 +174,5 @@ def infinities_and_nan_go_through(data: st.DataObject) -> None:
 PROPERTIES = {"any convolution": any_convolution, "infinities and NaN go through": infinities_and_nan_go_through}
 
 
-def main() -> None:
-    """Run the properties named on the command line, or all."""
-    refine_interpreter()
-    for name in sys.argv[1:] or PROPERTIES:
-        try:
-            PROPERTIES[name]()
-            print(json.dumps({"name": name}), flush=True)
-        except Exception as error:
-            print(json.dumps({"name": name, "problem": f"{error}", "trace": traceback.format_exc()}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_properties(PROPERTIES, sys.argv[1:])

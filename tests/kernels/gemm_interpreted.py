@@ -10,16 +10,14 @@ import os
 
 os.environ["TRITON_INTERPRET"] = "1"
 
-import json
 import sys
-import traceback
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -27,9 +25,9 @@ warnings.filterwarnings("ignore")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.kernels.interpreted import emit, load, relative_error  # noqa: E402
+from tests.kernels.properties import drawing, run_properties  # noqa: E402
 from tilewright.kernels.gemm_plan import GemmSchedule, Operands  # noqa: E402
 from tilewright.kernels.planner import PlanOptions  # noqa: E402
-from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
 
 EPILOGUES: dict[str, Any] = {
     "nothing": lambda m, y: y,
@@ -109,14 +107,7 @@ def schedules(draw: st.DrawFn, operands: Operands) -> GemmSchedule:
 
 
 _ALLOWED = {Operands.HALF: 3e-3, Operands.TF32: 4e-3, Operands.IEEE: 1e-5, Operands.GIVEN: 3e-2}
-_SETTINGS = settings(
-    deadline=None,
-    derandomize=True,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-    phases=(Phase.generate,),
-    max_examples=int(os.environ.get("TILEWRIGHT_GEMM_EXAMPLES", "45")),
-)
+_SETTINGS = drawing(int(os.environ.get("TILEWRIGHT_GEMM_EXAMPLES", "45")))
 
 
 @_SETTINGS
@@ -231,16 +222,5 @@ class Function(nn.Module):
 PROPERTIES = {"any product": any_product, "float16 keeps TF32's accuracy": float16_keeps_tf32_accuracy}
 
 
-def main() -> None:
-    """Run the properties named on the command line, or all."""
-    refine_interpreter()
-    for name in sys.argv[1:] or PROPERTIES:
-        try:
-            PROPERTIES[name]()
-            print(json.dumps({"name": name}), flush=True)
-        except Exception as error:
-            print(json.dumps({"name": name, "problem": f"{error}", "trace": traceback.format_exc()}), flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run_properties(PROPERTIES, sys.argv[1:])

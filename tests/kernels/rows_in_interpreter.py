@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
+from tests.kernels.properties import drawing
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.plan import TileLimits
 from tilewright.kernels.planner import PlanOptions
@@ -31,14 +32,7 @@ warnings.filterwarnings("ignore")
 ALLOWED = 2e-5
 MINUS, PLUS, NAN = float("-inf"), float("inf"), float("nan")
 
-drawn = settings(
-    max_examples=4,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(HealthCheck),
-    database=None,
-    phases=(Phase.explicit, Phase.generate),  # shrinking would interpret hundreds of modules
-)
+drawn = drawing(4)
 
 
 @st.composite

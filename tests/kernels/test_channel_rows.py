@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +14,8 @@ from torch import nn
 
 from tests.kernels.compiled import compile_for
 from tests.kernels.emission_cases import Function
+from tests.kernels.golden_files import check_golden
+from tests.kernels.properties import check_tests
 from tilewright.gpu import Gpu
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
@@ -32,7 +31,6 @@ from tilewright.proposers.synthesize import plan_variants, with_channel_rows
 from tilewright.values import PrecisionClass
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parent / "golden"
 ANCHOR = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(64, 64, 4, 2))
 ROWS = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(64, 64, 4, 1, rows=8))
 
@@ -58,17 +56,7 @@ def anchors(plan: ModulePlan) -> list[ConvPlan]:
 
 
 def test_drawn_modules_are_right_in_the_interpreter() -> None:
-    drawn = "tests/kernels/channel_rows_in_interpreter.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", drawn],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    check_tests("channel_rows_in_interpreter.py")
 
 
 # -- where the rule fires -----------------------------------------------------------------------------------
@@ -201,11 +189,6 @@ def test_strips_of_rows_compile_for_the_target_without_spills(target: str) -> No
 
 
 def test_emitted_file_is_the_golden_one() -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes it again; a missing file fails."""
     plan = plan_module(graph_of(FIRES["softmax"]()), ANCHOR)
     source = write_live_file(("x",), write_forward(plan, ("x",), "self.reference"), description="conv_softmax.")
-    path = GOLDEN / "conv_softmax.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden("conv_softmax", source)

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.kernels.compiled import compile_for
+from tests.kernels.golden_files import check_golden
+from tests.kernels.properties import check_property
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
@@ -60,17 +58,7 @@ def anchors(plan: ModulePlan) -> list[ConvPlan]:
 
 @pytest.mark.parametrize("name", ["any convolution", "infinities and NaN go through"])
 def test_anchors_are_right_in_the_interpreter(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, str(HERE / "conv_interpreted.py"), name],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        check=False,
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["name"] for row in rows] == [name], done.stderr[-2000:]
-    assert "problem" not in rows[0], rows[0]["trace"][-6000:]
+    check_property("conv_interpreted.py", name, {"OMP_NUM_THREADS": "1"})
 
 
 # -- what becomes an anchor ---------------------------------------------------------------------------------
@@ -241,12 +229,7 @@ def test_anchors_compile_for_the_target_within_its_limits(name: str, target: str
 
 
 def test_emitted_file_is_the_golden_one() -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes it again; a missing file fails."""
     module = Function(nn.Conv2d(96, 128, 3, padding=1), F.gelu).bfloat16()
     options = PlanOptions(convolution_anchors=True, convolution_tiles=ConvTiles(128, 128, 8, 3, by_tap=True))
     source = written(planned(module, torch.empty(4, 96, 24, 24, dtype=torch.bfloat16), options), "conv2d_gelu")
-    path = HERE / "golden" / "conv2d_gelu_bfloat16.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden("conv2d_gelu_bfloat16", source)

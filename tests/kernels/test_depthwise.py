@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -18,6 +15,8 @@ from torch import nn
 from tests.graph.test_canonical import Of
 from tests.kernels.compiled import compile_for
 from tests.kernels.emission_cases import ANCHOR, Function
+from tests.kernels.golden_files import check_golden
+from tests.kernels.properties import check_tests
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
@@ -31,22 +30,11 @@ from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.shell import write_live_file
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parent / "golden"
 STENCILS = PlanOptions(depthwise_tiles=DepthwiseTiles())
 
 
 def test_drawn_modules_are_right_in_the_interpreter() -> None:
-    path = "tests/kernels/depthwise_in_interpreter.py"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", path],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    check_tests("depthwise_in_interpreter.py")
 
 
 # -- plans -------------------------------------------------------------------------------------------------
@@ -159,14 +147,9 @@ def test_phases_have_sums_of_their_own() -> None:
 
 
 def test_the_emitted_stencil_is_the_golden_one() -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes it again; a missing file fails."""
     plan = planned(after_one, [nn.Conv2d(8, 8, 3, padding=1, groups=8)], 8, STENCILS)
     source = write_live_file(("x",), write_forward(plan, ("x",), "self.reference"), description="depthwise.")
-    path = GOLDEN / "depthwise.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden("depthwise", source)
 
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], torch.dtype]] = {

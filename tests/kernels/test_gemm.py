@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from tests.kernels.golden_files import check_golden
+from tests.kernels.properties import check_property
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
@@ -55,18 +54,8 @@ HALF = GemmSchedule(Operands.HALF, 128, 128, 64)
 
 @pytest.mark.parametrize("name", ["any product", "float16 keeps TF32's accuracy"])
 def test_property_in_the_interpreter(name: str) -> None:
-    environment = {**os.environ, "TILEWRIGHT_GEMM_EXAMPLES": os.environ.get("TILEWRIGHT_GEMM_EXAMPLES", "18")}
-    done = subprocess.run(
-        [sys.executable, str(HERE / "gemm_interpreted.py"), name],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        env=environment,
-        check=False,
-    )
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [row["name"] for row in rows] == [name], done.stderr[-2000:]
-    assert "problem" not in rows[0], rows[0]["trace"][-6000:]
+    examples = os.environ.get("TILEWRIGHT_GEMM_EXAMPLES", "18")
+    check_property("gemm_interpreted.py", name, {"TILEWRIGHT_GEMM_EXAMPLES": examples})
 
 
 # -- what an anchor takes in --------------------------------------------------------------------------------
@@ -270,14 +259,9 @@ GOLDENS: dict[str, tuple[Any, list[torch.Tensor], GemmSchedule]] = {
 
 @pytest.mark.parametrize("name", GOLDENS)
 def test_emitted_file_is_the_golden_one(name: str) -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes them again; a missing file fails."""
     make, inputs, schedule = GOLDENS[name]
     plan = planned(make(), inputs, schedule)
     arguments = tuple(f"x{position}" for position in range(len(inputs)))
     forward = write_forward(plan, arguments, "self.reference")
     source = write_live_file(arguments, forward, description=name, eval_children=[])
-    path = HERE / "golden" / f"{name}.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden(name, source)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from pathlib import Path
 
@@ -11,13 +10,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.kernels.golden_files import check_golden
 from tilewright.gpu.table import find_gpu
 from tilewright.kernels.phases import DimPhases, convolution_dim, transposed_dim
 from tilewright.proposers.synthesize import synthesize
 from tilewright.task.load import load_task
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-GOLDEN = Path(__file__).parent / "golden"
 
 
 def by_phases(dim: DimPhases, x: torch.Tensor, w: torch.Tensor, out_size: int) -> torch.Tensor:
@@ -68,15 +67,9 @@ def test_forward_phases_are_the_convolution(data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("name", ["min_sum_gelu_bias", "linear_batchnorm_gelu_relu", "multiply_global_mean"])
 def test_emitted_file_is_the_golden_one(name: str) -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes them again; a missing file fails."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         task = load_task(EXAMPLES / f"{name}.py", gpu="4090", precision="tf32")
         source = synthesize(task)[0].source
     assert task.gpu == find_gpu("rtx-4090")
-    path = GOLDEN / f"{name}.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden(name, source)

@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 
+from tests.kernels.golden_files import check_golden
+from tests.kernels.properties import check_tests
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
@@ -23,7 +25,6 @@ from tilewright.kernels.row_region import grow_row_region
 from tilewright.kernels.shell import write_live_file
 
 ROOT = Path(__file__).parents[2]
-GOLDEN = Path(__file__).parent / "golden"
 
 GOLDEN_MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "group_norm": (nn.GroupNorm(8, 64), (4, 64, 24, 24)),
@@ -33,16 +34,7 @@ GOLDEN_MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
 
 
 def test_drawn_modules_are_right_in_the_interpreter() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "tests/kernels/rows_in_interpreter.py"],
-        cwd=ROOT,
-        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-6000:]
+    check_tests("rows_in_interpreter.py")
 
 
 def test_kernels_compile_for_three_targets_within_their_limits() -> None:
@@ -67,7 +59,6 @@ def test_kernels_compile_for_three_targets_within_their_limits() -> None:
 
 @pytest.mark.parametrize("name", GOLDEN_MODULES)
 def test_emitted_rows_are_the_golden_ones(name: str) -> None:
-    """TILEWRIGHT_UPDATE_GOLDEN=1 writes them again; a missing file fails."""
     module, shape = GOLDEN_MODULES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -75,11 +66,7 @@ def test_emitted_rows_are_the_golden_ones(name: str) -> None:
     plan = plan_module(graph, PlanOptions(sm_count=128))
     assert not plan.native
     source = write_live_file(("x",), write_forward(plan, ("x",), "self.reference"), description=f"{name}.")
-    path = GOLDEN / f"{name}.py.txt"
-    if os.environ.get("TILEWRIGHT_UPDATE_GOLDEN"):
-        path.write_text(source)
-    assert path.exists(), f"{path} is missing"
-    assert source == path.read_text()
+    check_golden(name, source)
 
 
 COMPOSITES = {
