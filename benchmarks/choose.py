@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASE_LISTS, Case, find_cases
+from benchmarks.cases import CASE_LISTS, Case
 from benchmarks.ours import child_environment
-from benchmarks.workloads import no_gpu, say
+from benchmarks.workloads import cases_asked_for, say
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,13 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--effort", default="quick", metavar="LEVEL", help="effort of the search")
     add("--budget-s", type=float, default=480.0, help="wall seconds for all; what has not ended then is killed")
     options = parser.parse_args(argv)
-    try:
-        cases = find_cases(options.cases, options.only)
-    except LookupError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if (problem := no_gpu()) is not None:
-        print(f"error: {problem}", file=sys.stderr)
+    if (cases := cases_asked_for(options)) is None:
         return 2
     ends = time.monotonic() + options.budget_s
     places = places_of(options.jobs)

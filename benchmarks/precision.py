@@ -28,10 +28,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.cases import CASE_LISTS, Case, find_cases
+from benchmarks.cases import CASE_LISTS, Case
 from benchmarks.check import leaves
 from benchmarks.peers import prepare_torch
-from benchmarks.workloads import RESULTS, device, no_gpu, versions
+from benchmarks.workloads import RESULTS, cases_asked_for, device, versions
 from tilewright.values.serialise import as_json
 
 #: Powers of ten that the input is multiplied by.
@@ -200,13 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", action="store_true", help="print the rows as JSON, and record nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, metavar="DIR", help="folder of the record")
     options = parser.parse_args(argv)
-    try:
-        cases = find_cases(options.cases, options.only)
-    except LookupError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if (problem := no_gpu()) is not None:
-        print(f"error: {problem}", file=sys.stderr)
+    if (cases := cases_asked_for(options)) is None:
         return 2
     if options.jobs > 1:
         with ThreadPoolExecutor(options.jobs) as pool:

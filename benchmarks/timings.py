@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import CASE_LISTS, Case, find_cases
-from benchmarks.workloads import RESULTS, no_gpu
+from benchmarks.cases import CASE_LISTS, Case
+from benchmarks.workloads import RESULTS, cases_asked_for
 
 SCHEMA = "tilewright/timings/1"
 #: The record that tests and `python -m benchmarks.economy` read.
@@ -36,13 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RECORD, metavar="FILE", help=f"the record (default: {RECORD.name})")
     parser.add_argument("--plan", default="quick", choices=["scout", "none", "quick", "full"], help="how many samples")
     options = parser.parse_args(argv)
-    try:
-        cases = find_cases(options.cases, options.only)
-    except LookupError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    if (problem := no_gpu()) is not None:
-        print(f"error: {problem}", file=sys.stderr)
+    if (cases := cases_asked_for(options)) is None:
         return 2
     record = {
         "schema": SCHEMA,

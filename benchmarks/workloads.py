@@ -63,17 +63,11 @@ def arguments() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 0 where it ran, 2 for bad arguments or without a GPU."""
     options = arguments().parse_args(argv)
-    try:
-        cases = find_cases(options.cases, options.only)
-    except LookupError as error:
-        print(f"error: {error}", file=sys.stderr)
+    if (cases := cases_asked_for(options, on_a_gpu=not options.list)) is None:
         return 2
     if options.list:
         print("\n".join(f"{case.name}: {case.description} [{case.precision}]" for case in cases))
         return 0
-    if (problem := no_gpu()) is not None:
-        print(f"error: {problem}", file=sys.stderr)
-        return 2
     command = shlex.join(["python", "-m", "benchmarks.workloads", *(argv if argv is not None else sys.argv[1:])])
     if options.work is not None:
         options.work.mkdir(parents=True, exist_ok=True)
@@ -87,6 +81,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.write_text(json.dumps(record, indent=1) + "\n")
     print(json.dumps(record) if options.json else f"{table(run)}\nrecorded in {path}")
     return 0
+
+
+def cases_asked_for(options: argparse.Namespace, *, on_a_gpu: bool = True) -> tuple[Case, ...] | None:
+    """What `--cases` and `--only` name; None, with the reason on stderr, where a name fits none or no GPU is there."""
+    try:
+        cases = find_cases(options.cases, options.only)
+    except LookupError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return None
+    if on_a_gpu and (problem := no_gpu()) is not None:
+        print(f"error: {problem}", file=sys.stderr)
+        return None
+    return cases
 
 
 def no_gpu() -> str | None:
