@@ -16,7 +16,7 @@ from tilewright.kernels.depthwise_walk import Walk, walk_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import operation_name
 from tilewright.kernels.phases import ConvolutionShape
-from tilewright.kernels.plane_plan import OperandSizes, are_row_major, region_after, whole_operand
+from tilewright.kernels.plane_plan import OperandSizes, added_operands, are_row_major, region_after, whole_operand
 from tilewright.kernels.region import Operand, Region, is_relabelling
 from tilewright.kernels.text import Names
 
@@ -114,8 +114,7 @@ class DepthwisePlan:
     @property
     def added(self) -> tuple[Operand, ...]:
         """What is loaded at the output's positions."""
-        operands = self.after.operands if self.after else ()
-        return tuple(operand for operand in operands if operand.node is not self.convolution.node)
+        return added_operands(self.after, self.convolution.node)
 
     @property
     def region(self) -> OperandSizes:

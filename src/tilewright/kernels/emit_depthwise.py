@@ -14,12 +14,11 @@ from itertools import groupby
 
 from tilewright.graph.convolutions import ConvolutionDim
 from tilewright.graph.graph import Graph
-from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.depthwise_plan import DepthwisePlan
 from tilewright.kernels.depthwise_walk import InputRow, Sum, Use, Walk, padded_dims
 from tilewright.kernels.phases import DimPhases
 from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.plane_values import PlaneEmitter
+from tilewright.kernels.plane_values import PlaneEmitter, plane_sizes
 from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.region import is_relabelling
 from tilewright.kernels.text import Lines, shape_text, signed
@@ -41,8 +40,7 @@ class _DepthwiseEmitter(PlaneEmitter):
         self.shape = plan.convolution.shape
         self.tiles = plan.tiles
         self.outer, self.rows, self.columns = padded_dims(self.shape)
-        letters = LETTERS[self.shape.rank]
-        lead = ("N", "C")[2 - (self.convolution.node.meta["val"].dim() - len(letters)) :]
+        lead, letters = plane_sizes(self.convolution.node, self.shape.rank)
         sizes = ["N", "C", *letters, *(f"{letter}O" for letter in letters), *(f"{letter}Q" for letter in letters)]
         sizes += ["ROWS", "STRIPS", "LANES", "TOTAL", "WIDE", "ALIGNED", "ALIGNED_OUT", "BLOCK"]
         taken = [*sizes, *(name.lower() for name in sizes), "index", "lane", "strip", "rest", "plane", "first", "row"]

@@ -11,9 +11,8 @@ import re
 from collections.abc import Sequence
 
 from tilewright.graph.graph import Graph
-from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.plan import EmittedKernel
-from tilewright.kernels.plane_values import PlaneEmitter
+from tilewright.kernels.plane_values import PlaneEmitter, plane_sizes
 from tilewright.kernels.pointwise import helpers_in
 from tilewright.kernels.pool_plan import PoolPlan, WindowDim
 from tilewright.kernels.pool_steps import WindowStep, steps_of
@@ -36,8 +35,7 @@ class _PoolEmitter(PlaneEmitter):
     def __init__(self, plan: PoolPlan, graph: Graph) -> None:
         self.plan = plan
         self.pooling = plan.pooling
-        letters = LETTERS[len(plan.pooling.dims)]
-        lead = ("N", "C")[2 - (plan.pooling.node.meta["val"].dim() - len(letters)) :]
+        lead, letters = plane_sizes(plan.pooling.node, len(plan.pooling.dims))
         sizes = [*lead, *letters, *(f"{letter}O" for letter in letters), "ROWS", "BLOCKS"]
         taken = [*sizes, *(name.lower() for name in sizes), "plane", "rest", "inside", "pooled", "row"]
         operands = [operand.node for operand in (*plan.loaded, *plan.added)]

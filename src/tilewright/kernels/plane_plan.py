@@ -42,6 +42,12 @@ def whole_operand(node: torch_fx.Node) -> Operand:
     return Operand(node, tuple(None if is_one(size) else dim for dim, size in enumerate(node.meta["val"].shape)), 0)
 
 
+def added_operands(after: Region | None, anchor: torch_fx.Node) -> tuple[Operand, ...]:
+    """What the operations after an anchor load at the output's positions: all but its result."""
+    operands = after.operands if after else ()
+    return tuple(operand for operand in operands if operand.node is not anchor)
+
+
 def are_row_major(
     operands: Iterable[Operand], root: torch_fx.Node, formats: Mapping[torch_fx.Node, MemoryFormat]
 ) -> bool:

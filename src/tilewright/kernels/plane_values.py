@@ -10,10 +10,17 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one, source_of
+from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.pointwise import pointwise_text
 from tilewright.kernels.region import AxisMap, Operand, Region, is_relabelling
 from tilewright.kernels.text import Lines
 from tilewright.kernels.values import KernelNames, short_name
+
+
+def plane_sizes(result: torch_fx.Node, rank: int) -> tuple[Sequence[str], Sequence[str]]:
+    """Names of the sizes of a result with so many spatial dims: those before them, and of the input's spatial ones."""
+    lead = ("N", "C")[2 - (result.meta["val"].dim() - rank) :]
+    return lead, LETTERS[rank]
 
 
 class PlaneEmitter(KernelNames):

@@ -12,7 +12,7 @@ import torch.fx as torch_fx
 from tilewright.graph.nodes import argument, source_of, target_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.native import operation_name
-from tilewright.kernels.plane_plan import OperandSizes, are_row_major, region_after, whole_operand
+from tilewright.kernels.plane_plan import OperandSizes, added_operands, are_row_major, region_after, whole_operand
 from tilewright.kernels.region import Operand, Region, grow_region, is_fusible, is_relabelling
 from tilewright.kernels.text import Names
 
@@ -135,8 +135,7 @@ class PoolPlan:
     @property
     def added(self) -> tuple[Operand, ...]:
         """What is loaded at the output's positions."""
-        operands = self.after.operands if self.after else ()
-        return tuple(operand for operand in operands if operand.node is not self.pooling.node)
+        return added_operands(self.after, self.pooling.node)
 
     @property
     def region(self) -> OperandSizes:

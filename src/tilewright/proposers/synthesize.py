@@ -316,7 +316,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
-    for options in variants:
+    for options in dict.fromkeys(variants):
         say(f"writing a plan: {options.describe()}")
         plan = plan_module(graph, options)
         if not plan.fused:
