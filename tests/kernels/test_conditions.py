@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 
 import pytest
 import torch
@@ -47,5 +46,10 @@ def test_channels_that_are_reduced_are_all_kept_at_once() -> None:
     assert {"self.conv.weight.shape[0] <= 128", "self.conv.weight.shape[1] <= 128"} <= set(found)
 
 
+def test_the_taps_of_a_row_are_joined_of_few_channels() -> None:
+    assert "self.conv.weight.shape[1] <= 8" in conditions(Pointwise(False, 1), ANCHOR)
+    assert "self.conv.weight.shape[0] <= 8" in conditions(Pointwise(True, 1), ANCHOR)
+
+
 def test_other_tiles_take_any_number_of_channels() -> None:
-    assert not any("<=" in text for text in conditions(Pointwise(True, 1), replace(ANCHOR)))
+    assert not any("<=" in text for text in conditions(Pointwise(True, 2), ANCHOR))

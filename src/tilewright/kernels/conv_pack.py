@@ -60,9 +60,10 @@ def {name}(x, {border_arguments}, c_padded{unfit_argument}):
     out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype={dtype})
     BLOCK_C = min(64, triton.next_power_of_2(c_padded))  # three groups of 16 channels are 48
     BLOCK_W = max(16, min(64, triton.next_power_of_2(W)))
+    warps = max(1, min(8, BLOCK_W * BLOCK_C // 128))
     {name}_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
         x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded,
-        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=8,
+        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=warps,
     )
     return out
 '''
@@ -105,6 +106,13 @@ CHANNEL_BLOCK = '''
 def channel_block(channels):
     """Channels in one step of a product; inputs and weights are padded to a multiple of it."""
     return 64 if channels > 32 else 32 if channels > 16 else 16
+'''.strip("\n")
+
+
+FEW_CHANNELS_BLOCK = '''
+def few_channels_block(channels):
+    """Channels that a pixel takes where the taps of a row are multiplied in one step."""
+    return max(2, triton.next_power_of_2(channels))
 '''.strip("\n")
 
 
@@ -171,7 +179,10 @@ def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
         lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
     lines.add("c, co = w.shape[-2:]")
     lines.add(f"tile = min({_LARGEST_TILE}, max(16, triton.next_power_of_2(co)))")
-    lines.add("w = F.pad(w, (0, -co % tile, 0, -c % channel_block(c)))")
+    if plan.joins_taps:
+        _add_rows_of_taps(lines, plan)
+    else:
+        lines.add("w = F.pad(w, (0, -co % tile, 0, -c % channel_block(c)))")
     if plan.packs_columns:
         _add_joint_columns(lines, plan, deltas)
     if half:
@@ -189,6 +200,16 @@ def _add_matrices(lines: Lines, plan: ConvPlan) -> None:
     order = "1, 2" if shape.transposed else "2, 1"
     lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
     lines.add(f"w = w.permute(0, {dims}, {order})  # [groups, taps, C, CO]")
+
+
+def _add_rows_of_taps(lines: Lines, plan: ConvPlan) -> None:
+    """Matrices [taps of a row * channels, CO], in the order in which a row's pixels lie in memory."""
+    taps = [tap.index for tap in plan.shape.columns.phases[0]]
+    if taps != sorted(taps):
+        lines.add(f"w = w[..., {taps}, :, :]")
+    lines.add("w = F.pad(w, (0, -co % tile, 0, few_channels_block(c) - c)).flatten(-3, -2)")
+    lines.add("k = w.shape[-2]")
+    lines.add("w = F.pad(w, (0, 0, 0, max(16, triton.next_power_of_2(k)) - k))")
 
 
 def _add_joint_columns(lines: Lines, plan: ConvPlan, deltas: Sequence[int]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.fx as torch_fx
@@ -17,6 +18,13 @@ aten = torch.ops.aten
 
 #: Phases of the innermost dim that are stored together, so that their columns lie contiguous.
 _JOINABLE = (1, 2, 4)
+
+#: Input channels up to which the taps of a row are joined, and elements of such a step at most.
+FEW_CHANNELS = 8
+_LONGEST_STEP = 128
+
+#: Column phases that are joined with one of zeros.
+_PADDED = 3
 
 _MAX_PHASES = 16
 _MAX_TAPS = 128
@@ -107,11 +115,47 @@ class ConvPlan:
         return not self.reduces_channels and self.shape.columns.output_step in _JOINABLE
 
     @property
+    def pads_columns(self) -> bool:
+        """Three phases of the innermost dim are joined with a fourth of zeros, which is not stored.
+
+        Stored apart they would leave three times as many sectors incomplete; measured on an H100, a kernel of 3 x 3
+        phases took 689 us then, and 99 us joined.
+        """
+        plain = self.tiles.rows == 0 and not (self.reduces_channels or self.reduces_space or self.whole_channels)
+        return plain and self.shape.columns.output_step == _PADDED
+
+    @property
+    def joins_taps(self) -> bool:
+        """Few channels: the taps of a row of the kernel, side by side in memory, are multiplied in one step.
+
+        Padded to a step of their own they would be mostly zeros: 3 channels of 16.
+        """
+        taps = self.shape.columns.phases[0]
+        adjacent = all(after.delta - tap.delta == 1 for tap, after in pairwise(taps))
+        plain = self.tiles.rows == 0 and self.shape.groups == 1 and self.shape.columns.output_step == 1
+        channels = self.channels[0]
+        fits = channels <= FEW_CHANNELS and len(taps) * few_channels_block(channels) <= _LONGEST_STEP
+        return plain and adjacent and len(taps) > 1 and fits
+
+    @property
+    def stages(self) -> int:
+        """Of the pipelined loop: steps of joined taps are short, and many programs hide what they wait for.
+
+        Measured on an H100, 3 channels in 3 dims: 52 us with one stage, 75 us with two.
+        """
+        return 1 if self.joins_taps else self.tiles.num_stages
+
+    @property
     def packs_columns(self) -> bool:
         """All phases of the innermost dim read the same shifts: one product computes them all."""
         phases = self.shape.columns.phases
         same = len({tuple(tap.delta for tap in taps) for taps in phases}) == 1 and len(phases[0]) > 0
         return self.tiles.rows == 0 and self.joins_columns and self.shape.columns.output_step > 1 and same
+
+
+def few_channels_block(channels: int) -> int:
+    """Channels that a pixel takes where the taps of a row are joined: its elements are copied together."""
+    return 1 << max(1, (channels - 1).bit_length())
 
 
 def convolution_shape(node: torch_fx.Node) -> ConvolutionShape | None:

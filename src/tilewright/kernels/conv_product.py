@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.kernels.conv_plan import ConvPlan, whole_block
+from tilewright.kernels.conv_plan import ConvPlan, few_channels_block, whole_block
 from tilewright.kernels.phases import DimPhases, Tap
 from tilewright.kernels.text import Lines
 
@@ -45,7 +45,8 @@ class ConvProduct:
         self.shape = plan.shape
         self.letters = letters
         self.columns = plan.shape.columns.output_step
-        self.by_tap = plan.tiles.by_tap and not wide
+        self.joins_taps = plan.joins_taps and not wide
+        self.by_tap = plan.tiles.by_tap and not wide and not self.joins_taps
         looped = plan.shape.rank if self.by_tap else plan.shape.rank - 1
         self.looped = list(zip(plan.shape.dims[:looped], letters[:looped], strict=True))
 
@@ -83,6 +84,10 @@ class ConvProduct:
         if tiles.rows:
             return self._kept_bytes()
         block_k = tiles.block_k
+        if self.joins_taps:
+            elements = len(self.deltas) * few_channels_block(self.plan.channels[0])
+            step = max(16, 1 << (elements - 1).bit_length())
+            return self.plan.stages * 2 * step * (tiles.block_p + tiles.block_c)
         width = tiles.block_c * (self.columns if self.plan.packs_columns else 1)
         one = self.plan.packs_columns or self.by_tap
         products = 1 if one else sum(len(taps) for taps in self.shape.columns.phases)
@@ -152,6 +157,9 @@ class ConvProduct:
     # -- packed operands -----------------------------------------------------------------------------------
 
     def _packed_loop(self, lines: Lines, count: str) -> None:
+        if self.joins_taps:
+            self._joined_taps(lines, count)
+            return
         inner = len(self.deltas) if self.plan.packs_columns else 1
         trips = " * ".join(
             part for part in (count, str(inner) if inner > 1 else "", "(C // BLOCK_K)") if part != "1" and part
@@ -166,6 +174,19 @@ class ConvProduct:
             self._one_product(lines, "shift", "row", "CO_PADDED")
         else:
             self._unrolled_step(lines)
+        lines.close()
+
+    def _joined_taps(self, lines: Lines, count: str) -> None:
+        """All taps of a row in one step: pixels that follow each other, and nothing of those behind them."""
+        first = self.deltas[0]
+        lines.add(f"window = k < {len(self.deltas)} * C")
+        lines.open(f"for tap in tl.range(0, {count}, num_stages=STAGES):")
+        self._tap(lines, "tap")
+        shift = f"shift + {first}" if self.looped else str(first)
+        address = f"source + (pixel + {shift})[:, None] * C_ALL + k[None, :]"
+        lines.add(f"x = tl.load({address}, mask=window[None, :], other=0.0)")
+        lines.add(f"matrix = ({'row * BLOCK_K + k' if self.looped else 'k'})[:, None] * CO_PADDED")
+        lines.add("accumulator = tl.dot(x, tl.load(w_ptr + matrix + column[None, :]), accumulator)")
         lines.close()
 
     def _joint_step(self, lines: Lines, inner: int) -> None:

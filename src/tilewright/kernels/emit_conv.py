@@ -15,14 +15,21 @@ import torch.fx as torch_fx
 from tilewright.graph.convolutions import read_convolution
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import source_of
-from tilewright.kernels.conv_pack import CHANNEL_BLOCK, LETTERS, pack_source, prepass_name, prepass_source
+from tilewright.kernels.conv_pack import (
+    CHANNEL_BLOCK,
+    FEW_CHANNELS_BLOCK,
+    LETTERS,
+    pack_source,
+    prepass_name,
+    prepass_source,
+)
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.plan import EmittedKernel
 from tilewright.kernels.pointwise import helpers_in
-from tilewright.kernels.region import REDUCTIONS, Operand, is_relabelling
+from tilewright.kernels.region import REDUCTIONS, AxisMap, Operand, is_relabelling
 from tilewright.kernels.row_stages import RegisterRows, along
 from tilewright.kernels.text import Lines, shape_text
 from tilewright.kernels.values import ValueEmitter, short_name
@@ -46,7 +53,28 @@ class ConvEmitter(ValueEmitter):
         self.letters = LETTERS[plan.shape.rank]
         self.product = ConvProduct(plan, self.letters, wide)
         self._columns = plan.shape.columns.output_step
-        taken = {"q", "p", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase", "half"}
+        #: Places of the column phases in a joined tile.
+        self._places = self._columns + 1 if plan.pads_columns else self._columns
+        #: Positions are output positions, in the same order: a tile is a piece of the output's planes.
+        self._in_order = plan.shape.rank > 1 and all(dim.output_step == 1 for dim in plan.shape.dims)
+        self._in_order = self._in_order and plan.tiles.rows == 0 and not plan.reduces_channels
+        taken = {
+            "q",
+            "p",
+            "at",
+            "c",
+            "n",
+            "k",
+            "k0",
+            "x",
+            "w",
+            "packed",
+            "accumulator",
+            "inside",
+            "value",
+            "phase",
+            "half",
+        }
         taken |= set() if self.half else {"bordered"}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {letter.lower() for letter in self.letters} | {f"{letter.lower()}_q" for letter in self.letters}
@@ -144,7 +172,7 @@ class ConvEmitter(ValueEmitter):
 
     def _joined(self, lines: Lines) -> None:
         """The accumulators as [channels, positions], the column phases interleaved."""
-        step = self._columns
+        step, places = self._columns, self._places
         if self.plan.packs_columns:
             lines.add(f"value = tl.reshape(accumulator, [BLOCK_P, BLOCK_C, {step}])")
             lines.add(f"value = tl.reshape(tl.permute(value, (1, 0, 2)), [BLOCK_C, BLOCK_P * {step}])")
@@ -152,25 +180,30 @@ class ConvEmitter(ValueEmitter):
             lines.add("value = tl.trans(accumulator)")
         else:
             turned = [f"tl.trans({name})" for name in self.product.accumulators]
+            turned += ["tl.zeros([BLOCK_C, BLOCK_P], tl.float32)"] * (places - step)
             while len(turned) > 1:
                 half = len(turned) // 2
                 turned = [f"tl.interleave({turned[i]}, {turned[i + half]})" for i in range(half)]
             lines.add(f"value = {turned[0]}")
+        if self._in_order:
+            self._piece_of_plane(lines)
+            return
         if step == 1:
             self._outer_positions(lines)
             lines.add("w = w_q")
             return
-        lines.add(f"p = tl.arange(0, {step} * BLOCK_P)")
+        lines.add(f"p = tl.arange(0, {places} * BLOCK_P)")
         outer, inner = self._q_sizes()[:-1], self._q_sizes()[-1]
         lines.open("if BY_ROWS:")
         for letter in self.letters[:-1]:
             lower = letter.lower()
-            lines.add(f"{lower}_p = tl.full([{step} * BLOCK_P], 0, tl.int32) + {lower}_row")
-        lines.add(f"w = {step} * w_start + p")
+            lines.add(f"{lower}_p = tl.full([{places} * BLOCK_P], 0, tl.int32) + {lower}_row")
+        padded = f"{step} * (w_start + p // {places}) + p % {places}"
+        lines.add(f"w = {padded if places > step else f'{step} * w_start + p'}")
         lines.close()
         lines.open("else:")
-        lines.add(f"q_p = w_start + p // {step}")
-        lines.add(f"w = (q_p % {inner}) * {step} + p % {step}" if outer else f"w = q_p * {step} + p % {step}")
+        lines.add(f"q_p = w_start + p // {places}")
+        lines.add(f"w = (q_p % {inner}) * {step} + p % {places}" if outer else f"w = q_p * {step} + p % {places}")
         rest = f"q_p // {inner}"
         for position, (size, letter) in enumerate(reversed(list(zip(outer, self.letters, strict=False)))):
             last = position == len(outer) - 1
@@ -179,8 +212,37 @@ class ConvEmitter(ValueEmitter):
         lines.close()
         self._outer_positions(lines, "_p")
 
+    def _piece_of_plane(self, lines: Lines) -> None:
+        """Where a tile's positions lie in a plane of the output, in a form in which they are seen to be contiguous."""
+        sizes = [f"{letter}O" for letter in self.letters]
+        place = ""
+        for letter in self.letters:
+            index = f"{letter.lower()}_row" if letter != "W" else "w_q"
+            outer = f"({place})" if " " in place else place
+            place = f"{outer} * {letter}O + {index}" if place else index
+        lines.open("if BY_ROWS:")
+        lines.add(f"at = {place}")
+        lines.add(f"inside = (w_q < {sizes[-1]})[None, :]")
+        lines.close()
+        lines.open("else:")
+        lines.add("at = q")
+        lines.add(f"inside = (q < {' * '.join(sizes)})[None, :]")
+        lines.close()
+        maps = [operand.map for operand in self.region.operands]
+        if not all(self._is_plane(map_) for map_ in (*maps, self.region.maps[self.region.root])):
+            for letter in self.letters:
+                lines.add(f"{letter.lower()} = {letter.lower()}_q")
+
+    def _is_plane(self, map_: AxisMap) -> bool:
+        """A tensor's last dims are the output's planes, or it has none of their dims."""
+        walked = [axis for axis in map_ if axis is not None and self.anchor_map.index(axis) > 1]
+        return not walked or walked == [axis for axis in map_ if axis is not None][-self.shape.rank :]
+
     def _inside(self, lines: Lines) -> None:
+        if self._in_order:
+            return
         checks = [f"({letter.lower()} < {letter}O)" for letter in self.letters]
+        checks += [f"(p % {self._places} < {self._columns})"] if self._places > self._columns else []
         lines.add(f"inside = ({' & '.join(checks)})[None, :]")
 
     def _index_of(self, axis: int) -> str:
@@ -194,8 +256,12 @@ class ConvEmitter(ValueEmitter):
         return ("N", "CO_ALL", *(f"{letter}O" for letter in self.letters))[position]
 
     def _offset(self, order: Sequence[int]) -> str:
-        terms = []
+        terms: list[str] = []
+        plane = list(self.anchor_map[2:])
+        whole = self._in_order and list(order[-len(plane) :]) == plane
         for position, axis in enumerate(order):
+            if whole and position == len(order) - len(plane):
+                return " + ".join([*terms, "at[None, :]"])
             stride = " * ".join(self._size_of(inner) for inner in order[position + 1 :])
             index = self._index_of(axis)
             terms.append(f"{index} * ({stride})" if stride else index)
@@ -298,7 +364,7 @@ class ConvEmitter(ValueEmitter):
             frozenset(helpers_in(kernels)),
             self._scratch(),
             shared_kernels=prepass_kernels,
-            shared_wrappers=(CHANNEL_BLOCK, *prepass_wrappers),
+            shared_wrappers=(FEW_CHANNELS_BLOCK if self.plan.joins_taps else CHANNEL_BLOCK, *prepass_wrappers),
             packs=((len(weights), f"pack_{self.plan.name}"),),
             spares=tuple(name for name, _ in found[1:]),
             keywords=(out_channels,) if self.half else (),
@@ -315,7 +381,7 @@ class ConvEmitter(ValueEmitter):
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
         self._start_total(lines, "[BLOCK_C]")
-        if self.plan.joins_columns:
+        if self.plan.joins_columns or self.plan.pads_columns:
             self._joined(lines)
             self._finish_tile(lines)
         else:
@@ -498,8 +564,8 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"N, C_GIVEN, {', '.join(self.letters)} = x.shape")
         self._output_sizes(lines)
         lines.add("w, unfit = packed" if self.half else "w, CO = packed")
-        lines.add(f"C = w.shape[{1 + self.shape.rank}]")
-        lines.add(f"CO_PADDED = w.shape[{2 + self.shape.rank}]")
+        lines.add("C = few_channels_block(C_GIVEN)" if self.plan.joins_taps else f"C = w.shape[{1 + self.shape.rank}]")
+        lines.add(f"CO_PADDED = w.shape[{'-1' if self.plan.joins_taps else 2 + self.shape.rank}]")
         self._repack(lines)
         self._grid(lines)
         lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
@@ -507,7 +573,7 @@ class ConvEmitter(ValueEmitter):
         tiles = self.plan.tiles
         limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
         tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
-        blocks = f"BLOCK_K=BLOCK_K, STAGES={tiles.num_stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
+        blocks = f"BLOCK_K=BLOCK_K, STAGES={self.plan.stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
         self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks)
         if self.half:
             blocks = f"{tiles_text} num_warps={self._wide_warps()}, num_stages=1,"
@@ -549,6 +615,7 @@ class ConvEmitter(ValueEmitter):
     def _grid(self, lines: Lines) -> None:
         tiles, groups = self.plan.tiles, self.shape.groups
         block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
+        block_k = "w.shape[-2]" if self.plan.joins_taps else block_k
         lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, {self._block_c()}, {block_k}")
         lines.add("BY_ROWS = triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")

@@ -82,7 +82,8 @@ class _GemmEmitter:
         lines = Lines(1)
         if self.schedule.descriptors:
             self.loops.descriptors(lines, self.results.by_descriptor)
-            lines.open("for tile in tl.range(tl.program_id(0), m_blocks * n_blocks, tl.num_programs(0)):")
+            flat = ", flatten=True" if self.schedule.flat else ""
+            lines.open(f"for tile in tl.range(tl.program_id(0), m_blocks * n_blocks, tl.num_programs(0){flat}):")
             self.loops.tile_indices(lines, "tile")
             self.loops.descriptor_loop(lines)
         else:

@@ -163,7 +163,7 @@ class _RegionEmitter(ValueEmitter):
 
     def _accumulator_shape(self, innermost: bool) -> str:
         blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
-        if not innermost and self.plan.second_vector is not None:
+        if not innermost and self.plan.reduced_vector is not None:
             blocks = [*blocks[:-1], "1"]
         return f"[{', '.join(blocks)}]" if blocks else "[1]"
 
@@ -199,8 +199,8 @@ class _RegionEmitter(ValueEmitter):
         if source not in self.values:
             self._bind_source(accumulator.node, source, level)
         value = self.values[source]
-        if innermost and self.plan.second_vector is not None:
-            mask = f"{self.axes[self.plan.second_vector].name}_in"
+        if innermost and self.plan.reduced_vector is not None:
+            mask = f"{self.axes[self.plan.reduced_vector].name}_in"
             value = f"tl.where({mask}, {value}, {_IDENTITY[accumulator.kind]})"
         lines.add(f"{accumulator.name} = {_combine(accumulator.kind, accumulator.name, value)}")
 
@@ -210,7 +210,7 @@ class _RegionEmitter(ValueEmitter):
                 self.values[source] = self.loads[index]
 
     def _reduce_tile(self, lines: Lines, accumulator: _Accumulator, innermost: bool) -> None:
-        if not innermost or self.plan.second_vector is None:
+        if not innermost or self.plan.reduced_vector is None:
             return
         axis = len(self.vectors) - 1
         keep = "True" if len(self.vectors) == 2 else "False"

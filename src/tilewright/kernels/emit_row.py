@@ -29,6 +29,7 @@ class RowBody(KernelNames):
         plan: what to emit.
         values: node inside the region -> name of its value, as far as it is there.
         loads: (operand, its axes) -> name of what was loaded.
+        last_read: what is loaded now is not read again.
     """
 
     def __init__(self, plan: RowPlan, graph: Graph) -> None:
@@ -42,6 +43,7 @@ class RowBody(KernelNames):
         super().__init__(plan.region.root, nodes, graph, {*sizes, *steps, "parts"})
         self.values: dict[torch_fx.Node, str] = {}
         self.loads: dict[tuple[torch_fx.Node, DimAxes], str] = {}
+        self.last_read = False
         self.accumulators = find_accumulators(plan.region)
         self.states = {
             accumulator.nodes[0]: [
@@ -55,6 +57,7 @@ class RowBody(KernelNames):
     def restart(self) -> None:
         """Another kernel: no values yet, and their names are free again."""
         self.values, self.loads = {}, {}
+        self.last_read = False
         self.names = self._free.copy()
         for name in self.scalars:
             self.names.unique(name)
@@ -229,8 +232,15 @@ class RowBody(KernelNames):
         name, mask, offset = self.names.unique(f"{self.pointers[node]}_value"), self.mask(order), self.offset(order)
         address = f"{self.pointers[node]}_ptr" + (f" + {offset}" if offset else "")
         cast = "" if node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
-        lines.add(f"{name} = tl.load({address}{f', mask={mask}, other=0.0' if mask else ''}){cast}")
+        masked = f", mask={mask}, other=0.0" if mask else ""
+        hint = ', eviction_policy="evict_first"' if self._dies_here(node, order) else ""
+        lines.add(f"{name} = tl.load({address}{masked}{hint}){cast}")
         return name
+
+    def _dies_here(self, node: torch_fx.Node, order: Sequence[int]) -> bool:
+        """Nothing reads these elements again: the cache is better used for what is stored, or not read yet."""
+        mine = all(user in self.region.dims for user in node.users)
+        return self.last_read and mine and len(order) == len(self.axes)
 
     def _rows(self) -> RegisterRows:
         return RegisterRows(self.row_mask(), self.row_count(), self.reduce)

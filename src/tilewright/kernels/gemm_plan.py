@@ -42,9 +42,10 @@ class GemmSchedule:
             stay and walk over the tiles; for targets with a tensor memory accelerator. Not planned for TF32 (see
             `gemm_schedules`).
         parts: a tile is finished and stored in so many pieces, one after the other.
+        flat: with descriptors, tiles and steps are one pipelined loop: the next tile is loaded while this is finished.
         split: programs that share a tile's inner dim; more than 1 means partial products and a finish.
         group_m: row blocks that are walked together, so that their operands stay in the cache.
-        programs: of a kernel whose programs stay.
+        programs: of a kernel whose programs stay, at most.
     """
 
     operands: Operands
@@ -58,6 +59,7 @@ class GemmSchedule:
     split: int = 1
     group_m: int = 8
     programs: int = 132
+    flat: bool = False
 
     @property
     def finish_columns(self) -> int:
@@ -69,6 +71,7 @@ class GemmSchedule:
         ways = [f"{self.operands.value} operands", f"tiles of {self.block_m} x {self.block_n} x {self.block_k}"]
         ways += [f"{self.num_warps} warps", f"{self.num_stages} stages"]
         ways += ["tensor descriptors"] if self.descriptors else []
+        ways += ["one loop over tiles and steps"] if self.flat else []
         ways += [f"stored in {self.parts} pieces"] if self.parts > 1 else []
         ways += [f"inner dim in {self.split} parts"] if self.split > 1 else []
         return ", ".join(ways)

@@ -198,8 +198,11 @@ class GemmWrapper:
         self._partial(lines, f"n_blocks * {s.parts}" if s.parts > 1 else "n_blocks")
         matrices = "BATCH * " if self.batch else ""
         lines.add(f"tiles = {matrices}triton.cdiv(M, BLOCK_M) * n_blocks")
-        grid = f"min(tiles, {s.programs})," if s.descriptors else "tiles,"
+        grid = "programs," if s.descriptors else "tiles,"
         if s.descriptors:
+            lines.add(
+                f"programs = triton.cdiv(tiles, triton.cdiv(tiles, {s.programs}))  # no more than all rounds need"
+            )
             lines.add("triton.set_allocator(scratch_memory)")
         scales = ["left_scale", "right_scale"] if self.half else []
         values = self._main_values(left, right)

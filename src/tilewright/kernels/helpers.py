@@ -215,26 +215,36 @@ def ex2(x):
     "gelu_erf": '''
 @triton.jit
 def gelu_erf(x):
-    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|); the tail by Abramowitz and Stegun 7.1.26, to 1e-7 of |x|."""
+    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|); exp(a * a / 2) * Phi(-a) by a polynomial, to 4e-7 of |x|."""
     a = tl.abs(x)
-    t = rcp(a * 0.2316418882 + 1.0)
-    p = t * 0.5307027145 - 0.7265760135
-    p = p * t + 0.7107068705
-    p = p * t - 0.142248368
-    p = p * t + 0.127414796
-    tail = (p * t) * ex2(x * x * -0.7213475204444817)
-    return maximum(x, 0.0) - tl.where(x > 40.0, 0.0, a * tail)
+    b = tl.minimum(a, 40.0)  # where the tail is 0, and the polynomial finite
+    p = b * -8.0630565e-06 + 0.00015194166
+    p = p * b - 0.00127116074
+    p = p * b + 0.00638280106
+    p = p * b - 0.0222308686
+    p = p * b + 0.0594967869
+    p = p * b - 0.131772881
+    p = p * b + 0.249752293
+    p = p * b - 0.398922619
+    p = p * b + 0.499999743
+    tail = p * ex2(x * x * -0.7213475204444817)
+    return tl.where(x > 40.0, x, maximum(x, 0.0) - a * tail)
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit
 def gelu_erf_of_negative(x):
-    """x * Phi(x) for x <= 0, by the same formula."""
-    t = rcp(1.0 - x * 0.2316418882)
-    p = t * 0.5307027145 - 0.7265760135
-    p = p * t + 0.7107068705
-    p = p * t - 0.142248368
-    p = p * t + 0.127414796
-    return x * ((p * t) * ex2(x * x * -0.7213475204444817))
+    """x * Phi(x) for x <= 0, by the same polynomial."""
+    b = tl.maximum(x, -40.0)
+    p = b * 8.0630565e-06 + 0.00015194166
+    p = p * b + 0.00127116074
+    p = p * b + 0.00638280106
+    p = p * b + 0.0222308686
+    p = p * b + 0.0594967869
+    p = p * b + 0.131772881
+    p = p * b + 0.249752293
+    p = p * b + 0.398922619
+    p = p * b + 0.499999743
+    return x * (p * ex2(x * x * -0.7213475204444817))
 ''',
     "tanh": '''
 @triton.jit

@@ -16,7 +16,7 @@ import torch.fx as torch_fx
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
-from tilewright.kernels.conv_plan import MAX_KEPT_CHANNELS, ConvPlan
+from tilewright.kernels.conv_plan import FEW_CHANNELS, MAX_KEPT_CHANNELS, ConvPlan
 from tilewright.kernels.depthwise_plan import DepthwisePlan
 from tilewright.kernels.emit_collapse import emit_collapse
 from tilewright.kernels.emit_conv import emit_conv
@@ -27,7 +27,7 @@ from tilewright.kernels.emit_pool import emit_pool
 from tilewright.kernels.emit_region import emit_region
 from tilewright.kernels.helpers import helper_source
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.native import native_text, operation_name
+from tilewright.kernels.native import laid_out_text, native_text, operation_name
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
 from tilewright.kernels.planner import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
 from tilewright.kernels.pool_plan import PoolPlan
@@ -232,11 +232,17 @@ class _ForwardWriter:
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
 
     def _native(self, node: torch_fx.Node) -> None:
-        text = native_text(node, self._slice_text(node), self.plan.formats)
+        text = native_text(node, self._slice_text(node), self.plan.formats, self._weight_in)
         if isinstance(node.meta.get("val"), torch.Tensor | tuple | list):
             self._assign(node, text)
         else:
             self.text[node] = f"({text})" if " " in text else text
+
+    def _weight_in(self, weight: torch_fx.Node, form: str) -> str:
+        """A convolution's weight in a memory format: copied once, where it depends on parameters alone."""
+        if weight in self.plan.prepared or weight.name in self.graph.parameters:
+            return self.prepared.laid_out(weight, form)
+        return laid_out_text(self._text_of(weight), form)
 
     def _slice_text(self, node: torch_fx.Node) -> Callable[[Any], str]:
         """Text of arguments; a tensor that is sliced lies row-major, as kernels that read the slice expect."""
@@ -301,14 +307,14 @@ class _ForwardWriter:
         return conditions
 
     def _kept_channels(self, plan: ConvPlan) -> list[str]:
-        """A strip of rows keeps few weights, a tile few channels: a module made for more is left to PyTorch."""
+        """A strip of rows keeps few weights, a tile few channels, and taps are joined of few: others are PyTorch's."""
         weight = self._parameter_of(plan.anchor.args[1])
         if weight is None:
             return []
         transposed, groups = plan.shape.transposed, plan.shape.groups
         given, kept = (0, 1) if transposed else (1, 0)
         most = MAX_KEPT_CHANNELS * (groups if transposed else 1)
-        bounds = [(given, most)] if plan.tiles.rows else []
+        bounds = [(given, most)] if plan.tiles.rows else [(given, FEW_CHANNELS)] if plan.joins_taps else []
         if plan.whole_channels or (plan.tiles.rows and plan.reduces_channels):
             bounds.append((kept, MAX_KEPT_CHANNELS))
         return [f"{self.text[weight]}.shape[{dim}] <= {bound}" for dim, bound in bounds]

@@ -64,8 +64,16 @@ def operation_name(node: torch_fx.Node) -> str:
     return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
 
 
+def laid_out_text(text: str, form: str) -> str:
+    """A tensor's expression in a memory format of torch's; nothing is copied where it lies so already."""
+    return f"{text}.contiguous(memory_format={form})"
+
+
 def native_text(
-    node: torch_fx.Node, text_of: Callable[[Any], str], formats: Mapping[torch_fx.Node, MemoryFormat]
+    node: torch_fx.Node,
+    text_of: Callable[[Any], str],
+    formats: Mapping[torch_fx.Node, MemoryFormat],
+    weight_in: Callable[[torch_fx.Node, str], str] | None = None,
 ) -> str:
     """One native operation as an expression.
 
@@ -73,6 +81,7 @@ def native_text(
         node: the operation.
         text_of: text of a node or a constant.
         formats: memory format that the planner chose for the results of convolutions.
+        weight_in: text of a convolution's weight in a memory format of torch's; without it, copied in every call.
     """
     if node.target in _SYMBOLIC:
         return f"{text_of(node.args[0])} {_SYMBOLIC[node.target]} {text_of(node.args[1])}"
@@ -84,7 +93,7 @@ def native_text(
         rest = ", ".join(text_of(argument) for argument in node.args[1:])
         return f"{text_of(node.args[0])}.{_VIEWS[node.target]}({rest})"
     if node.target in CONVOLUTIONS and formats.get(node) is MemoryFormat.CHANNELS_LAST:
-        return _channels_last_convolution(node, text_of)
+        return _channels_last_convolution(node, text_of, weight_in or (lambda w, form: laid_out_text(text_of(w), form)))
     if node.target in _FUNCTIONS:
         return f"{_FUNCTIONS[node.target]}({_arguments(node, text_of)})"
     positional = [text_of(argument) for argument in node.args]
@@ -130,13 +139,15 @@ def memory_format_text(rank: int) -> str:
     return "torch.channels_last" if rank == 4 else "torch.channels_last_3d"
 
 
-def _channels_last_convolution(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
+def _channels_last_convolution(
+    node: torch_fx.Node, text_of: Callable[[Any], str], weight_in: Callable[[torch_fx.Node, str], str]
+) -> str:
     form = memory_format_text(node.meta["val"].dim())
+    data, weight = node.args[:2]
 
     def channels_last(item: Any) -> str:
-        text = text_of(item)
-        if isinstance(item, torch_fx.Node) and item in node.args[:2]:
-            return f"{text}.contiguous(memory_format={form})"
-        return text
+        if isinstance(item, torch_fx.Node) and item is weight:
+            return weight_in(item, form)
+        return laid_out_text(text_of(item), form) if item is data else text_of(item)
 
-    return f"{_FUNCTIONS[node.target]}({_arguments(node, channels_last)}).contiguous(memory_format={form})"
+    return laid_out_text(f"{_FUNCTIONS[node.target]}({_arguments(node, channels_last)})", form)

@@ -39,7 +39,7 @@ class FusedPlan:
         formats: memory format of each operand.
         kept_vector: index into `axes.axes` of the output axis that a tile holds; None for none.
         second_vector: a second axis of the tile: of the output for pointwise kernels, of the innermost
-            reduction otherwise; None for one-dimensional tiles.
+            reduction otherwise, or of the output too where that is walked; None for one-dimensional tiles.
         limits: tile limits.
         output_format: memory format of the output.
         narrowed: for each operand that is part of a row-major tensor, the dim in which it is narrower, else None.
@@ -56,6 +56,12 @@ class FusedPlan:
     split: bool = False
     output_format: MemoryFormat = MemoryFormat.CONTIGUOUS
     narrowed: tuple[int | None, ...] = ()
+
+    @property
+    def reduced_vector(self) -> int | None:
+        """The second axis of the tile, where it is one that the innermost reduction removes."""
+        second = self.second_vector
+        return second if second is not None and self.axes.axes[second].level > 0 else None
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,13 @@ _SMALL_ROW = 256
 #: Elements behind one output from which a second launch pays.
 _WORTH_SPLITTING = 512
 
+#: Elements of a contiguous piece at most, where several share a tile.
+_SHORT_PIECE = 64
+
+#: Elements of a tile that walks what is reduced, and steps of the walk, at most: many programs hide their latency.
+_WALKED_TILE = 512
+_MOST_WALKED = 256
+
 #: Stands for a number of parts that only the emitted wrapper knows.
 _SEVERAL = 16
 
@@ -626,7 +633,28 @@ def _fused_plan(planning: _Planning, region: Region) -> FusedPlan:
     programs = _programs(axes, kept_vector, reduced_vector, limits, main)
     reduced = _product(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
     split = 2 * programs < limits.target_programs and reduced >= _WORTH_SPLITTING
+    walked = None if split else _walked_vectors(axes, main, reduced, limits.target_programs)
+    if walked is not None:
+        kept_vector, reduced_vector = walked
+        limits = replace(limits, tile=min(limits.tile, _WALKED_TILE))
     return FusedPlan(name, region, axes, formats, kept_vector, reduced_vector, limits, split, output_format, narrowed)
+
+
+def _walked_vectors(axes: AxisPlan, main: tuple[int, ...], reduced: int, enough: int) -> tuple[int, int | None] | None:
+    """The tile of a reduction over elements that lie apart: axes of the output, while what is reduced is walked.
+
+    Nothing is exchanged between threads then. Short contiguous pieces lie side by side in a tile; a long one fills it.
+    None where there is little to walk over, or too much, or the programs would be few.
+    """
+    kept = [axis for axis in main if axis in axes.of_level(0)]
+    one_level = max(axis.level for axis in axes.axes) == 1
+    if not kept or main[-1] != kept[-1] or not one_level or reduced > _MOST_WALKED:
+        return None
+    piece = axes.axes[kept[-1]].size_hint
+    if len(kept) > 1 and piece <= _SHORT_PIECE:
+        return kept[-2], kept[-1]
+    programs = -(-piece // _WALKED_TILE) * _product(axes.axes[axis].size_hint for axis in axes.of_level(0)) // piece
+    return (kept[-1], None) if 2 * programs >= enough else None
 
 
 def _programs(

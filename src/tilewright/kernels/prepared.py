@@ -16,7 +16,7 @@ import torch.fx as torch_fx
 from tilewright.graph.fold import NAME
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import target_of
-from tilewright.kernels.native import native_text
+from tilewright.kernels.native import laid_out_text, native_text
 from tilewright.kernels.region import is_relabelling
 from tilewright.kernels.text import Lines, Names
 
@@ -113,28 +113,29 @@ class PreparedWriter:
         self._own = Names({"torch", "F", "prepare", "prepared"})
         self._given: dict[str, str] = {}  # expression in the forward pass -> name in prepare()
         self._text: dict[torch_fx.Node, str] = {}
-        self._results: dict[tuple[str, torch_fx.Node], str] = {}
+        self._results: dict[tuple[str, torch_fx.Node], str] = {}  # (how it is made, of what) -> name
         self._returned: list[str] = []
         self._lines = Lines(1)
 
     def value(self, node: torch_fx.Node) -> str:
         """The name under which the forward pass has a prepared value, contiguous."""
-        return self._result("", node, node.meta.get(NAME, node.name))
+        return self._result("{}.contiguous()", node, node.meta.get(NAME, node.name))
+
+    def laid_out(self, node: torch_fx.Node, form: str) -> str:
+        """The name of a parameter or a prepared value in a memory format of torch's, as text."""
+        return self._result(laid_out_text("{}", form), node, f"{self._text_of(node)}_{form.split('.')[1]}")
 
     def packed(self, function: str, node: torch_fx.Node) -> str:
         """The name of `function(node)`, for a parameter or a prepared value."""
-        return self._result(function, node, f"{function.removeprefix('pack_')}_packed")
+        return self._result(f"{function}({{}})", node, f"{function.removeprefix('pack_')}_packed")
 
-    def _result(self, function: str, node: torch_fx.Node, wish: str) -> str:
-        key = (function, node)
+    def _result(self, template: str, node: torch_fx.Node, wish: str) -> str:
+        key = (template, node)
         if key not in self._results:
             text = self._text_of(node)
             name = self._names.unique(wish)
             own = self._own.unique(name)
-            if function:
-                self._lines.add(f"{own} = {function}({text})")
-            else:
-                self._lines.add(f"{own} = {text}.contiguous()")
+            self._lines.add(f"{own} = {template.format(text)}")
             self._results[key] = name
             self._returned.append(own)
         return self._results[key]

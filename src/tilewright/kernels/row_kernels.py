@@ -182,6 +182,7 @@ class _WholeRows(_RowEmitter):
         body = Lines(1)
         self.program_indices(body, split=False)
         self.row_indices(body)
+        self.last_read = True
         self.evaluate(body, self.missing([self.root]))
         self.store(body)
         return body
@@ -198,6 +199,7 @@ class _WholeRows(_RowEmitter):
             self.evaluate(body, self.missing([self.root]))
             self.store(body)
             return body
+        self.last_read = True
         opened = self.walk(body, [self.root], split=False, backwards=rounds > 0)
         self.store(body)
         self.end_walk(body, opened)
@@ -293,6 +295,7 @@ class _SplitRows(_RowEmitter):
             self.evaluate(body, self.missing([self.root]))
             self.store(body)
             return body
+        self.last_read = True
         opened = self.walk(body, [self.root], split=True)
         self.store(body)
         self.end_walk(body, opened)

@@ -48,11 +48,12 @@ _GEMM_SETS = 10
 _PROGRAMS_OF_AN_SM = 8
 
 #: Row tiles that are tried after operations left to PyTorch, where the first plan is another.
-_NATIVE_ROWS = 3
+_NATIVE_ROWS = 4
 
 #: (elements of a tile, elements of a warp, form) of row kernels, the most promising first.
 _ROW_TILES = (
     (2048, 1024, None),
+    (1024, 1024, None),
     (2048, 512, None),
     (4096, 1024, None),
     (4096, 512, None),
