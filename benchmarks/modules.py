@@ -194,6 +194,76 @@ class Conv3dMaxPool(nn.Module):
 # --- transposed convolutions
 
 
+# --- convolutions of images: three channels
+
+
+@row("conv2d of 7 x 7, stride 2: batch norm, relu", init="[3, 64]", inputs="[torch.randn(32, 3, 224, 224)]")
+class ImageStem(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 7, stride=2, padding=3, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)))
+
+
+@row("conv2d of images: instance norm, division", init="[3, 16]", inputs="[torch.randn(128, 3, 64, 64)]")
+class ImageInstanceNorm(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3)
+        self.norm = nn.InstanceNorm2d(channels_out)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)) / 2.0
+
+
+@row("conv2d of images in float16: min over channels, tanh", init="[3, 32]", precision="fp16",
+     inputs="[torch.randn(128, 3, 96, 96).half()]")  # fmt: skip
+class ImageMinTanhFloat16(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 5, padding=2)
+        self.half()
+
+    def forward(self, x):
+        return torch.tanh(self.conv(x).amin(dim=1, keepdim=True))
+
+
+@row("conv3d of volumes: relu, gelu, sigmoid, bias", init="[3, 16]", inputs="[torch.randn(16, 3, 24, 64, 64)]")
+class VolumeActivations(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv3d(channels_in, channels_out, 3)
+        self.bias = nn.Parameter(torch.randn(channels_out, 1, 1, 1))
+
+    def forward(self, x):
+        return torch.sigmoid(F.gelu(F.leaky_relu(torch.relu(self.conv(x)), 0.01))) + self.bias
+
+
+@row("conv_transpose2d of images: clamp, scale, clamp", init="[3, 32]", inputs="[torch.randn(64, 3, 96, 96)]")
+class ImageUpsampled(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(channels_in, channels_out, 3, stride=2, padding=1, output_padding=1)
+
+    def forward(self, x):
+        return torch.clamp(torch.clamp(self.conv(x), 0.0, 1.0) * 2.0, 0.0, 1.0) / 2.0
+
+
+@row("conv_transpose3d of volumes: silu, group norm, hardswish", init="[3, 16, 4]",
+     inputs="[torch.randn(16, 3, 12, 32, 32)]")  # fmt: skip
+class VolumeUpsampledNorm(nn.Module):
+    def __init__(self, channels_in, channels_out, groups):
+        super().__init__()
+        self.conv = nn.ConvTranspose3d(channels_in, channels_out, 3, stride=2, padding=1)
+        self.norm = nn.GroupNorm(groups, channels_out)
+
+    def forward(self, x):
+        return F.hardswish(self.norm(F.silu(self.conv(x))))
+
+
 @row("conv_transpose1d: clamp, tanh", init="[64, 64]", inputs="[torch.randn(32, 64, 4096)]")
 class ConvTranspose1dTanh(nn.Module):
     def __init__(self, channels_in, channels_out):
