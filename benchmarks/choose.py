@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", type=Path, required=True, metavar="DIR", help="DIR/<case>/model_new.py and trials.json are written")
     add("--jobs", type=int, default=max(1, (os.cpu_count() or 4) // 4), help="cases at a time")
     add("--effort", default="quick", metavar="LEVEL", help="effort of the search")
+    add("--predicted", type=int, default=0, metavar="N", help="candidates of a batch that are compiled, at most")
     add("--budget-s", type=float, default=480.0, help="wall seconds for all; what has not ended then is killed")
     options = parser.parse_args(argv)
     if (cases := cases_asked_for(options)) is None:
@@ -91,7 +92,7 @@ def _start(case: Case, place: Place, options: argparse.Namespace, ends: float) -
     (folder / "reference.py").write_text(case.source)
     body = "import os, sys; os.sched_setaffinity(0, {c}); from benchmarks.choose import choose; choose(*sys.argv[1:])"
     body = body.format(c=set(place.cores))
-    command = [sys.executable, "-c", body, str(folder), case.precision, options.effort]
+    command = [sys.executable, "-c", body, str(folder), case.precision, options.effort, str(options.predicted)]
     with open(folder / "choose.log", "w") as log:
         try:
             environment = child_environment({"CUDA_VISIBLE_DEVICES": place.gpu})
@@ -104,7 +105,7 @@ def _start(case: Case, place: Place, options: argparse.Namespace, ends: float) -
     return found
 
 
-def choose(folder: str, precision: str, effort: str) -> None:
+def choose(folder: str, precision: str, effort: str, predicted: str) -> None:
     """Search for the module of FOLDER/reference.py, and write model_new.py and trials.json beside it."""
     from tilewright.gpu.detect import detect_gpu
     from tilewright.search import run
@@ -118,7 +119,8 @@ def choose(folder: str, precision: str, effort: str) -> None:
     task = load_task(place / "reference.py", precision=precision, gpu=installed.key if installed is not None else None)
     tools = Tools(gate=lambda *_: Verdict((), how="the benchmark checks"), look=lambda *_: None)
     # Without a reference's own code to edit, retune would only go over our own schedules again.
-    level: Any = replace(find_effort(effort), retune=False, gpu_budget_s=60.0)
+    level: Any = find_effort(effort)
+    level = replace(level, retune=False, gpu_budget_s=60.0, predicted=int(predicted) or level.predicted)
     vars(run)["find_effort"] = lambda _: level
     study = run.optimize_task(task, effort=effort, out=place / "study", tools=tools)
     best = next((trial for trial in study.trials if trial.number == study.best_number), None)

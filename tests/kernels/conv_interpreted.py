@@ -12,6 +12,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,19 @@ class Convolved(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """The convolution, with a bias, then the epilogue."""
         return self.epilogue(self, self.convolution(x))  # type: ignore[no-any-return]
+
+
+class Placed(nn.Module):
+    """A convolution, and an operand that lies along some of its output's dims."""
+
+    def __init__(self, convolution: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.place = nn.Parameter(torch.randn(*shape))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Added behind the convolution, after something that keeps it from being folded into the bias."""
+        return torch.tanh(self.convolution(x)) + self.place
 
 
 @dataclass(frozen=True)
@@ -154,6 +168,25 @@ def any_convolution(data: st.DataObject) -> None:
 
 @_SETTINGS
 @given(data=st.data())
+def operands_along_some_dims(data: st.DataObject) -> None:
+    """What follows may lie along any of the output's dims: rows, columns, planes, or none of them."""
+    drawn, tiles = data.draw(convolutions()), data.draw(st.sampled_from(TILES))
+    dtype = data.draw(st.sampled_from((torch.float16, torch.float32)))
+    convolution = drawn.module()
+    x = torch.randn(2, drawn.channels[0], *(drawn.size(dim) for dim in range(drawn.rank)))
+    with torch.no_grad():
+        sizes = convolution(x).shape[1:]
+    module = Placed(convolution, [size if data.draw(st.booleans()) else 1 for size in sizes]).eval().to(dtype)
+    options = PlanOptions(sm_count=4, convolution_anchors=True, convolution_tiles=tiles)
+    source, _ = emit(module, [x.to(dtype)], options)
+    case = f"{drawn}, {tuple(module.place.shape)}, {tiles}, {dtype}"
+    drop_in = load(source, f"placed{abs(hash(case))}")(module)
+    found = half_error(module, drop_in, [x.to(dtype)])
+    assert found < ALLOWED[dtype], f"{case}: error {found}\n{source}"
+
+
+@_SETTINGS
+@given(data=st.data())
 def infinities_and_nan_go_through(data: st.DataObject) -> None:
     """No guard looks at what is given: what is not finite reaches just the outputs that it reaches in PyTorch."""
     dtype, tiles = data.draw(st.sampled_from((torch.float16, torch.bfloat16))), data.draw(st.sampled_from(TILES))
@@ -171,7 +204,11 @@ def infinities_and_nan_go_through(data: st.DataObject) -> None:
     assert got.dtype == expected.dtype
 
 
-PROPERTIES = {"any convolution": any_convolution, "infinities and NaN go through": infinities_and_nan_go_through}
+PROPERTIES = {
+    "any convolution": any_convolution,
+    "operands along some dims": operands_along_some_dims,
+    "infinities and NaN go through": infinities_and_nan_go_through,
+}
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ def anchors(plan: ModulePlan) -> list[ConvPlan]:
     return [step.plan for step in plan.steps if isinstance(step, ConvStep)]
 
 
-@pytest.mark.parametrize("name", ["any convolution", "infinities and NaN go through"])
+@pytest.mark.parametrize("name", ["any convolution", "operands along some dims", "infinities and NaN go through"])
 def test_anchors_are_right_in_the_interpreter(name: str) -> None:
     check_property("conv_interpreted.py", name, {"OMP_NUM_THREADS": "1"})
 

@@ -235,8 +235,9 @@ class ConvEmitter(ValueEmitter):
 
     def _is_plane(self, map_: AxisMap) -> bool:
         """A tensor's last dims are the output's planes, or it has none of their dims."""
-        walked = [axis for axis in map_ if axis is not None and self.anchor_map.index(axis) > 1]
-        return not walked or walked == [axis for axis in map_ if axis is not None][-self.shape.rank :]
+        axes = [axis for axis in map_ if axis is not None]
+        walked = [axis for axis in axes if self.anchor_map.index(axis) > 1]
+        return not walked or walked == list(self.anchor_map[2:]) == axes[-self.shape.rank :]
 
     def _inside(self, lines: Lines) -> None:
         if self._in_order:

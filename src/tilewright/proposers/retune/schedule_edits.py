@@ -138,11 +138,12 @@ def resolve_autotune(subject: Subject, context: Context) -> Iterator[Proposal]:
             site.call: with_keywords(site.call, values) for site in kernel.launches
         }
         changes[kernel.autotune.decorator] = cst.RemoveFromParent()
-        tiles = ", ".join(f"{name}={code_of(value)}" for name, value in config.tiles.items())
+        chosen = [f"{name}={code_of(value)}" for name, value in config.tiles.items()]
+        chosen += [f"{warps} warps", f"{stages} stages"]
         merits = [config_merit(subject, found, context) for found in kernel.autotune.configs]
         yield Proposal(
             replace_nodes(subject.view.module, changes).code,
-            f"the autotune list resolved to {tiles}, {warps} warps, {stages} stages",
+            f"the autotune list resolved to {', '.join(chosen)}",
             (1.02 - 0.001 * index) * (merits[index] / max(merits)) ** 0.2,
         )
 
