@@ -19,6 +19,7 @@ from tilewright.graph.capture import capture
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
 from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import write_forward
 from tilewright.kernels.planner import ConvStep, ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.shell import write_live_file
@@ -137,6 +138,63 @@ def test_a_convolution_with_nothing_before_such_a_reduction_stays_native() -> No
     assert plan.native == ("conv3d",)
 
 
+# -- what lies side by side ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "joined"),
+    [
+        (nn.Conv2d(3, 8, 7, 2, 3), True),
+        (nn.Conv2d(8, 8, 3), True),
+        (nn.ConvTranspose2d(3, 8, 3, 1, 1), True),
+        (nn.ConvTranspose2d(3, 8, 3, (2, 1), 1), True),
+        (nn.Conv2d(9, 8, 3), False),  # a step of its own for each tap is mostly data
+        (nn.Conv2d(3, 8, 3, dilation=2), False),  # what lies between two taps is not to be read
+        (nn.Conv2d(3, 8, (3, 1)), False),
+        (nn.Conv2d(6, 8, 3, groups=2), False),
+        (nn.ConvTranspose2d(3, 8, 3, 2, 1), False),
+    ],
+)
+def test_the_taps_of_a_row_are_joined_where_there_are_few_channels(layer: nn.Module, joined: bool) -> None:
+    x = torch.empty(2, layer.in_channels, 16, 16)
+    (plan,) = anchors(planned(Function(layer, torch.tanh), x))
+    assert plan.joins_taps == joined
+    assert ("window" in written(planned(Function(layer, torch.tanh), x))) == joined
+
+
+def test_a_step_of_joined_taps_reads_nothing_behind_them() -> None:
+    source = written(planned(Function(nn.Conv2d(3, 8, 5), torch.tanh), torch.empty(2, 3, 16, 16)))
+    assert "window = k < 5 * C" in source
+    assert "mask=window[None, :], other=0.0" in source, "zero weights do not keep out infinities"
+
+
+@pytest.mark.parametrize(("stride", "padded"), [(1, False), (2, False), (3, True), (4, False), (5, False)])
+def test_three_column_phases_are_stored_together(stride: int, padded: bool) -> None:
+    layer = Function(nn.ConvTranspose2d(16, 8, 5, (1, stride)), torch.tanh)
+    (plan,) = anchors(planned(layer, torch.empty(2, 16, 6, 6)))
+    assert plan.pads_columns == padded
+    stores = written(planned(layer, torch.empty(2, 16, 6, 6))).count("tl.store(out_ptr + n")
+    assert stores == 2 * (stride if stride > 4 else 1), "of the main kernel and of its twin"
+
+
+def test_weights_of_native_convolutions_are_laid_out_once() -> None:
+    module = Function(nn.Conv2d(16, 8, 3), F.gelu)
+    options = PlanOptions(MemoryFormat.CHANNELS_LAST)
+    source = written(planned(module, torch.empty(2, 16, 9, 9), options))
+    prepare = source.partition("def prepare(")[2].partition("\n\n\n")[0]
+    assert "convolution_weight_channels_last = convolution_weight.contiguous(memory_format" in prepare
+    assert source.count("contiguous(memory_format=torch.channels_last)") == 3, "weight, input and result"
+
+
+def test_what_lies_apart_is_walked_with_tiles_of_the_output() -> None:
+    """Short pieces lie side by side in a tile; a long one fills it; nothing is exchanged between threads."""
+    module = Function(nn.Conv3d(16, 24, 3), lambda y: y.amin(2))
+    for form in MemoryFormat:
+        source = written(planned(module, torch.empty(64, 16, 10, 34, 34), PlanOptions(form, sm_count=4)))
+        assert "for d in range(0, D):" in source
+        assert "min_along(" not in source
+
+
 # -- what is proposed ---------------------------------------------------------------------------------------
 
 
@@ -184,6 +242,20 @@ COMPILED: dict[str, tuple[Any, Any, tuple[int, ...], torch.dtype, ConvTiles]] = 
         (16, 128, 56, 56),
         torch.bfloat16,
         ConvTiles(128, 128, 8, 3, by_tap=True),
+    ),
+    "conv2d of images, the taps of a row joined": (
+        lambda: nn.Conv2d(3, 64, 7, stride=2, padding=3),
+        torch.relu,
+        (8, 3, 224, 224),
+        torch.bfloat16,
+        ConvTiles(64, 64, 4, 2),
+    ),
+    "conv_transpose2d, three column phases joined": (
+        lambda: nn.ConvTranspose2d(64, 64, 5, 3, 2),
+        torch.tanh,
+        (8, 64, 64, 64),
+        torch.float16,
+        ConvTiles(64, 32, 4, 1),
     ),
     "conv_transpose2d tanh": (
         lambda: nn.ConvTranspose2d(64, 64, 4, 2, 1),

@@ -182,6 +182,8 @@ def test_tiles_for_a_few_rows_are_low_and_large_products_get_large_tiles() -> No
     large = gemm_schedules(GemmShape(1, 16384, 4096, 4096, torch.float32, True), gpu, (Operands.HALF,))
     assert large[0].block_m * large[0].block_n >= 128 * 256
     assert large[0].descriptors
+    assert {schedule.flat for schedule in large[:4]} == {True, False}, "the clock says which loop is the faster"
+    assert all(schedule.descriptors for schedule in large if schedule.flat)
 
 
 # -- compiled for each target -------------------------------------------------------------------------------
@@ -242,7 +244,7 @@ GOLDENS: dict[str, tuple[Any, list[torch.Tensor], GemmSchedule]] = {
     "gemm_descriptors": (
         lambda: Function(lambda m, x: F.gelu(m[0](x)), nn.Linear(96, 256)),
         [torch.empty(40, 96)],
-        GemmSchedule(Operands.HALF, 128, 128, 64, 8, 3, descriptors=True, parts=2),
+        GemmSchedule(Operands.HALF, 128, 128, 64, 8, 3, descriptors=True, parts=2, flat=True),
     ),
     "gemm_rows_over_tiles": (
         lambda: Function(lambda m, x: torch.logsumexp(m[0](x), 1, keepdim=True) * 0.5, nn.Linear(96, 256)),
