@@ -120,6 +120,18 @@ def test_a_prediction_is_labelled_and_adds_up():
     assert [name.split(": ")[1] for name in modelled.parts] == ["first", "second"]
 
 
+@given(operations=st.integers(1, 10**13), programs=st.integers(1, 10**4), more=st.integers(0, 10**12))
+def test_no_kernel_is_faster_than_its_product(operations, programs, more):
+    recording = Recording((pointwise(10**4, programs, name="anchor"), pointwise(10**4, 10)))
+    known = [resources("anchor"), resources()]
+    plain = predict(recording, known, ADA, TF32).time_ms
+    times = [
+        predict(recording, known, ADA, TF32, products={"anchor": n}).time_ms for n in (operations, operations + more)
+    ]
+    assert plain <= times[0] <= times[1]
+    assert times[0] >= operations / (ADA.tensor_tflops[TF32] * 1e12) * 1e3
+
+
 def test_a_long_copy_runs_near_the_bandwidth():
     elements = 10**8
     step = predict_step(pointwise(elements, elements // 1024), [resources()], ADA, TF32)

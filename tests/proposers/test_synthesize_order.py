@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,8 +13,9 @@ from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.proposers.synthesize import plan_variants, with_depthwise
+from tilewright.proposers.synthesize import plan_variants, synthesize, with_depthwise
 from tilewright.search.effort import find_effort
+from tilewright.task.load import load_task
 from tilewright.values import PrecisionClass
 
 #: Other tiles of rows and pooling may come before the plans of `plan_variants`.
@@ -54,3 +56,27 @@ def test_stencils_come_first_and_native_convolutions_in_both_formats_soon_after(
 def test_without_depthwise_convolutions_nothing_changes() -> None:
     variants = plan_variants(132, PrecisionClass.TF32)
     assert with_depthwise(variants, _graph(4)) == list(variants)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "operations"),
+    [
+        ("nn.Linear(32, 48)", "(16, 32)", 2 * 16 * 32 * 48),
+        ("nn.Conv2d(4, 8, 3)", "(2, 4, 10, 12)", 2 * (2 * 8 * 8 * 10) * (4 * 9)),
+        ("nn.ConvTranspose2d(4, 8, 2, 2)", "(2, 4, 5, 6)", 2 * (2 * 8 * 10 * 12) * 4),
+    ],
+)
+def test_candidates_say_what_their_anchors_multiply(tmp_path: Path, layer: str, shape: str, operations: int) -> None:
+    path = tmp_path / "layer.py"
+    path.write_text(
+        "import torch\nfrom torch import nn\n\n\nclass Model(nn.Module):\n    def __init__(self):\n"
+        f"        super().__init__()\n        self.layer = {layer}\n\n    def forward(self, x):\n"
+        "        return torch.tanh(self.layer(x)).amax(1)\n\n\ndef get_init_inputs():\n    return []\n\n\n"
+        f"def get_inputs():\n    return [torch.randn{shape}]\n"
+    )
+    found = synthesize(load_task(path, precision="tf32", gpu="rtx-4090"))
+    said = {operation for candidate in found for _, operation in candidate.products}
+    assert said == {operations}
+    for candidate in found:
+        assert all(f"def {kernel}(" in candidate.source for kernel, _ in candidate.products)
+        assert bool(candidate.products) == ("anchors" in candidate.description)

@@ -50,7 +50,9 @@ def predict(
     resources: Sequence[KernelResources],
     gpu: Gpu,
     precision: PrecisionClass,
+    *,
     spares: Sequence[str] = (),
+    products: Mapping[str, int] | None = None,
 ) -> Modelled:
     """Predicted time of a candidate's forward pass.
 
@@ -61,11 +63,13 @@ def predict(
         gpu: the target.
         precision: class of the native contractions.
         spares: kernels that return at once unless a guard fails: the guard is taken to hold.
+        products: operations of the matrix product in a kernel, where a launch does not show them: no kernel is
+            faster than its product, whatever it moves.
     """
     steps = (
         _step(step.kernel, {})
         if isinstance(step, Launch) and step.kernel in spares
-        else predict_step(step, resources, gpu, precision)
+        else predict_step(step, resources, gpu, precision, products)
         for step in recording.steps
     )
     return _sum_up(steps, gpu)
@@ -83,12 +87,17 @@ def reference_steps(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> tuple[
 
 
 def predict_step(
-    step: Launch | NativeCall, resources: Sequence[KernelResources], gpu: Gpu, precision: PrecisionClass
+    step: Launch | NativeCall,
+    resources: Sequence[KernelResources],
+    gpu: Gpu,
+    precision: PrecisionClass,
+    products: Mapping[str, int] | None = None,
 ) -> StepTime:
-    """Predicted time of one step of a forward pass."""
+    """Predicted time of one step of a forward pass; `products` as in `predict`."""
     if isinstance(step, NativeCall):
         return _native_time(step, gpu, precision)
-    return _launch_time(step, _resources_of(step, resources), gpu, precision)
+    known = _resources_of(step, resources)
+    return _launch_time(step, known, gpu, precision, (products or {}).get(step.kernel, 0))
 
 
 def _sum_up(steps: Iterable[StepTime], gpu: Gpu) -> Modelled:
@@ -229,7 +238,10 @@ def _resources_of(launch: Launch, resources: Sequence[KernelResources]) -> Kerne
     return next(iter(fitting or own), None)
 
 
-def _launch_time(launch: Launch, known: KernelResources | None, gpu: Gpu, precision: PrecisionClass) -> StepTime:
+def _launch_time(
+    launch: Launch, known: KernelResources | None, gpu: Gpu, precision: PrecisionClass, operations: int
+) -> StepTime:
+    """Of a kernel that Triton compiled; `operations` of a product that its arguments do not show."""
     if launch.programs == 0:
         return StepTime(launch.kernel, 0.0, {})
     registers = known.registers if known else _UNKNOWN_REGISTERS
@@ -239,10 +251,12 @@ def _launch_time(launch: Launch, known: KernelResources | None, gpu: Gpu, precis
     limits = memory_limits(launch, moved, 2 * spilled, registers, held, gpu)
     product = matrix_product_shape(launch) if known is None or known.shared_bytes else None
     if product is not None:
+        operations = 2 * math.prod(product.sizes)
+    if operations:
         operand = _operand_class(launch, precision)
         used = min(1.0, launch.programs / gpu.sm_count)
-        operations = 2.0 * math.prod(product.sizes)
         limits["tensor"] = matrix_ms(operations, gpu, operand, c.TRITON_MATRIX_EFFICIENCY) / used
+    if product is not None:
         limits["l2"] = matrix_traffic(launch, product) / _l2_bytes_per_ms(gpu)
     limits["start"] = launch.programs * c.PROGRAM_START_NS * 1e-6
     return _step(launch.kernel, limits)

@@ -16,6 +16,7 @@ from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
+from tilewright.graph.work import count_nodes
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
@@ -382,8 +383,23 @@ def _candidate(text: str, forward: ForwardText, plan: ModulePlan, options: PlanO
         native=plan.native,
         scratch=forward.scratch,
         spares=forward.spares,
+        products=_products(plan),
         needs_reference=live,
     )
+
+
+def _products(plan: ModulePlan) -> tuple[tuple[str, int], ...]:
+    """Kernels of anchors, and the operations of their products at the example inputs, none with padding."""
+    operations = {node.name: node.matrix_operations for node in count_nodes(plan.graph)}
+    anchors = [(kernel.name, _anchor_of(kernel)) for kernel in plan.fused]
+    return tuple((f"{name}_kernel", operations[anchor]) for name, anchor in anchors if anchor in operations)
+
+
+def _anchor_of(kernel: KernelPlan) -> str:
+    """Name of the node whose product a kernel computes; empty for a kernel without an anchor."""
+    if isinstance(kernel, GemmPlan):
+        return kernel.product.node.name
+    return kernel.anchor.name if isinstance(kernel, ConvPlan) else ""
 
 
 def _fits(plan: ModulePlan, task: Task) -> bool:

@@ -375,6 +375,7 @@ class _Search:
                 native=candidate.native or original.native,
                 scratch=candidate.scratch or original.scratch,
                 spares=candidate.spares or original.spares,
+                products=candidate.products or original.products,
                 collapses=candidate.collapses or original.collapses,
                 needs_reference=original.needs_reference,
             )

@@ -108,7 +108,7 @@ def _from_bytes(task: Task, candidate: Candidate) -> _Modelled:
     recorded = record_fully(task, candidate, task.gpu)
     kernels, total = [], 0.0
     for position, step in enumerate(recorded.recording.steps):
-        time = predict_step(step, recorded.resources, task.gpu, task.precision)
+        time = predict_step(step, recorded.resources, task.gpu, task.precision, dict(candidate.products))
         total += time.time_ms
         known = next((item for item in recorded.resources if item.kernel == getattr(step, "kernel", None)), None)
         if isinstance(step, Launch) and known is not None:

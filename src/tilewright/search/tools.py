@@ -64,7 +64,9 @@ def _predict(task: Task, candidate: Candidate) -> Prediction:
     recording, resources, findings = record(task, candidate, task.gpu)
     if any(finding.severity is Severity.ERROR for finding in findings):
         return Prediction(None, tuple(findings), tuple(resources))
-    modelled = predict(recording, resources, task.gpu, task.precision, candidate.spares)
+    modelled = predict(
+        recording, resources, task.gpu, task.precision, spares=candidate.spares, products=dict(candidate.products)
+    )
     return Prediction(modelled, tuple(findings), tuple(resources))
 
 

@@ -32,6 +32,7 @@ class Candidate:
         native: operations that stayed with PyTorch, by their names for people.
         scratch: declared scratch tensors, `name: what it holds, its bytes as a formula`.
         spares: kernels that return at once unless a guard on the inputs' values fails.
+        products: (kernel, operations of its matrix product at the task's own sizes), where the proposer knows them.
         collapses: algebraic collapses (rules that remove most of the work), by name.
         needs_reference: the constructor takes the reference module (live modules) rather than its arguments.
     """
@@ -44,6 +45,7 @@ class Candidate:
     native: tuple[str, ...] = ()
     scratch: tuple[str, ...] = ()
     spares: tuple[str, ...] = ()
+    products: tuple[tuple[str, int], ...] = ()
     collapses: tuple[str, ...] = ()
     needs_reference: bool = False
 
