@@ -193,6 +193,8 @@ def test_what_lies_apart_is_walked_with_tiles_of_the_output() -> None:
         source = written(planned(module, torch.empty(64, 16, 10, 34, 34), PlanOptions(form, sm_count=4)))
         assert "for d in range(0, D):" in source
         assert "min_along(" not in source
+        few = written(planned(module, torch.empty(1, 16, 10, 6, 6), PlanOptions(form, sm_count=4)))
+        assert "min_along(" in few, "few programs share the work by threads"
 
 
 # -- what is proposed ---------------------------------------------------------------------------------------

@@ -83,11 +83,11 @@ def _walked_vectors(axes: AxisPlan, main: tuple[int, ...], reduced: int, enough:
     one_level = max(axis.level for axis in axes.axes) == 1
     if not kept or main[-1] != kept[-1] or not one_level or reduced > _MOST_WALKED:
         return None
-    piece = axes.axes[kept[-1]].size_hint
-    if len(kept) > 1 and piece <= _SHORT_PIECE:
-        return kept[-2], kept[-1]
-    programs = -(-piece // _WALKED_TILE) * _product(axes.axes[axis].size_hint for axis in axes.of_level(0)) // piece
-    return (kept[-1], None) if 2 * programs >= enough else None
+    outputs = _product(axes.axes[axis].size_hint for axis in axes.of_level(0))
+    if 2 * outputs < enough * _WALKED_TILE:
+        return None
+    short = len(kept) > 1 and axes.axes[kept[-1]].size_hint <= _SHORT_PIECE
+    return (kept[-2], kept[-1]) if short else (kept[-1], None)
 
 
 def _programs(
