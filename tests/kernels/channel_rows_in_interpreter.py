@@ -21,10 +21,8 @@ from tests.kernels.interpreted import emit, load, relative_error
 from tests.kernels.properties import drawing
 from tilewright.kernels.conv_plan import ConvTiles
 from tilewright.kernels.planner import PlanOptions
-from tilewright.kernels.triton_compat import refine_interpreter
 
 warnings.filterwarnings("ignore")
-refine_interpreter()
 
 #: Operands are rounded to 11 bits, and a softmax or normalisation may enlarge what that costs.
 ALLOWED = 5e-3

@@ -36,7 +36,6 @@ from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles  # noqa
 from tilewright.kernels.module_text import write_forward  # noqa: E402
 from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
 from tilewright.kernels.shell import write_live_file  # noqa: E402
-from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
 
 ALLOWED = 2e-6
 
@@ -170,7 +169,6 @@ PROPERTIES = {f.__name__: f for f in (hyperparameters, infinities, updates, infe
 
 def main() -> None:
     """Run all properties, or those that are named."""
-    refine_interpreter()
     for name in sys.argv[1:] or PROPERTIES:
         torch.manual_seed(0)
         problem = ""

@@ -30,6 +30,8 @@ from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
 from tilewright.kernels.shell import write_live_file  # noqa: E402
 from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
 
+refine_interpreter()
+
 
 def emit(module: nn.Module, inputs: Sequence[Any], options: PlanOptions) -> tuple[str, list[str]]:
     """Source of the drop-in for a live module, and what stayed native."""
@@ -98,7 +100,6 @@ def check(
 
 def main(cases: dict[str, tuple[Any, ...]], names: Sequence[str]) -> None:
     """Print one JSON object a line: the case's name and its result or what went wrong."""
-    refine_interpreter()
     for name in names or cases:
         try:
             result = check(*cases[name])

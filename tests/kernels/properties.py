@@ -29,9 +29,6 @@ def drawing(max_examples: int) -> settings:
 
 def run_properties(properties: Mapping[str, Callable[[], None]], names: Sequence[str]) -> None:
     """In such a process: run the named ones, or all; one JSON object a line, with what failed."""
-    from tilewright.kernels.triton_compat import refine_interpreter
-
-    refine_interpreter()
     for name in names or properties:
         try:
             properties[name]()

@@ -157,9 +157,10 @@ def test_a_convolution_with_nothing_before_such_a_reduction_stays_native() -> No
 )
 def test_the_taps_of_a_row_are_joined_where_there_are_few_channels(layer: nn.Module, joined: bool) -> None:
     x = torch.empty(2, layer.in_channels, 16, 16)
-    (plan,) = anchors(planned(Function(layer, torch.tanh), x))
+    module_plan = planned(Function(layer, torch.tanh), x)
+    (plan,) = anchors(module_plan)
     assert plan.joins_taps == joined
-    assert ("window" in written(planned(Function(layer, torch.tanh), x))) == joined
+    assert ("window" in written(module_plan)) == joined
 
 
 def test_a_step_of_joined_taps_reads_nothing_behind_them() -> None:
@@ -171,9 +172,10 @@ def test_a_step_of_joined_taps_reads_nothing_behind_them() -> None:
 @pytest.mark.parametrize(("stride", "padded"), [(1, False), (2, False), (3, True), (4, False), (5, False)])
 def test_three_column_phases_are_stored_together(stride: int, padded: bool) -> None:
     layer = Function(nn.ConvTranspose2d(16, 8, 5, (1, stride)), torch.tanh)
-    (plan,) = anchors(planned(layer, torch.empty(2, 16, 6, 6)))
+    module_plan = planned(layer, torch.empty(2, 16, 6, 6))
+    (plan,) = anchors(module_plan)
     assert plan.pads_columns == padded
-    stores = written(planned(layer, torch.empty(2, 16, 6, 6))).count("tl.store(out_ptr + n")
+    stores = written(module_plan).count("tl.store(out_ptr + n")
     assert stores == 2 * (stride if stride > 4 else 1), "of the main kernel and of its twin"
 
 

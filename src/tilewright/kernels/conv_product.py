@@ -86,8 +86,7 @@ class ConvProduct:
         block_k = tiles.block_k
         if self.joins_taps:
             elements = len(self.deltas) * few_channels_block(self.plan.channels[0])
-            step = max(16, 1 << (elements - 1).bit_length())
-            return self.plan.stages * 2 * step * (tiles.block_p + tiles.block_c)
+            return self.plan.stages * 2 * whole_block(elements) * (tiles.block_p + tiles.block_c)
         width = tiles.block_c * (self.columns if self.plan.packs_columns else 1)
         one = self.plan.packs_columns or self.by_tap
         products = 1 if one else sum(len(taps) for taps in self.shape.columns.phases)

@@ -59,7 +59,7 @@ class ConvEmitter(ValueEmitter):
         self._in_order = plan.shape.rank > 1 and all(dim.output_step == 1 for dim in plan.shape.dims)
         self._in_order = self._in_order and plan.tiles.rows == 0 and not plan.reduces_channels
         taken = {"q", "p", "at", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase"}
-        taken |= {"half"} if self.half else {"half", "bordered"}
+        taken |= {"half", self._repacked}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {letter.lower() for letter in self.letters} | {f"{letter.lower()}_q" for letter in self.letters}
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
-from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes
+from tilewright.kernels.layout import AxisPlan, MemoryFormat, plan_axes, power_of_two
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.region import Region, narrowed_dim
 
@@ -64,7 +64,7 @@ def plan_fused(
     reduced_vector = _last_in(main, inner)
     limits = _reduction_limits(limits, main, kept_vector)
     programs = _programs(axes, kept_vector, reduced_vector, limits, main)
-    reduced = _product(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
+    reduced = math.prod(axis.size_hint for index, axis in enumerate(axes.axes) if index not in kept)
     split = 2 * programs < limits.target_programs and reduced >= _WORTH_SPLITTING
     walked = None if split else _walked_vectors(axes, main, reduced, limits.target_programs)
     if walked is not None:
@@ -83,7 +83,7 @@ def _walked_vectors(axes: AxisPlan, main: tuple[int, ...], reduced: int, enough:
     one_level = max(axis.level for axis in axes.axes) == 1
     if not kept or main[-1] != kept[-1] or not one_level or reduced > _MOST_WALKED:
         return None
-    outputs = _product(axes.axes[axis].size_hint for axis in axes.of_level(0))
+    outputs = math.prod(axes.axes[axis].size_hint for axis in axes.of_level(0))
     if 2 * outputs < enough * _WALKED_TILE:
         return None
     short = len(kept) > 1 and axes.axes[kept[-1]].size_hint <= _SHORT_PIECE
@@ -96,20 +96,12 @@ def _programs(
     """Programs of an unsplit reduction at the example sizes, as the emitted wrapper will count them."""
     hint = [axis.size_hint for axis in axes.axes]
     if kept_vector is None:
-        return _product(hint[index] for index in axes.of_level(0))
+        return math.prod(hint[index] for index in axes.of_level(0))
     contiguous_kept = bool(main) and main[-1] == kept_vector
-    row = min(_power_of_two(hint[kept_vector if contiguous_kept else reduced_vector or 0]), limits.row)
-    block = row if contiguous_kept else min(_power_of_two(hint[kept_vector]), max(1, limits.tile // row))
+    row = min(power_of_two(hint[kept_vector if contiguous_kept else reduced_vector or 0]), limits.row)
+    block = row if contiguous_kept else min(power_of_two(hint[kept_vector]), max(1, limits.tile // row))
     blocks = -(-hint[kept_vector] // block)
-    return blocks * _product(hint[index] for index in axes.of_level(0) if index != kept_vector)
-
-
-def _product(values: Iterable[int]) -> int:
-    return math.prod(values)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()
+    return blocks * math.prod(hint[index] for index in axes.of_level(0) if index != kept_vector)
 
 
 def _last_in(order: tuple[int, ...], wanted: tuple[int, ...]) -> int | None:

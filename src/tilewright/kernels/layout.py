@@ -7,6 +7,7 @@ tensors becomes one flat loop.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -116,7 +117,7 @@ def plan_axes(
             "".join(names[part].lower() for part in group),
             group,
             region.axis_levels[group[0]],
-            _product(sizes[part] for part in group),
+            math.prod(sizes[part] for part in group),
         )
         for group in groups
     )
@@ -150,11 +151,9 @@ def merged_groups(levels: Sequence[int], orders: Sequence[tuple[int, ...]]) -> l
     return groups
 
 
-def _product(values: object) -> int:
-    result = 1
-    for value in values:  # type: ignore[attr-defined]
-        result *= value
-    return result
+def power_of_two(size: int) -> int:
+    """The side of a tile that holds so many elements: the smallest power of two from `size` on."""
+    return 1 << max(0, size - 1).bit_length()
 
 
 def _mergeable(

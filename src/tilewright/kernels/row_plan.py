@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from tilewright.graph.graph import fixed_size, size_hint
-from tilewright.kernels.layout import LoopAxis, MemoryFormat, dim_letters, group_order, merged_groups
+from tilewright.kernels.layout import LoopAxis, MemoryFormat, dim_letters, group_order, merged_groups, power_of_two
 from tilewright.kernels.row_region import DimAxes, RowRegion
 
 
@@ -143,7 +143,7 @@ class RowPlan:
         return min(max(math.prod(size for _, size in self.schedule_sizes) // elements, 1), 16)
 
     def _padded(self, axis: int) -> int:
-        return _power_of_two(self.axes.axes[axis].size_hint)
+        return power_of_two(self.axes.axes[axis].size_hint)
 
     def _whole_blocks(self) -> dict[int, int]:
         row = {axis: self._padded(axis) for axis in self.tile_axes if self.axes.axes[axis].level == 1}
@@ -215,18 +215,14 @@ def _tile(axes: RowAxes) -> tuple[int | None, int]:
     return (beside[-1] if beside else None), inner
 
 
-def _power_of_two(size: int) -> int:
-    return 1 << max(0, size - 1).bit_length()
-
-
 def _padded_row(plan: RowPlan) -> int:
-    return math.prod(_power_of_two(plan.axes.axes[index].size_hint) for index in plan.axes.of_level(1))
+    return math.prod(power_of_two(plan.axes.axes[index].size_hint) for index in plan.axes.of_level(1))
 
 
 def _narrowest(plan: RowPlan) -> int:
     """Elements of the smallest tile that holds whole rows without wasting memory transactions."""
     inner = plan.axes.axes[plan.inner]
-    return _padded_row(plan) * (min(_power_of_two(inner.size_hint), 16) if inner.level == 0 else 1)
+    return _padded_row(plan) * (min(power_of_two(inner.size_hint), 16) if inner.level == 0 else 1)
 
 
 def _can_be_resident(plan: RowPlan) -> bool:

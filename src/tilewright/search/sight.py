@@ -106,9 +106,9 @@ def _from_code(task: Task, candidate: Candidate) -> _Modelled:
 def _from_bytes(task: Task, candidate: Candidate) -> _Modelled:
     """Bytes and occupancy: what the search predicts candidates by."""
     recorded = record_fully(task, candidate, task.gpu)
-    kernels, total = [], 0.0
+    kernels, total, products = [], 0.0, dict(candidate.products)
     for position, step in enumerate(recorded.recording.steps):
-        time = predict_step(step, recorded.resources, task.gpu, task.precision, dict(candidate.products))
+        time = predict_step(step, recorded.resources, task.gpu, task.precision, products)
         total += time.time_ms
         known = next((item for item in recorded.resources if item.kernel == getattr(step, "kernel", None)), None)
         if isinstance(step, Launch) and known is not None:
