@@ -13,7 +13,7 @@ os.environ["TRITON_INTERPRET"] = "1"
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -204,10 +204,50 @@ def infinities_and_nan_go_through(data: st.DataObject) -> None:
     assert got.dtype == expected.dtype
 
 
+class Homogeneous(nn.Module):
+    """What scales with its input: no bias, then leaky ReLU or the minimum over channels."""
+
+    def __init__(self, convolution: nn.Module, reduces: bool) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.reduces = reduces
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """[N, C, ...] -> [N, CO, ...], or [N, ...]."""
+        y = self.convolution(x)
+        return y.amin(1) if self.reduces else F.leaky_relu(y, 0.2)
+
+
+@_SETTINGS
+@given(data=st.data())
+def images_that_float16_cannot_hold(data: st.DataObject) -> None:
+    """Each image is as right as TF32 makes it, whatever its scale and those of the images beside it in a tile."""
+    drawn = data.draw(convolutions())
+    drawn = replace(drawn, arguments={**drawn.arguments, "bias": False})
+    scales = data.draw(st.lists(st.sampled_from((1.0, 1.0, 1e-30, 1e30, 1e-6, 3e5)), min_size=1, max_size=5))
+    tiles, reduces = data.draw(st.sampled_from(TILES)), data.draw(st.booleans())
+    torch.manual_seed(data.draw(st.integers(0, 99)))
+    module = Homogeneous(drawn.module(), reduces).eval()
+    factors = torch.tensor(scales).reshape(-1, *[1] * (1 + drawn.rank))
+    x = torch.randn(len(scales), drawn.channels[0], *(drawn.size(dim) for dim in range(drawn.rank))) * factors
+    options = PlanOptions(sm_count=4, convolution_anchors=True, convolution_tiles=tiles)
+    source, _ = emit(module, [x], options)
+    case = f"{drawn}, {scales}, {tiles}, {reduces}"
+    assert "unfit" in source, f"no guarded anchor was planned: {case}"
+    drop_in = load(source, f"scaled{abs(hash(case))}")(module)
+    with torch.no_grad():
+        got, expected = on_device(drop_in, [x]).double(), module.double()(x.double())
+    module.float()
+    for scale, ours, theirs in zip(scales, got, expected, strict=True):
+        found = float((ours - theirs).abs().max() / theirs.abs().max())
+        assert found < ALLOWED[torch.float32], f"{case}: error {found} at {scale}\n{source}"
+
+
 PROPERTIES = {
     "any convolution": any_convolution,
     "operands along some dims": operands_along_some_dims,
     "infinities and NaN go through": infinities_and_nan_go_through,
+    "images that float16 cannot hold": images_that_float16_cannot_hold,
 }
 
 

@@ -57,7 +57,15 @@ def anchors(plan: ModulePlan) -> list[ConvPlan]:
     return [step.plan for step in plan.steps if isinstance(step, ConvStep)]
 
 
-@pytest.mark.parametrize("name", ["any convolution", "operands along some dims", "infinities and NaN go through"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "any convolution",
+        "operands along some dims",
+        "infinities and NaN go through",
+        "images that float16 cannot hold",
+    ],
+)
 def test_anchors_are_right_in_the_interpreter(name: str) -> None:
     check_property("conv_interpreted.py", name, {"OMP_NUM_THREADS": "1"})
 
@@ -175,7 +183,7 @@ def test_three_column_phases_are_stored_together(stride: int, padded: bool) -> N
     module_plan = planned(layer, torch.empty(2, 16, 6, 6))
     (plan,) = anchors(module_plan)
     assert plan.pads_columns == padded
-    stores = written(module_plan).count("tl.store(out_ptr + n")
+    stores = written(module_plan).count("tl.store(out_ptr + (n")
     assert stores == 2 * (stride if stride > 4 else 1), "of the main kernel and of its twin"
 
 

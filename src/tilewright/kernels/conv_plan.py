@@ -110,6 +110,11 @@ class ConvPlan:
         return Operands.HALF if source_of(self.anchor).meta["val"].dtype is torch.float32 else Operands.GIVEN
 
     @property
+    def spans_images(self) -> bool:
+        """A tile may hold positions of several images: no partial results belong to one, and no strip of rows."""
+        return self.tiles.rows == 0 and not self.reduces_space
+
+    @property
     def joins_columns(self) -> bool:
         """Phases of the innermost dim are interleaved in registers and stored together."""
         return not self.reduces_channels and self.shape.columns.output_step in _JOINABLE

@@ -248,7 +248,11 @@ class ConvProduct:
             offset = f"({offset}) * {letter} + {lower}_in" if offset else f"{lower}_in"
         lines.add(f"inside = {' & '.join(inside)}")
         plane = " * ".join(self.letters)
-        lines.add(f"address = given_ptr + (n * C_GIVEN_ALL + c_given + channel)[None, :] * ({plane})")
+        if self.plan.spans_images:
+            first = "(n + n_q)[:, None] * C_GIVEN_ALL + (c_given + channel)[None, :]"
+        else:
+            first = "n * C_GIVEN_ALL + (c_given + channel)[None, :]"
+        lines.add(f"address = given_ptr + ({first}) * ({plane})")
         lines.add(f"address += ({offset})[:, None]")
         lines.add("x = tl.load(address, mask=inside[:, None] & (channel < C_GIVEN)[None, :], other=0.0)")
         lines.add("x = round_to_tf32(x)")

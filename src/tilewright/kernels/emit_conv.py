@@ -24,6 +24,7 @@ from tilewright.kernels.conv_pack import (
     prepass_source,
 )
 from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.conv_positions import ConvPositions
 from tilewright.kernels.conv_product import ConvProduct
 from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.layout import MemoryFormat, memory_order
@@ -53,68 +54,16 @@ class ConvEmitter(ValueEmitter):
         self.letters = LETTERS[plan.shape.rank]
         self.product = ConvProduct(plan, self.letters, wide)
         self._columns = plan.shape.columns.output_step
-        #: Places of the column phases in a joined tile.
-        self._places = self._columns + 1 if plan.pads_columns else self._columns
-        #: Positions are output positions, in the same order: a tile is a piece of the output's planes.
-        self._in_order = plan.shape.rank > 1 and all(dim.output_step == 1 for dim in plan.shape.dims)
-        self._in_order = self._in_order and plan.tiles.rows == 0 and not plan.reduces_channels
+        self.positions = ConvPositions(plan, wide)
         taken = {"q", "p", "at", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase"}
-        taken |= {"half", self._repacked}
+        taken |= {"half", "fits", self._repacked}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
-        taken |= {letter.lower() for letter in self.letters} | {f"{letter.lower()}_q" for letter in self.letters}
+        taken |= {f"{letter.lower()}{suffix}" for letter in ("N", *self.letters) for suffix in ("", "_q", "_p", "_row")}
+        taken |= {"q_p", "w_start", "image", "pixel"}
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
         operand = next(operand for operand in plan.region.operands if operand.node is plan.anchor)
         self.anchor_map = operand.map
         self.kept_loads: dict[int, str] = {}
-
-    # -- programs ------------------------------------------------------------------------------------------
-
-    def _q_sizes(self) -> list[str]:
-        return [f"{letter}_Q" for letter in self.letters]
-
-    def _program_indices(self, lines: Lines) -> None:
-        if not self.plan.sees_all_channels:
-            lines.add("c_block = pid % C_BLOCKS")
-            lines.add("pid = pid // C_BLOCKS")
-        if self.shape.row_phases > 1:
-            lines.add(f"phase = pid % {self.shape.row_phases}")
-            lines.add(f"pid = pid // {self.shape.row_phases}")
-        outer, inner = self._q_sizes()[:-1], self._q_sizes()[-1]
-        lines.open("if BY_ROWS:")
-        lines.add(f"w_start = (pid % tl.cdiv({inner}, BLOCK_P)) * BLOCK_P")
-        lines.add(f"pid = pid // tl.cdiv({inner}, BLOCK_P)")
-        for size, letter in reversed(list(zip(outer, self.letters, strict=False))):
-            lines.add(f"{letter.lower()}_row = pid % {size}")
-            lines.add(f"{letter.lower()}_q = tl.full([BLOCK_P], 0, tl.int32) + {letter.lower()}_row")
-            lines.add(f"pid = pid // {size}")
-        lines.add("w_q = w_start + tl.arange(0, BLOCK_P)")
-        lines.close()
-        lines.open("else:")
-        total = " * ".join(self._q_sizes())
-        lines.add(f"w_start = (pid % tl.cdiv({total}, BLOCK_P)) * BLOCK_P")
-        lines.add(f"pid = pid // tl.cdiv({total}, BLOCK_P)")
-        lines.add("q = w_start + tl.arange(0, BLOCK_P)")
-        lines.add(f"w_q = q % {inner}" if outer else "w_q = q")
-        rest = f"q // {inner}"
-        for position, (size, letter) in enumerate(reversed(list(zip(outer, self.letters, strict=False)))):
-            last = position == len(outer) - 1
-            lines.add(f"{letter.lower()}_q = {rest}" if last else f"{letter.lower()}_q = ({rest}) % {size}")
-            rest = f"{rest} // {size}"
-        lines.close()
-        lines.add("n = pid.to(tl.int64)")
-
-    def _pixel(self, lines: Lines) -> None:
-        """Input pixel of each q, clamped so that tiles at the edge read what is there."""
-        text = ""
-        for dim, letter in zip(self.shape.dims, self.letters, strict=True):
-            step = f" * {dim.input_step}" if dim.input_step > 1 else ""
-            index = f"tl.minimum({letter.lower()}_q, {letter}_Q - 1){step} + {letter}_BORDER"
-            text = f"({text}) * {letter}_PADDED + {index}" if text else index
-        lines.add(f"pixel = {text}")
-        plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
-        lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
-        if self.half:
-            lines.add("fits = tl.load(unfit_ptr + n) == 0  # others are left to the wide kernel")
 
     def _channels(self, lines: Lines, block: str) -> None:
         if self.shape.groups > 1:
@@ -142,21 +91,9 @@ class ConvEmitter(ValueEmitter):
 
     # -- the epilogue --------------------------------------------------------------------------------------
 
-    def _outer_positions(self, lines: Lines, suffix: str = "_q") -> None:
-        """Output positions of the outer dims from q and the row phase."""
-        index = "phase"
-        for position in range(self.shape.rank - 2, -1, -1):
-            dim, letter = self.shape.dims[position], self.letters[position].lower()
-            if dim.output_step == 1:
-                lines.add(f"{letter} = {letter}{suffix}")
-                continue
-            part = f"{index} % {dim.output_step}" if position else index
-            lines.add(f"{letter} = {letter}{suffix} * {dim.output_step} + {part}")
-            index = f"({index} // {dim.output_step})"
-
     def _joined(self, lines: Lines) -> None:
         """The accumulators as [channels, positions], the column phases interleaved."""
-        step, places = self._columns, self._places
+        step, places = self._columns, self.positions.places
         if self.plan.packs_columns:
             lines.add(f"value = tl.reshape(accumulator, [BLOCK_P, BLOCK_C, {step}])")
             lines.add(f"value = tl.reshape(tl.permute(value, (1, 0, 2)), [BLOCK_C, BLOCK_P * {step}])")
@@ -169,49 +106,17 @@ class ConvEmitter(ValueEmitter):
                 half = len(turned) // 2
                 turned = [f"tl.interleave({turned[i]}, {turned[i + half]})" for i in range(half)]
             lines.add(f"value = {turned[0]}")
-        if self._in_order:
+        if self.positions.in_order:
             self._piece_of_plane(lines)
-            return
-        if step == 1:
-            self._outer_positions(lines)
-            lines.add("w = w_q")
-            return
-        lines.add(f"p = tl.arange(0, {places} * BLOCK_P)")
-        outer, inner = self._q_sizes()[:-1], self._q_sizes()[-1]
-        lines.open("if BY_ROWS:")
-        for letter in self.letters[:-1]:
-            lower = letter.lower()
-            lines.add(f"{lower}_p = tl.full([{places} * BLOCK_P], 0, tl.int32) + {lower}_row")
-        padded = f"{step} * (w_start + p // {places}) + p % {places}"
-        lines.add(f"w = {padded if places > step else f'{step} * w_start + p'}")
-        lines.close()
-        lines.open("else:")
-        lines.add(f"q_p = w_start + p // {places}")
-        lines.add(f"w = (q_p % {inner}) * {step} + p % {places}" if outer else f"w = q_p * {step} + p % {places}")
-        rest = f"q_p // {inner}"
-        for position, (size, letter) in enumerate(reversed(list(zip(outer, self.letters, strict=False)))):
-            last = position == len(outer) - 1
-            lines.add(f"{letter.lower()}_p = {rest}" if last else f"{letter.lower()}_p = ({rest}) % {size}")
-            rest = f"{rest} // {size}"
-        lines.close()
-        self._outer_positions(lines, "_p")
+        elif step == 1:
+            self.positions.outer_outputs(lines)
+            self.positions.column(lines, 0)
+        else:
+            self.positions.joined(lines)
 
     def _piece_of_plane(self, lines: Lines) -> None:
-        """Where a tile's positions lie in a plane of the output, in a form in which they are seen to be contiguous."""
-        sizes = [f"{letter}O" for letter in self.letters]
-        place = ""
-        for letter in self.letters:
-            index = f"{letter.lower()}_row" if letter != "W" else "w_q"
-            outer = f"({place})" if " " in place else place
-            place = f"{outer} * {letter}O + {index}" if place else index
-        lines.open("if BY_ROWS:")
-        lines.add(f"at = {place}")
-        lines.add(f"inside = (w_q < {sizes[-1]})[None, :]")
-        lines.close()
-        lines.open("else:")
-        lines.add("at = q")
-        lines.add(f"inside = (q < {' * '.join(sizes)})[None, :]")
-        lines.close()
+        """Where the tile lies in a plane, and the indices that an operand along other dims needs beside."""
+        self.positions.piece_of_plane(lines)
         maps = [operand.map for operand in self.region.operands]
         if not all(self._is_plane(map_) for map_ in (*maps, self.region.maps[self.region.root])):
             for letter in self.letters:
@@ -224,16 +129,13 @@ class ConvEmitter(ValueEmitter):
         return not walked or walked == list(self.anchor_map[2:]) == axes[-self.shape.rank :]
 
     def _inside(self, lines: Lines) -> None:
-        if self._in_order:
-            return
-        checks = [f"({letter.lower()} < {letter}O)" for letter in self.letters]
-        checks += [f"(p % {self._places} < {self._columns})"] if self._places > self._columns else []
-        lines.add(f"inside = ({' & '.join(checks)})[None, :]")
+        if not self.positions.in_order:
+            self.positions.inside(lines)
 
     def _index_of(self, axis: int) -> str:
         position = self.anchor_map.index(axis)
         if position == 0:
-            return "n"
+            return f"{self.positions.image}[None, :]" if self.plan.spans_images else "n"
         return "c" if position == 1 else f"{self.letters[position - 2].lower()}[None, :]"
 
     def _size_of(self, axis: int) -> str:
@@ -243,7 +145,7 @@ class ConvEmitter(ValueEmitter):
     def _offset(self, order: Sequence[int]) -> str:
         terms: list[str] = []
         plane = list(self.anchor_map[2:])
-        whole = self._in_order and list(order[-len(plane) :]) == plane
+        whole = self.positions.in_order and list(order[-len(plane) :]) == plane
         for position, axis in enumerate(order):
             if whole and position == len(order) - len(plane):
                 return " + ".join([*terms, "at[None, :]"])
@@ -297,11 +199,11 @@ class ConvEmitter(ValueEmitter):
             body.open("for tile in range(tl.program_id(0), TILES * any_unfit, tl.num_programs(0)):")
         body.add("pid = tile" if self.wide else "pid = tl.program_id(0)")
         self._part(body)
-        self._program_indices(body)
+        self.positions.programs(body)
         if self.wide:
-            body.open("if tl.load(unfit_ptr + n) > 0:")
+            body.open(f"if {self.positions.any_unfit}:")
         else:
-            self._pixel(body)
+            self.positions.pixel(body)
             body.add("k = tl.arange(0, BLOCK_K)")
         if self.plan.reduces_channels:
             self._reduced(body)
@@ -312,12 +214,16 @@ class ConvEmitter(ValueEmitter):
         parts = ["PARTS"] if self.plan.reduces_space else []
         blocks = [*self._kernel_sizes(), *parts, "BY_ROWS", "BLOCK_P", "BLOCK_C"]
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
-        head = self.signature(name, tensors, ["N", "TILES"] if self.wide else [], [*blocks, *self._own_blocks()])
+        head = self.signature(name, tensors, self._counts(), [*blocks, *self._own_blocks()])
         return name, f"{head}\n    {self._docstring()}\n{body}"
 
     def _arguments(self) -> list[str]:
         """Tensors that main kernel and twin both take, after what they multiply."""
         return [*(["unfit"] if self.half else []), *self.pointers.values(), "out"]
+
+    def _counts(self) -> list[str]:
+        """Numbers that a kernel takes beside the sizes: of images, and of the tiles that the twin's programs share."""
+        return ["N", "TILES"] if self.wide else ["N"] if self.plan.spans_images else []
 
     def _own_blocks(self) -> list[str]:
         return [] if self.wide else ["BLOCK_K", "STAGES"]
@@ -372,8 +278,8 @@ class ConvEmitter(ValueEmitter):
         else:
             for column, name in enumerate(self.product.accumulators):
                 lines.add(f"value = tl.trans({name})")
-                self._outer_positions(lines)
-                lines.add(f"w = w_q * {self._columns} + {column}")
+                self.positions.outer_outputs(lines)
+                self.positions.column(lines, column)
                 self._finish_tile(lines)
         if self.plan.reduces_space:
             plane = "(n * CO_ALL + c_first + tl.arange(0, BLOCK_C))"
@@ -382,7 +288,8 @@ class ConvEmitter(ValueEmitter):
 
     def _store_mask(self, mask: str) -> str:
         """Of what the main kernel may store: nothing of images that are left to its twin."""
-        return f"{mask} & fits" if self.half and not self.wide else mask
+        guarded = self.half and (self.plan.spans_images or not self.wide)
+        return f"{mask} & {self.positions.stored_images}" if guarded else mask
 
     def _root_mask(self) -> str:
         """Which elements of the region's root exist."""
@@ -412,8 +319,8 @@ class ConvEmitter(ValueEmitter):
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
         for column, (name, accumulator) in enumerate(zip(names, self.product.accumulators, strict=True)):
             lines.add(f"value = tl.trans({accumulator})")
-            self._outer_positions(lines)
-            lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
+            self.positions.outer_outputs(lines)
+            self.positions.column(lines, column)
             self._inside(lines)
             self._epilogue(lines, self.region.depth)
             value = f"tl.where(c_in, {self.values[source_of(root)]}, {IDENTITY[kind]})"
@@ -432,9 +339,9 @@ class ConvEmitter(ValueEmitter):
         )
         plane = " * ".join(f"{letter}O" for letter in self.letters)
         self._start_total(lines, "[1]")
-        self._outer_positions(lines)
+        self.positions.outer_outputs(lines)
         for column, name in enumerate(names):
-            lines.add(f"w = w_q * {self._columns} + {column}" if self._columns > 1 else "w = w_q")
+            self.positions.column(lines, column)
             self._inside(lines)
             value = f"{name} / CO_ALL" if REDUCTIONS[root.target] == "mean" else name
             if self.plan.reduces_space:
@@ -445,7 +352,8 @@ class ConvEmitter(ValueEmitter):
                 continue
             offset = f"{position} + w" if position else "w"
             mask = self._store_mask("tl.reshape(inside, [BLOCK_P])")
-            lines.add(f"tl.store(out_ptr + n * ({plane}) + {offset}, {value}, mask={mask})")
+            image = self.positions.image if self.plan.spans_images else "n"
+            lines.add(f"tl.store(out_ptr + {image} * ({plane}) + {offset}, {value}, mask={mask})")
         if self.plan.reduces_space:
             mask = ", mask=fits" if self.half and not self.wide else ""
             where = "n * PARTS + part + tl.arange(0, 1)"
@@ -559,7 +467,8 @@ class ConvEmitter(ValueEmitter):
         limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
         tiles_text = "BY_ROWS=BY_ROWS, BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
         blocks = f"BLOCK_K=BLOCK_K, STAGES={self.plan.stages}, {tiles_text} num_warps={tiles.num_warps},{limit}"
-        self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks)
+        counts = ["N"] if self.plan.spans_images else []
+        self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks, counts)
         if self.half:
             blocks = f"{tiles_text} num_warps={self._wide_warps()}, num_stages=1,"
             self._launch(lines, wide_kernel, "min(grid, 512)", ["x", "weight"], blocks, ["N", "grid"])
@@ -602,15 +511,19 @@ class ConvEmitter(ValueEmitter):
         block_k = "channel_block(C)" if tiles.block_k >= 64 else f"min({tiles.block_k}, channel_block(C))"
         block_k = "w.shape[-2]" if self.plan.joins_taps else block_k
         lines.add(f"BLOCK_P, BLOCK_C, BLOCK_K = {tiles.block_p}, {self._block_c()}, {block_k}")
-        lines.add("BY_ROWS = triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11")
+        rows = " * ".join(self.positions.q_sizes[:-1]) or "1"
+        total = " * ".join(self.positions.q_sizes)
+        by_rows = "triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11"
+        spans = self.plan.spans_images
+        lines.add(f"BY_ROWS = {by_rows}{f' or N * {total} >= 2**31' if spans else ''}")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")
-        rows = " * ".join(self._q_sizes()[:-1]) or "1"
-        total = " * ".join(self._q_sizes())
-        lines.add(f"tiles = {rows} * triton.cdiv(W_Q, BLOCK_P) if BY_ROWS else triton.cdiv({total}, BLOCK_P)")
+        images = "N * " if spans else ""
+        pieces = f"triton.cdiv({images}{total}, BLOCK_P)"
+        lines.add(f"tiles = {images}{rows} * triton.cdiv(W_Q, BLOCK_P) if BY_ROWS else {pieces}")
         factors = [] if self.plan.sees_all_channels else ["C_BLOCKS"]
         factors += [str(self.shape.row_phases)] if self.shape.row_phases > 1 else []
-        lines.add(f"grid = {' * '.join([*factors, 'tiles', 'N'])}")
+        lines.add(f"grid = {' * '.join([*factors, 'tiles', *([] if spans else ['N'])])}")
         if self.plan.reduces_space:
             lines.add(f"PARTS = {self.shape.row_phases} * tiles" if self.shape.row_phases > 1 else "PARTS = tiles")
 

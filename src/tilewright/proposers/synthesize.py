@@ -105,8 +105,10 @@ _CONV_TILES = (
     ConvTiles(64, 64, 4, 2, block_k=32, max_registers=96),
     ConvTiles(128, 128, 8, 1, rows=16),
     ConvTiles(128, 64, 8, 2),
+    ConvTiles(128, 128, 4, 2, by_tap=True),
     ConvTiles(64, 64, 4, 1),
     ConvTiles(128, 64, 4, 2),
+    ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(128, 128, 8, 2),
     ConvTiles(64, 128, 8, 2),
     ConvTiles(128, 64, 8, 3, block_k=32),
@@ -140,6 +142,7 @@ _GIVEN_CONV_TILES = (
     ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(64, 64, 4, 2),
     ConvTiles(128, 128, 8, 1, rows=16),
+    ConvTiles(128, 128, 4, 2, by_tap=True),
     ConvTiles(128, 64, 4, 3, by_tap=True),
     ConvTiles(128, 128, 4, 3, by_tap=True),
     ConvTiles(128, 128, 8, 4, by_tap=True),
@@ -210,13 +213,12 @@ def with_channel_rows(variants: Sequence[PlanOptions], graph: Graph) -> list[Pla
     kernels = plan_module(graph, first).fused if first is not None else ()
     if not any(isinstance(kernel, ConvPlan) and kernel.whole_channels for kernel in kernels):
         return list(variants)
-    tiles = iter(_CHANNEL_TILES)
-    return [
-        replace(options, convolution_tiles=next(tiles, options.convolution_tiles))
-        if options.convolution_anchors
-        else options
-        for options in variants
-    ]
+    anchors = [options for options in variants if options.convolution_anchors]
+    replaced = {
+        options: replace(options, convolution_tiles=tiles)
+        for options, tiles in zip(anchors, _CHANNEL_TILES, strict=False)
+    }
+    return [replaced.get(options, options) for options in variants if options in replaced or options not in anchors]
 
 
 def convolved_type(graph: Graph) -> torch.dtype:

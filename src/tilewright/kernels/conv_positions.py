@@ -1,0 +1,216 @@
+"""Positions of a convolution anchor's tiles: which outputs a program computes, and which input pixels those read.
+
+A tile holds positions q of one row phase, of a row (`BY_ROWS`) or one after another: then those of all images follow
+each other, so that no image ends in a tile of its own; except where partial results belong to one image.
+"""
+
+from __future__ import annotations
+
+from tilewright.kernels.conv_pack import LETTERS
+from tilewright.kernels.conv_plan import ConvPlan
+from tilewright.kernels.gemm_plan import Operands
+from tilewright.kernels.text import Lines
+
+
+class ConvPositions:
+    """Emits the indices of one tile: of the kernel behind the prepass, or (`wide`) of its TF32 twin."""
+
+    def __init__(self, plan: ConvPlan, wide: bool = False) -> None:
+        self.plan = plan
+        self.shape = plan.shape
+        self.letters = LETTERS[plan.shape.rank]
+        self.guarded = plan.operands is Operands.HALF
+        self.wide = wide
+        self.columns = plan.shape.columns.output_step
+        #: Places of the column phases in a joined tile.
+        self.places = self.columns + 1 if plan.pads_columns else self.columns
+        #: Positions are output positions, in the same order: a tile is a piece of the output's planes.
+        self.in_order = plan.shape.rank > 1 and all(dim.output_step == 1 for dim in plan.shape.dims)
+        self.in_order = self.in_order and plan.tiles.rows == 0 and not plan.reduces_channels
+
+    @property
+    def q_sizes(self) -> list[str]:
+        """Positions of one phase along each dim."""
+        return [f"{letter}_Q" for letter in self.letters]
+
+    @property
+    def image(self) -> str:
+        """The images of an output tile's positions, a vector."""
+        joined = self.columns > 1 and (self.plan.joins_columns or self.plan.pads_columns)
+        return f"(n + n_{'p' if joined else 'q'})"
+
+    @property
+    def stored_images(self) -> str:
+        """Name of the mask of what a guarded kernel may store: images that are its own, not its twin's."""
+        return "unfit" if self.wide else "fits"
+
+    # -- programs ------------------------------------------------------------------------------------------
+
+    def programs(self, lines: Lines) -> None:
+        """From `pid`: the block of channels, the row phase, the positions `{letter}_q`, and the (first) image `n`."""
+        if not self.plan.sees_all_channels:
+            lines.add("c_block = pid % C_BLOCKS")
+            lines.add("pid = pid // C_BLOCKS")
+        if self.shape.row_phases > 1:
+            lines.add(f"phase = pid % {self.shape.row_phases}")
+            lines.add(f"pid = pid // {self.shape.row_phases}")
+        lines.open("if BY_ROWS:")
+        self._row(lines)
+        lines.close()
+        lines.open("else:")
+        if self.plan.spans_images:
+            self._piece_of_all(lines)
+        else:
+            self._piece_of_image(lines)
+        lines.close()
+        if not self.plan.spans_images:
+            lines.add("n = pid.to(tl.int64)")
+
+    def _row(self, lines: Lines) -> None:
+        """A piece of one row."""
+        lines.add("w_start = (pid % tl.cdiv(W_Q, BLOCK_P)) * BLOCK_P")
+        lines.add("pid = pid // tl.cdiv(W_Q, BLOCK_P)")
+        for size, letter in reversed(list(zip(self.q_sizes[:-1], self.letters, strict=False))):
+            lines.add(f"{letter.lower()}_row = pid % {size}")
+            lines.add(f"{letter.lower()}_q = tl.full([BLOCK_P], 0, tl.int32) + {letter.lower()}_row")
+            lines.add(f"pid = pid // {size}")
+        lines.add("w_q = w_start + tl.arange(0, BLOCK_P)")
+        if self.plan.spans_images:
+            lines.add("n = pid.to(tl.int64)")
+            lines.add("n_q = tl.full([BLOCK_P], 0, tl.int32)")
+            self._guard(lines, "n", "")
+
+    def _piece_of_image(self, lines: Lines) -> None:
+        """Positions of one image, one after another."""
+        total = " * ".join(self.q_sizes)
+        lines.add(f"w_start = (pid % tl.cdiv({total}, BLOCK_P)) * BLOCK_P")
+        lines.add(f"pid = pid // tl.cdiv({total}, BLOCK_P)")
+        lines.add("q = w_start + tl.arange(0, BLOCK_P)")
+        lines.add("w_q = q % W_Q" if self.shape.rank > 1 else "w_q = q")
+        self._outer(lines, "q", "q", keeps_last=True)
+
+    def _piece_of_all(self, lines: Lines) -> None:
+        """Positions of all images, one after another; a tile may begin in one image and end in another."""
+        total = " * ".join(self.q_sizes)
+        lines.add("w_start = pid * BLOCK_P")
+        lines.add("q = w_start + tl.arange(0, BLOCK_P)")
+        lines.add(f"n = (w_start // ({total})).to(tl.int64)")
+        self._images(lines, "q")
+        lines.add(f"w_q = tl.where(q < N * ({total}), q % W_Q, W_Q)  # none behind the last image")
+        self._outer(lines, "q", "q", keeps_last=False)
+        if self.image == "(n + n_q)":
+            self._guard(lines, self.image, "" if self.plan.reduces_channels else "[None, :]")
+
+    def _images(self, lines: Lines, suffix: str) -> None:
+        """How many images behind the first each position lies."""
+        total = " * ".join(self.q_sizes)
+        position = "q" if suffix == "q" else f"q_{suffix}"
+        lines.add(f"n_{suffix} = tl.minimum({position} // ({total}), N - 1) - w_start // ({total})")
+
+    def _outer(self, lines: Lines, position: str, suffix: str, keeps_last: bool) -> None:
+        """Indices of the outer dims from a position; the outermost is within its size already if `keeps_last`."""
+        rest = f"{position} // W_Q"
+        for size, letter in reversed(list(zip(self.q_sizes[:-1], self.letters, strict=False))):
+            last = keeps_last and letter == self.letters[0]
+            lines.add(f"{letter.lower()}_{suffix} = {rest if last else f'({rest}) % {size}'}")
+            rest = f"{rest} // {size}"
+
+    def _guard(self, lines: Lines, image: str, shape: str) -> None:
+        """Which of the images are this kernel's."""
+        if self.guarded:
+            test = f"tl.load(unfit_ptr + {image}) {'> 0' if self.wide else '== 0'}"
+            note = "" if self.wide else "  # others are left to the wide kernel"
+            lines.add(f"{self.stored_images} = {f'({test}){shape}' if shape else test}{note}")
+
+    @property
+    def any_unfit(self) -> str:
+        """Whether the wide kernel has something to do in a tile."""
+        if self.plan.spans_images:
+            return "tl.max(tl.load(unfit_ptr + n + n_q)) > 0"
+        return "tl.load(unfit_ptr + n) > 0"
+
+    def pixel(self, lines: Lines) -> None:
+        """Input pixel of each q, clamped so that tiles at the edge read what is there."""
+        spans = self.plan.spans_images
+        text = "n_q" if spans else ""
+        for dim, letter in zip(self.shape.dims, self.letters, strict=True):
+            step = f" * {dim.input_step}" if dim.input_step > 1 else ""
+            position = f"{letter.lower()}_q"
+            if letter == "W" or not spans:
+                position = f"tl.minimum({position}, {letter}_Q - 1)"
+            index = f"{position}{step} + {letter}_BORDER"
+            outer = f"({text})" if " " in text else text
+            text = f"{outer} * {letter}_PADDED + {index}" if text else index
+        lines.add(f"pixel = {text}")
+        plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
+        lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
+        if self.guarded and not spans:
+            self._guard(lines, "n", "")
+
+    # -- outputs -------------------------------------------------------------------------------------------
+
+    def outer_outputs(self, lines: Lines, suffix: str = "_q") -> None:
+        """Output positions of the outer dims from q and the row phase."""
+        index = "phase"
+        for position in range(self.shape.rank - 2, -1, -1):
+            dim, letter = self.shape.dims[position], self.letters[position].lower()
+            if dim.output_step == 1:
+                lines.add(f"{letter} = {letter}{suffix}")
+                continue
+            part = f"{index} % {dim.output_step}" if position else index
+            lines.add(f"{letter} = {letter}{suffix} * {dim.output_step} + {part}")
+            index = f"({index} // {dim.output_step})"
+
+    def column(self, lines: Lines, column: int) -> None:
+        """Output positions of the innermost dim, of one of its phases."""
+        lines.add(f"w = w_q * {self.columns} + {column}" if self.columns > 1 else "w = w_q")
+
+    def joined(self, lines: Lines) -> None:
+        """Output positions of a tile whose column phases are interleaved."""
+        step, places = self.columns, self.places
+        lines.add(f"p = tl.arange(0, {places} * BLOCK_P)")
+        lines.open("if BY_ROWS:")
+        for letter in self.letters[:-1]:
+            lower = letter.lower()
+            lines.add(f"{lower}_p = tl.full([{places} * BLOCK_P], 0, tl.int32) + {lower}_row")
+        if self.plan.spans_images:
+            lines.add(f"n_p = tl.full([{places} * BLOCK_P], 0, tl.int32)")
+        padded = f"{step} * (w_start + p // {places}) + p % {places}"
+        lines.add(f"w = {padded if places > step else f'{step} * w_start + p'}")
+        lines.close()
+        lines.open("else:")
+        lines.add(f"q_p = w_start + p // {places}")
+        column = f"(q_p % W_Q) * {step} + p % {places}"
+        if self.plan.spans_images:
+            self._images(lines, "p")
+            lines.add(f"w = tl.where(q_p < N * ({' * '.join(self.q_sizes)}), {column}, WO)")
+            self._guard(lines, "n + n_p", "[None, :]")
+        else:
+            lines.add(f"w = {column}" if self.shape.rank > 1 else f"w = q_p * {step} + p % {places}")
+        self._outer(lines, "q_p", "p", keeps_last=not self.plan.spans_images)
+        lines.close()
+        self.outer_outputs(lines, "_p")
+
+    def piece_of_plane(self, lines: Lines) -> None:
+        """Where a tile's positions lie in a plane of the output, in a form in which they are seen to be contiguous."""
+        sizes = [f"{letter}O" for letter in self.letters]
+        place = ""
+        for letter in self.letters:
+            index = f"{letter.lower()}_row" if letter != "W" else "w_q"
+            outer = f"({place})" if " " in place else place
+            place = f"{outer} * {letter}O + {index}" if place else index
+        plane = " * ".join(sizes)
+        lines.open("if BY_ROWS:")
+        lines.add(f"at = {place}")
+        lines.add(f"inside = (w_q < {sizes[-1]})[None, :]")
+        lines.close()
+        lines.open("else:")
+        lines.add(f"at = q % ({plane})" if self.plan.spans_images else "at = q")
+        lines.add(f"inside = (q < {f'N * ({plane})' if self.plan.spans_images else plane})[None, :]")
+        lines.close()
+
+    def inside(self, lines: Lines) -> None:
+        """Which positions exist, from their indices."""
+        checks = [f"({letter.lower()} < {letter}O)" for letter in self.letters]
+        checks += [f"(p % {self.places} < {self.columns})"] if self.places > self.columns else []
+        lines.add(f"inside = ({' & '.join(checks)})[None, :]")
