@@ -133,7 +133,10 @@ _CHANNEL_TILES = (
     ConvTiles(64, 128, 4, 3, block_k=32),
     ConvTiles(64, 128, 8, 1, rows=8),
     ConvTiles(64, 128, 8, 2),
+    ConvTiles(64, 128, 4, 3, by_tap=True),
+    ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(32, 128, 4, 2, block_k=32),
+    ConvTiles(64, 128, 4, 4, by_tap=True),
 )
 
 #: Of those that multiply operands as given, the most promising first. With one tap in a step, large tiles leave room
