@@ -149,6 +149,40 @@ class Conv2dGeluBfloat16(nn.Module):
         return F.gelu(self.conv(x))
 
 
+@row("conv2d of small planes: batch norm, residual, relu", init="[256]", inputs="[torch.randn(64, 256, 14, 14)]")
+class Conv2dSmallPlanes(nn.Module):
+    def __init__(self, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x):
+        return torch.relu(self.norm(self.conv(x)) + x)
+
+
+@row("conv2d of 7 x 7 planes in float16: bias, silu", init="[256, 512]", precision="fp16",
+     inputs="[torch.randn(128, 256, 7, 7).half()]")  # fmt: skip
+class Conv2dSmallestPlanesFloat16(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.half()
+
+    def forward(self, x):
+        return F.silu(self.conv(x))
+
+
+@row("conv2d of 1 x 1: batch norm, relu6", init="[128, 256]", inputs="[torch.randn(32, 128, 28, 28)]")
+class PointwiseConv2dRelu6(nn.Module):
+    def __init__(self, channels_in, channels_out):
+        super().__init__()
+        self.conv = nn.Conv2d(channels_in, channels_out, 1, bias=False)
+        self.norm = nn.BatchNorm2d(channels_out)
+
+    def forward(self, x):
+        return F.relu6(self.norm(self.conv(x)))
+
+
 @row("depthwise conv2d: hardswish", init="[128]", inputs="[torch.randn(16, 128, 96, 96)]")
 class DepthwiseHardswish(nn.Module):
     def __init__(self, channels):
