@@ -28,45 +28,57 @@ _PREPASS = '''
 @triton.jit
 def {name}_kernel(
     x_ptr, out_ptr, {unfit_ptr}N, C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
-    {borders_constexpr}, C_PADDED: tl.constexpr, BLOCK_W: tl.constexpr, BLOCK_C: tl.constexpr,
-    BLOCK_BORDER: tl.constexpr,
+    {borders_constexpr}, C_PADDED: tl.constexpr, CELLS: tl.constexpr, TAIL: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_BORDER: tl.constexpr,
 ):
-    """x [N, C, {dims}]{conversion} [N, {padded}, C_PADDED], zeros before the data and past the last image.{marking}"""
-    pid = tl.program_id(0)
-    w = (pid % tl.cdiv(W, BLOCK_W)) * BLOCK_W + tl.arange(0, BLOCK_W)
-    row = pid // tl.cdiv(W, BLOCK_W)
-    rest = row
+    """x [N, C, {dims}]{conversion} [N, {padded}, C_PADDED], zeros before the data and past the last image.
+
+    A program moves a piece of a plane, and zeroes its share of the CELLS of the border.{marking}
+    """
+    pieces = tl.cdiv({plane}, BLOCK_P)
+    n = tl.program_id(0) // pieces
+    piece = tl.program_id(0) % pieces
+    p = piece * BLOCK_P + tl.arange(0, BLOCK_P)
 {decompose}
-    inside = ({row_inside}) & (w < W)
-    border = tl.arange(0, BLOCK_BORDER)
-    image = x_ptr + n.to(tl.int64) * C * ({plane}) + {row_offset}
-    start = out_ptr + row.to(tl.int64) * W_PADDED * C_PADDED
+    data = ({data}) * C_PADDED
+    image = x_ptr + n.to(tl.int64) * C * ({plane}) + p
+    start = out_ptr + n.to(tl.int64) * ({padded_plane}) * C_PADDED
+    inside = p < {plane}
+    share = tl.cdiv(CELLS + TAIL, pieces)
+    cell = piece * share + tl.arange(0, BLOCK_BORDER)
+{border}
+    border = tl.where(cell < CELLS, border, {padded_plane} + cell - CELLS) * C_PADDED
+    last = tl.where(n == N - 1, CELLS + TAIL, CELLS)
+    empty = (tl.arange(0, BLOCK_BORDER) < share) & (cell < last)
 {nothing_seen}    for c_start in range(0, C_PADDED, BLOCK_C):
         c = c_start + tl.arange(0, BLOCK_C)
-        x = tl.load(image + c[:, None] * ({plane}) + w[None, :], mask=(c < C)[:, None] & inside[None, :], other=0.0)
+        x = tl.load(image[None, :] + c[:, None] * ({plane}), mask=(c < C)[:, None] & inside[None, :], other=0.0)
 {see}        keep = (c < C_PADDED)[None, :]
-        data = start + (W_BORDER + w)[:, None] * C_PADDED + c[None, :]
-        tl.store(data, tl.trans(x{cast}), mask=keep & (w < W)[:, None])
+        tl.store(start + data[:, None] + c[None, :], tl.trans(x{cast}), mask=inside[:, None] & keep)
         zeros = tl.zeros([BLOCK_BORDER, BLOCK_C], {type})
-        first = (border < W_BORDER) & (pid % tl.cdiv(W, BLOCK_W) == 0)
-        tl.store(start + border[:, None] * C_PADDED + c[None, :], zeros, mask=keep & first[:, None])
+        tl.store(start + border[:, None] + c[None, :], zeros, mask=empty[:, None] & keep)
 {mark}
 
 def {name}(x, {border_arguments}, c_padded{unfit_argument}):
     """The input {as_type}channels last, a zero border before every row and plane{marks}."""
     N, C, {dims} = x.shape
 {padded_lines}
-    rows = N * {row_product} + {tail_rows}
-    out = torch.empty((rows * W_PADDED, c_padded), device=x.device, dtype={dtype})
-    BLOCK_C = min(64, triton.next_power_of_2(c_padded))  # three groups of 16 channels are 48
-    BLOCK_W = max(16, min(64, triton.next_power_of_2(W)))
-    warps = max(1, min(8, BLOCK_W * BLOCK_C // 128))
-    {name}_kernel[(rows * triton.cdiv(W, BLOCK_W),)](
-        x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded,
-        BLOCK_W=BLOCK_W, BLOCK_C=BLOCK_C, BLOCK_BORDER=triton.next_power_of_2(max(1, w_border)), num_warps=warps,
+    plane, padded, tail = {plane}, {padded_plane}, {tail}
+    out = torch.empty((N * padded + tail, c_padded), device=x.device, dtype={dtype})
+    BLOCK_C = min({most_channels}, triton.next_power_of_2(c_padded))
+    BLOCK_P = max(16, min({elements} // BLOCK_C, triton.next_power_of_2(plane)))
+    pieces = triton.cdiv(plane, BLOCK_P)
+    {name}_kernel[(N * pieces,)](
+        x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded, padded - plane, tail,
+        BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,
+        BLOCK_BORDER=triton.next_power_of_2(max(1, triton.cdiv(padded - plane + tail, pieces))),
+        num_warps=max(1, min(8, BLOCK_P * BLOCK_C // {elements_of_warp})),
     )
     return out
 '''
+
+#: Channels and elements of a tile of the prepass, at most, and elements of a warp.
+_MOST_CHANNELS, _ELEMENTS, _ELEMENTS_OF_WARP = 256, 4096, 512
 
 #: Of the prepass that converts float32, and marks what float16 cannot hold ...
 _CONVERTS = {
@@ -76,16 +88,15 @@ _CONVERTS = {
     "marking": """
 
     Marks images that float16 cannot hold to TF32's accuracy: a value too large, or a tile where all are tiny and
-    not all are zero. Bit patterns of absolute values are compared: NaN is the largest.
-    """,
+    not all are zero. Bit patterns of absolute values are compared: NaN is the largest.""",
     "nothing_seen": "    sizes = tl.zeros([BLOCK_C], tl.int32)\n",
     "see": "        sizes = tl.maximum(sizes, tl.max(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, 1))\n",
     "cast": ".to(tl.float16)",
     "type": "tl.float16",
     "mark": f"""    largest = tl.max(sizes)
     fits = (largest == 0) | ((largest >= {SMALLEST_BITS}) & (largest < {LARGEST_BITS}))
-    tl.atomic_max(unfit_ptr + n, 1, mask=(fits == 0) & (n < N))
-    tl.atomic_max(unfit_ptr + N, 1, mask=(fits == 0) & (n < N))
+    tl.atomic_max(unfit_ptr + n, 1, mask=fits == 0)
+    tl.atomic_max(unfit_ptr + N, 1, mask=fits == 0)
 """,
     "unfit_argument": ", unfit",
     "as_type": "as float16, ",
@@ -124,18 +135,19 @@ def prepass_name(operands: Operands) -> str:
 def prepass_source(rank: int, operands: Operands) -> tuple[str, str]:
     """The prepass for inputs of that many spatial dims: kernel, and wrapper."""
     letters = LETTERS[rank]
-    outer = letters[:-1]
-    decompose = []
-    for letter in reversed(outer):
-        decompose.append(f"    {letter.lower()} = rest % {letter}_PADDED - {letter}_BORDER")
-        decompose.append(f"    rest = rest // {letter}_PADDED")
-    decompose.append("    n = rest")
-    rows = [f"({letter.lower()} >= 0) & ({letter.lower()} < {letter})" for letter in outer]
-    offset = [f"{letter.lower()} * {' * '.join(letters[i + 1 :])}" for i, letter in enumerate(outer)]
-    tail = ["1"] + [
-        " * ".join([f"{letter.lower()}_border", *(f"{inner}_PADDED" for inner in outer[i + 1 :])])
-        for i, letter in enumerate(outer)
-    ]
+    decompose, rest = [], "p"
+    for letter in reversed(letters):
+        index = rest if letter == letters[0] else f"{rest} % {letter}"
+        decompose.append(f"    {letter.lower()} = {index}")
+        rest = f"{rest} // {letter}"
+    data = ""
+    for letter in letters:
+        index = f"{letter.lower()} + {letter}_BORDER"
+        data = f"({data}) * {letter}_PADDED + {index}" if data else index
+    tail = ""
+    for letter in letters:
+        before = f"({tail})" if " " in tail else tail
+        tail = f"{before} * {letter}_PADDED + {letter.lower()}_border" if tail else f"{letter.lower()}_border"
     text = _PREPASS.format(
         dims=", ".join(letters),
         dims_constexpr=", ".join(f"{letter}: tl.constexpr" for letter in letters),
@@ -144,18 +156,43 @@ def prepass_source(rank: int, operands: Operands) -> tuple[str, str]:
         padded=", ".join(f"{letter}_PADDED" for letter in letters),
         borders=", ".join(f"{letter}_BORDER" for letter in letters),
         decompose="\n".join(decompose),
-        row_inside=" & ".join(["(n < N)", *rows]),
         plane=" * ".join(letters),
-        row_offset=" + ".join(offset) or "0",
+        padded_plane=" * ".join(f"{letter}_PADDED" for letter in letters),
+        data=data,
+        border="\n".join(f"    {line}" for line in _border_lines(letters)),
+        most_channels=_MOST_CHANNELS,
+        elements=_ELEMENTS,
+        elements_of_warp=_ELEMENTS_OF_WARP,
         border_arguments=", ".join(f"{letter.lower()}_border" for letter in letters),
         padded_lines="\n".join(f"    {letter}_PADDED = {letter} + {letter.lower()}_border" for letter in letters),
-        row_product=" * ".join(f"{letter}_PADDED" for letter in outer) or "1",
-        tail_rows=" + ".join(tail),
+        tail=tail,
         border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
         **(_CONVERTS if operands is Operands.HALF else _MOVES),
     ).strip("\n")
     kernel, wrapper = text.split("\n\n\n")
     return kernel, wrapper
+
+
+def _border_lines(letters: Sequence[str]) -> list[str]:
+    """`border`: the position of the border's cell number `cell` in a padded image.
+
+    Dim by dim: what lies before the data fills whole slices; behind it each slice has a border of its own.
+    """
+    lines = ["border, rest = 0, cell"]
+    for i, letter in enumerate(letters):
+        inner = letters[i + 1 :]
+        if not inner:
+            lines.append("border += rest")
+            break
+        size = " * ".join(f"{name}_PADDED" for name in inner)
+        cells = f"({size} - {' * '.join(inner)})"
+        lines.append(f"before = {letter}_BORDER * {size}")
+        lines.append("later = tl.maximum(rest - before, 0)")
+        lines.append(f"slice = later // tl.maximum({cells}, 1)")
+        lines.append(f"behind = ({letter}_BORDER + slice) * {size}")
+        lines.append("border += tl.where(rest < before, rest, behind)")
+        lines.append(f"rest = tl.where(rest < before, 0, later - slice * {cells})")
+    return lines
 
 
 def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:

@@ -25,7 +25,7 @@ class ConvPositions:
         #: Places of the column phases in a joined tile.
         self.places = self.columns + 1 if plan.pads_columns else self.columns
         #: Positions are output positions, in the same order: a tile is a piece of the output's planes.
-        self.in_order = plan.shape.rank > 1 and all(dim.output_step == 1 for dim in plan.shape.dims)
+        self.in_order = all(dim.output_step == 1 for dim in plan.shape.dims)
         self.in_order = self.in_order and plan.tiles.rows == 0 and not plan.reduces_channels
 
     @property
@@ -34,10 +34,14 @@ class ConvPositions:
         return [f"{letter}_Q" for letter in self.letters]
 
     @property
+    def _joins(self) -> bool:
+        """The positions of an output tile are those of several column phases, interleaved."""
+        return self.columns > 1 and (self.plan.joins_columns or self.plan.pads_columns)
+
+    @property
     def image(self) -> str:
         """The images of an output tile's positions, a vector."""
-        joined = self.columns > 1 and (self.plan.joins_columns or self.plan.pads_columns)
-        return f"(n + n_{'p' if joined else 'q'})"
+        return f"(n + n_{'p' if self._joins else 'q'})"
 
     @property
     def stored_images(self) -> str:
@@ -78,6 +82,7 @@ class ConvPositions:
         if self.plan.spans_images:
             lines.add("n = pid.to(tl.int64)")
             lines.add("n_q = tl.full([BLOCK_P], 0, tl.int32)")
+            lines.add("q_in = w_q < W_Q")
             self._guard(lines, "n", "")
 
     def _piece_of_image(self, lines: Lines) -> None:
@@ -96,9 +101,10 @@ class ConvPositions:
         lines.add("q = w_start + tl.arange(0, BLOCK_P)")
         lines.add(f"n = (w_start // ({total})).to(tl.int64)")
         self._images(lines, "q")
-        lines.add(f"w_q = tl.where(q < N * ({total}), q % W_Q, W_Q)  # none behind the last image")
+        lines.add(f"q_in = q < N * ({total})")
+        lines.add("w_q = q % W_Q")
         self._outer(lines, "q", "q", keeps_last=False)
-        if self.image == "(n + n_q)":
+        if not self._joins:
             self._guard(lines, self.image, "" if self.plan.reduces_channels else "[None, :]")
 
     def _images(self, lines: Lines, suffix: str) -> None:
@@ -175,18 +181,18 @@ class ConvPositions:
             lines.add(f"{lower}_p = tl.full([{places} * BLOCK_P], 0, tl.int32) + {lower}_row")
         if self.plan.spans_images:
             lines.add(f"n_p = tl.full([{places} * BLOCK_P], 0, tl.int32)")
+            lines.add(f"p_in = w_start + p // {places} < W_Q")
         padded = f"{step} * (w_start + p // {places}) + p % {places}"
         lines.add(f"w = {padded if places > step else f'{step} * w_start + p'}")
         lines.close()
         lines.open("else:")
         lines.add(f"q_p = w_start + p // {places}")
-        column = f"(q_p % W_Q) * {step} + p % {places}"
         if self.plan.spans_images:
             self._images(lines, "p")
-            lines.add(f"w = tl.where(q_p < N * ({' * '.join(self.q_sizes)}), {column}, WO)")
+            lines.add(f"p_in = q_p < N * ({' * '.join(self.q_sizes)})")
             self._guard(lines, "n + n_p", "[None, :]")
-        else:
-            lines.add(f"w = {column}" if self.shape.rank > 1 else f"w = q_p * {step} + p % {places}")
+        whole = self.shape.rank > 1 or self.plan.spans_images
+        lines.add(f"w = {'(q_p % W_Q)' if whole else 'q_p'} * {step} + p % {places}")
         self._outer(lines, "q_p", "p", keeps_last=not self.plan.spans_images)
         lines.close()
         self.outer_outputs(lines, "_p")
@@ -206,11 +212,13 @@ class ConvPositions:
         lines.close()
         lines.open("else:")
         lines.add(f"at = q % ({plane})" if self.plan.spans_images else "at = q")
-        lines.add(f"inside = (q < {f'N * ({plane})' if self.plan.spans_images else plane})[None, :]")
+        lines.add("inside = q_in[None, :]" if self.plan.spans_images else f"inside = (q < {plane})[None, :]")
         lines.close()
 
     def inside(self, lines: Lines) -> None:
         """Which positions exist, from their indices."""
         checks = [f"({letter.lower()} < {letter}O)" for letter in self.letters]
         checks += [f"(p % {self.places} < {self.columns})"] if self.places > self.columns else []
+        if self.plan.spans_images:
+            checks.append("p_in" if self._joins else "q_in")
         lines.add(f"inside = ({' & '.join(checks)})[None, :]")

@@ -59,7 +59,7 @@ class ConvEmitter(ValueEmitter):
         taken |= {"half", "fits", self._repacked}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {f"{letter.lower()}{suffix}" for letter in ("N", *self.letters) for suffix in ("", "_q", "_p", "_row")}
-        taken |= {"q_p", "w_start", "image", "pixel"}
+        taken |= {"q_p", "q_in", "p_in", "w_start", "image", "pixel"}
         super().__init__(plan.region, graph, taken, skip=(plan.anchor,))
         operand = next(operand for operand in plan.region.operands if operand.node is plan.anchor)
         self.anchor_map = operand.map
@@ -148,11 +148,19 @@ class ConvEmitter(ValueEmitter):
         whole = self.positions.in_order and list(order[-len(plane) :]) == plane
         for position, axis in enumerate(order):
             if whole and position == len(order) - len(plane):
-                return " + ".join([*terms, "at[None, :]"])
+                return self._along_plane(" + ".join([*terms, "at[None, :]"]))
             stride = " * ".join(self._size_of(inner) for inner in order[position + 1 :])
             index = self._index_of(axis)
             terms.append(f"{index} * ({stride})" if stride else index)
         return " + ".join(terms)
+
+    def _along_plane(self, offset: str) -> str:
+        """The offset, said to be contiguous along the plane.
+
+        Between two images it is not; vectors do not reach over that, since the size of the plane bounds their
+        alignment. Unsaid, Triton 3.6 stored across the channels: 95 us instead of 34 for planes of 7 x 7 (H100).
+        """
+        return f"tl.max_contiguous({offset}, [1, BLOCK_P])" if self.plan.spans_images else offset
 
     def _load_operands(self, lines: Lines) -> None:
         for index, operand in enumerate(self.region.operands):
