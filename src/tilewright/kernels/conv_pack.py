@@ -27,7 +27,7 @@ LARGEST_BITS = "0x477FE000"
 _PREPASS = '''
 @triton.jit
 def {name}_kernel(
-    x_ptr, out_ptr, {unfit_ptr}N, C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
+    x_ptr, out_ptr, {unfit_ptr}N, {call}C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
     {borders_constexpr}, C_PADDED: tl.constexpr, CELLS: tl.constexpr, TAIL: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_BORDER: tl.constexpr,
 ):
@@ -69,7 +69,7 @@ def {name}(x, {border_arguments}, c_padded{unfit_argument}):
     BLOCK_P = max(16, min({elements} // BLOCK_C, triton.next_power_of_2(plane)))
     pieces = triton.cdiv(plane, BLOCK_P)
     {name}_kernel[(N * pieces,)](
-        x, out, {unfit}N, C, {dims}, {padded}, {border_names}, c_padded, padded - plane, tail,
+        x, out, {unfit}N, {call_number}C, {dims}, {padded}, {border_names}, c_padded, padded - plane, tail,
         BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,
         BLOCK_BORDER=triton.next_power_of_2(max(1, triton.cdiv(padded - plane + tail, pieces))),
         num_warps=max(1, min(8, BLOCK_P * BLOCK_C // {elements_of_warp})),
@@ -95,14 +95,16 @@ _CONVERTS = {
     "type": "tl.float16",
     "mark": f"""    largest = tl.max(sizes)
     fits = (largest == 0) | ((largest >= {SMALLEST_BITS}) & (largest < {LARGEST_BITS}))
-    tl.atomic_max(unfit_ptr + n, 1, mask=fits == 0)
-    tl.atomic_max(unfit_ptr + N, 1, mask=fits == 0)
+    tl.atomic_max(unfit_ptr + 1 + n, CALL, mask=fits == 0)
+    tl.atomic_max(unfit_ptr, CALL, mask=fits == 0)  # of all images
 """,
-    "unfit_argument": ", unfit",
+    "call": "CALL, ",
+    "unfit_argument": ", marks, call",
     "as_type": "as float16, ",
     "marks": "; marks unfit images",
     "dtype": "torch.float16",
-    "unfit": "unfit, ",
+    "unfit": "marks, ",
+    "call_number": "call, ",
 }
 #: ... and of the one that only moves.
 _MOVES = {
@@ -124,6 +126,25 @@ FEW_CHANNELS_BLOCK = '''
 def few_channels_block(channels):
     """Channels that a pixel takes where the taps of a row are multiplied in one step."""
     return max(2, triton.next_power_of_2(channels))
+'''.strip("\n")
+
+
+IMAGE_MARKS = '''
+def image_marks(held, x):
+    """Marks of images that float16 cannot hold, and the number of this call: smaller marks are of earlier calls.
+
+    So nothing is cleared between calls. Each stream has its own, since calls on two of them may overlap; a captured
+    call, which is replayed under one number, clears its own. First, the largest mark; then one for each image.
+    """
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
+    captured = stream != 0 and torch.cuda.is_current_stream_capturing()
+    marks, call = held.get(stream, (None, 0))
+    if captured or marks is None or len(marks) <= len(x) or call > 2**31 - 32:
+        marks, call = torch.zeros(triton.next_power_of_2(len(x) + 1), device=x.device, dtype=torch.int32), 0
+    call += 16  # always a multiple of 16: Triton compiles one kernel for all
+    if not captured:
+        held[stream] = marks, call
+    return marks, call
 '''.strip("\n")
 
 
@@ -205,7 +226,7 @@ def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
     lines.open(f"def pack_{plan.name}(weight):")
     if half:
         lines.add(
-            '"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; and 1 if they do not fit."""'
+            '"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; 1 if they do not fit; marks."""'
         )
     else:
         lines.add('"""Weights as a matrix [C, CO] for each tap, padded to the tiles; and CO."""')
@@ -223,7 +244,7 @@ def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
     if plan.packs_columns:
         _add_joint_columns(lines, plan, deltas)
     if half:
-        lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1)")
+        lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1), {}")
     else:
         lines.add("return w.contiguous(), co")
     return str(lines)

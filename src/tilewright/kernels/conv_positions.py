@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan
-from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.text import Lines
 
 
@@ -19,7 +18,6 @@ class ConvPositions:
         self.plan = plan
         self.shape = plan.shape
         self.letters = LETTERS[plan.shape.rank]
-        self.guarded = plan.operands is Operands.HALF
         self.wide = wide
         self.columns = plan.shape.columns.output_step
         #: Places of the column phases in a joined tile.
@@ -42,11 +40,6 @@ class ConvPositions:
     def image(self) -> str:
         """The images of an output tile's positions, a vector."""
         return f"(n + n_{'p' if self._joins else 'q'})"
-
-    @property
-    def stored_images(self) -> str:
-        """Name of the mask of what a guarded kernel may store: images that are its own, not its twin's."""
-        return "unfit" if self.wide else "fits"
 
     # -- programs ------------------------------------------------------------------------------------------
 
@@ -122,18 +115,16 @@ class ConvPositions:
             rest = f"{rest} // {size}"
 
     def _guard(self, lines: Lines, image: str, shape: str) -> None:
-        """Which of the images are this kernel's."""
-        if self.guarded:
-            test = f"tl.load(unfit_ptr + {image}) {'> 0' if self.wide else '== 0'}"
-            note = "" if self.wide else "  # others are left to the wide kernel"
-            lines.add(f"{self.stored_images} = {f'({test}){shape}' if shape else test}{note}")
+        """Which of the images are the twin's."""
+        if self.wide:
+            test = f"tl.load(unfit_ptr + 1 + {image}) >= least"
+            lines.add(f"unfit = {f'({test}){shape}' if shape else test}")
 
     @property
     def any_unfit(self) -> str:
-        """Whether the wide kernel has something to do in a tile."""
-        if self.plan.spans_images:
-            return "tl.max(tl.load(unfit_ptr + n + n_q)) > 0"
-        return "tl.load(unfit_ptr + n) > 0"
+        """Whether the twin has something to do in a tile."""
+        marks = "tl.max(tl.load(unfit_ptr + 1 + n + n_q))" if self.plan.spans_images else "tl.load(unfit_ptr + 1 + n)"
+        return f"{marks} >= least"
 
     def pixel(self, lines: Lines) -> None:
         """Input pixel of each q, clamped so that tiles at the edge read what is there."""
@@ -150,8 +141,6 @@ class ConvPositions:
         lines.add(f"pixel = {text}")
         plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
         lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
-        if self.guarded and not spans:
-            self._guard(lines, "n", "")
 
     # -- outputs -------------------------------------------------------------------------------------------
 

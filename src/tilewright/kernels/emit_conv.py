@@ -18,6 +18,7 @@ from tilewright.graph.nodes import source_of
 from tilewright.kernels.conv_pack import (
     CHANNEL_BLOCK,
     FEW_CHANNELS_BLOCK,
+    IMAGE_MARKS,
     LETTERS,
     pack_source,
     prepass_name,
@@ -56,7 +57,7 @@ class ConvEmitter(ValueEmitter):
         self._columns = plan.shape.columns.output_step
         self.positions = ConvPositions(plan, wide)
         taken = {"q", "p", "at", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase"}
-        taken |= {"half", "fits", self._repacked}
+        taken |= {"half", "least", "held", "marks", "call", "weight_unfit", "weight_unfit_ptr", self._repacked}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {f"{letter.lower()}{suffix}" for letter in ("N", *self.letters) for suffix in ("", "_q", "_p", "_row")}
         taken |= {"q_p", "q_in", "p_in", "w_start", "image", "pixel"}
@@ -203,7 +204,8 @@ class ConvEmitter(ValueEmitter):
         """Name and source of this emitter's kernel."""
         body = Lines(1)
         if self.wide:
-            body.add("any_unfit = tl.load(unfit_ptr + N)")
+            body.add("least = tl.where(tl.load(weight_unfit_ptr) > 0, 0, CALL)  # marks from here on are of this call")
+            body.add("any_unfit = (tl.load(unfit_ptr) >= least).to(tl.int32)")
             body.open("for tile in range(tl.program_id(0), TILES * any_unfit, tl.num_programs(0)):")
         body.add("pid = tile" if self.wide else "pid = tl.program_id(0)")
         self._part(body)
@@ -217,7 +219,7 @@ class ConvEmitter(ValueEmitter):
             self._reduced(body)
         else:
             self._stored(body)
-        own = ["given", "weight"] if self.wide else ["x", "w"]
+        own = ["given", "weight", "weight_unfit", "unfit"] if self.wide else ["x", "w"]
         tensors = [f"{name}_ptr" for name in (*own, *self._arguments())]
         parts = ["PARTS"] if self.plan.reduces_space else []
         blocks = [*self._kernel_sizes(), *parts, "BY_ROWS", "BLOCK_P", "BLOCK_C"]
@@ -227,11 +229,11 @@ class ConvEmitter(ValueEmitter):
 
     def _arguments(self) -> list[str]:
         """Tensors that main kernel and twin both take, after what they multiply."""
-        return [*(["unfit"] if self.half else []), *self.pointers.values(), "out"]
+        return [*self.pointers.values(), "out"]
 
     def _counts(self) -> list[str]:
-        """Numbers that a kernel takes beside the sizes: of images, and of the tiles that the twin's programs share."""
-        return ["N", "TILES"] if self.wide else ["N"] if self.plan.spans_images else []
+        """Numbers that a kernel takes beside the sizes: of images; the twin's tiles, and the call whose marks count."""
+        return ["N", "TILES", "CALL"] if self.wide else ["N"] if self.plan.spans_images else []
 
     def _own_blocks(self) -> list[str]:
         return [] if self.wide else ["BLOCK_K", "STAGES"]
@@ -272,7 +274,7 @@ class ConvEmitter(ValueEmitter):
     def _prepass(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Kernels and wrappers that prepare the input."""
         kernel, wrapper = prepass_source(self.shape.rank, self.plan.operands)
-        return (kernel,), (wrapper,)
+        return (kernel,), ((IMAGE_MARKS, wrapper) if self.half else (wrapper,))
 
     def _stored(self, lines: Lines) -> None:
         self._channels(lines, "0" if self.plan.whole_channels else "c_block")
@@ -295,9 +297,8 @@ class ConvEmitter(ValueEmitter):
             lines.add(f"tl.store(out_ptr + {plane} * PARTS + part, {self._part_value('total')}, mask={mask})")
 
     def _store_mask(self, mask: str) -> str:
-        """Of what the main kernel may store: nothing of images that are left to its twin."""
-        guarded = self.half and (self.plan.spans_images or not self.wide)
-        return f"{mask} & {self.positions.stored_images}" if guarded else mask
+        """Of what the twin may store: images of its own. The main kernel stores all, and the twin what is its own."""
+        return f"{mask} & unfit" if self.wide and self.plan.spans_images else mask
 
     def _root_mask(self) -> str:
         """Which elements of the region's root exist."""
@@ -363,9 +364,8 @@ class ConvEmitter(ValueEmitter):
             image = self.positions.image if self.plan.spans_images else "n"
             lines.add(f"tl.store(out_ptr + {image} * ({plane}) + {offset}, {value}, mask={mask})")
         if self.plan.reduces_space:
-            mask = ", mask=fits" if self.half and not self.wide else ""
             where = "n * PARTS + part + tl.arange(0, 1)"
-            lines.add(f"tl.store(out_ptr + {where}, {self._part_value('total')}{mask})")
+            lines.add(f"tl.store(out_ptr + {where}, {self._part_value('total')})")
 
     # -- partial results of a reduction over space -----------------------------------------------------------
 
@@ -464,7 +464,7 @@ class ConvEmitter(ValueEmitter):
         self._head(lines, f"Repacks x and launches {kernel}")
         lines.add(f"N, C_GIVEN, {', '.join(self.letters)} = x.shape")
         self._output_sizes(lines)
-        lines.add("w, unfit = packed" if self.half else "w, CO = packed")
+        lines.add("w, weight_unfit, held = packed" if self.half else "w, CO = packed")
         lines.add("C = few_channels_block(C_GIVEN)" if self.plan.joins_taps else f"C = w.shape[{1 + self.shape.rank}]")
         lines.add(f"CO_PADDED = w.shape[{'-1' if self.plan.joins_taps else 2 + self.shape.rank}]")
         self._repack(lines)
@@ -479,7 +479,8 @@ class ConvEmitter(ValueEmitter):
         self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks, counts)
         if self.half:
             blocks = f"{tiles_text} num_warps={self._wide_warps()}, num_stages=1,"
-            self._launch(lines, wide_kernel, "min(grid, 512)", ["x", "weight"], blocks, ["N", "grid"])
+            given = ["x", "weight", "weight_unfit", "marks"]
+            self._launch(lines, wide_kernel, "min(grid, 512)", given, blocks, ["N", "grid", "call"])
         lines.add("return out")
         return str(lines)
 
@@ -498,10 +499,7 @@ class ConvEmitter(ValueEmitter):
         """The input, channels last with a border, padded by group where there are several."""
         groups = self.shape.groups
         if self.half:
-            lines.add(
-                "unfit = unfit.repeat(N + 1)"
-                "  # marks images that float16 cannot hold, and at the end whether there is one"
-            )
+            lines.add("marks, call = image_marks(held, x)")
         for letter, dim in zip(self.letters, self.shape.dims, strict=True):
             lines.add(f"{letter}_PADDED = {letter} + {dim.border}")
         source = "x"
@@ -511,7 +509,7 @@ class ConvEmitter(ValueEmitter):
             lines.add(f"by_group = F.pad(x.unflatten(1, ({groups}, -1)), padding).flatten(1, 2)")
             source = "by_group"
         arguments = [source, *(str(dim.border) for dim in self.shape.dims), f"C * {groups}" if groups > 1 else "C"]
-        arguments += ["unfit"] if self.half else []
+        arguments += ["marks", "call"] if self.half else []
         lines.add(f"{self._repacked} = {prepass_name(self.plan.operands)}({', '.join(arguments)})")
 
     def _grid(self, lines: Lines) -> None:

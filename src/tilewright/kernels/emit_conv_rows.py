@@ -64,6 +64,9 @@ class _RowsEmitter(ConvEmitter):
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
         return name, f"{self.signature(name, tensors, [], blocks)}\n    {self._docstring()}\n{body}"
 
+    def _arguments(self) -> list[str]:
+        return [*(["unfit"] if self.half else []), *super()._arguments()]
+
     def _operand_words(self) -> str:
         return "ROWS rows a program"
 
@@ -395,7 +398,7 @@ class _RowsEmitter(ConvEmitter):
         self._head(lines, f"Launches {kernel}{twin}")
         lines.add("N, C_GIVEN, H, W = x.shape")
         self._output_sizes(lines)
-        lines.add("w, weight_unfit = packed" if self.half else "w, CO = packed")
+        lines.add("w, weight_unfit, _ = packed" if self.half else "w, CO = packed")
         lines.add("C, CO_PADDED = w.shape[-2:]")
         lines.add(f"ROWS, BLOCK_P, BLOCK_C = {tiles.rows}, {tiles.block_p}, {self._block_c()}")
         lines.add("STRIPS = triton.cdiv(H_Q, ROWS)")
