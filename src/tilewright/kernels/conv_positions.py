@@ -170,18 +170,20 @@ class ConvPositions:
             lines.add(f"{lower}_p = tl.full([{places} * BLOCK_P], 0, tl.int32) + {lower}_row")
         if self.plan.spans_images:
             lines.add(f"n_p = tl.full([{places} * BLOCK_P], 0, tl.int32)")
-            lines.add(f"p_in = w_start + p // {places} < W_Q")
         padded = f"{step} * (w_start + p // {places}) + p % {places}"
         lines.add(f"w = {padded if places > step else f'{step} * w_start + p'}")
+        if self.plan.spans_images:
+            lines.add("p_in = w < WO")
         lines.close()
         lines.open("else:")
         lines.add(f"q_p = w_start + p // {places}")
         if self.plan.spans_images:
             self._images(lines, "p")
-            lines.add(f"p_in = q_p < N * ({' * '.join(self.q_sizes)})")
             self._guard(lines, "n + n_p", "[None, :]")
         whole = self.shape.rank > 1 or self.plan.spans_images
         lines.add(f"w = {'(q_p % W_Q)' if whole else 'q_p'} * {step} + p % {places}")
+        if self.plan.spans_images:
+            lines.add(f"p_in = (w < WO) & (q_p < N * ({' * '.join(self.q_sizes)}))")
         self._outer(lines, "q_p", "p", keeps_last=not self.plan.spans_images)
         lines.close()
         self.outer_outputs(lines, "_p")
@@ -207,7 +209,8 @@ class ConvPositions:
     def inside(self, lines: Lines) -> None:
         """Which positions exist, from their indices."""
         checks = [f"({letter.lower()} < {letter}O)" for letter in self.letters]
-        checks += [f"(p % {self.places} < {self.columns})"] if self.places > self.columns else []
         if self.plan.spans_images:
-            checks.append("p_in" if self._joins else "q_in")
+            # Of a row, one comparison of what is contiguous: with another beside it, masks would bound the vectors.
+            checks = [*checks[:-1], "p_in"] if self._joins else [*checks, "q_in"]
+        checks += [f"(p % {self.places} < {self.columns})"] if self.places > self.columns else []
         lines.add(f"inside = ({' & '.join(checks)})[None, :]")
