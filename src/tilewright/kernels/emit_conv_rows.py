@@ -28,8 +28,8 @@ _NO_NEW_NAN = (
     torch.ops.aten.mul.Tensor,
 )
 
-#: Programs that share an image which the main kernel could not do.
-_SHARE = 16
+#: Programs of the twin at least, so many of them for an image: they share what the main kernel could not do.
+_WIDE_PROGRAMS, _FEWEST_SHARES = 64, 4
 
 
 def emit_conv_rows(plan: ConvPlan, graph: Graph) -> EmittedKernel:
@@ -176,7 +176,8 @@ class _RowsEmitter(ConvEmitter):
                 lines.add(f"sizes = tl.maximum(sizes, {folded})")
                 if seen:
                     lines.close()
-            lines.add(f"{name} = next_{name}{'.to(tl.float16)' if self.half else ''}")
+            # Turned here, not before each product: fewer registers spill (98 us for 105, H200).
+            lines.add(f"{name} = tl.trans(next_{name}{'.to(tl.float16)' if self.half else ''})")
 
     def _checked(self) -> tuple[int, ...]:
         """Column shifts whose tiles together hold every element that a program reads."""
@@ -209,7 +210,7 @@ class _RowsEmitter(ConvEmitter):
     def _dot(self, lines: Lines, name: str, row: Tap, column: Tap) -> None:
         tile = self._tile(row.delta, self.column_deltas.index(column.delta))
         weight = f"w_{row.index * self.columns.size + column.index}"
-        lines.add(f"{name} = tl.dot(tl.trans({tile}), {weight}, {name})")
+        lines.add(f"{name} = tl.dot({tile}, {weight}, {name})")
 
     def _wide_strip(self, lines: Lines) -> None:
         """The same strip, a tap at a time from what was given."""
@@ -413,9 +414,10 @@ class _RowsEmitter(ConvEmitter):
         tiles_text = "BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"
         self._launch(lines, kernel, grid, ["x", "w"], f"BLOCK_K=C, {tiles_text} num_warps={tiles.num_warps},")
         if self.half:
-            blocks = f"SHARE={_SHARE}, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text}"
+            lines.add(f"SHARE = max({_FEWEST_SHARES}, triton.next_power_of_2({_WIDE_PROGRAMS} // N))")
+            blocks = f"SHARE=SHARE, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text}"
             blocks += f" num_warps={self._wide_warps()}, num_stages=1,"
-            self._launch(lines, wide_kernel, f"N * {_SHARE}", ["x", "weight", "weight_unfit"], blocks)
+            self._launch(lines, wide_kernel, "N * SHARE", ["x", "weight", "weight_unfit"], blocks)
         lines.add("return out")
         return str(lines)
 

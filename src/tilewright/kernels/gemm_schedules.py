@@ -64,6 +64,9 @@ _IEEE_TILES = (
 #: Columns of the widest tile: larger groups are left to other kernels.
 _LARGEST_GROUP = 256
 
+#: Row blocks that are walked together where one loop goes over tiles and steps: measured 0.5 % faster than 8 (H200).
+_FLAT_GROUP = 16
+
 #: Rows up to which a product is bound by its operands' bytes.
 _FEW_ROWS = 32
 
@@ -235,7 +238,7 @@ def _staged(plain: GemmSchedule, shape: GemmShape, target: Gpu) -> Iterator[Gemm
                     described_one = replace(staged, descriptors=True, parts=parts)
                     yield _staying(described_one, shape, target)
                     if size >= 128 * 256 and plain.block_m <= 128:  # measured slower with more rows
-                        yield _staying(replace(described_one, flat=True), shape, target)
+                        yield _staying(replace(described_one, flat=True, group_m=_FLAT_GROUP), shape, target)
         if plain.operands is not Operands.TF32 or size <= 128 * 128:
             yield staged  # larger ones spill
     tiles = shape.batch * math.ceil(shape.m / plain.block_m) * math.ceil(shape.n / plain.block_n)

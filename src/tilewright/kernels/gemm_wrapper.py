@@ -13,8 +13,8 @@ from tilewright.kernels.gemm_plan import GemmPlan, Operands, group_size, readabl
 from tilewright.kernels.gemm_results import Results
 from tilewright.kernels.text import Lines, shape_text
 
-#: Programs that share the columns of a row block in the wide kernel.
-_SHARES = 4
+#: Programs of the wide kernel at least: several share the columns of a row block where those are few.
+_WIDE_PROGRAMS = 256
 
 _WIDE_COLUMNS = 64
 
@@ -255,11 +255,11 @@ class GemmWrapper:
         values |= {f"UNFIT_{dim}": f"unfit.stride({dim})" for dim in range(self.batch)}
         known = self.loops.wide_sizes()
         named = self._named_sizes(known, values) | {size: size for size in self._extra_sizes(known)}
-        matrices = "BATCH * " if self.batch else ""
+        blocks = f"{'BATCH * ' if self.batch else ''}triton.cdiv(M, {rows})"
         self._launch(
             lines,
             f"{self.plan.name}_wide_kernel",
-            f"{matrices}triton.cdiv(M, {rows}), {_SHARES}",
+            f"{blocks}, max(1, {_WIDE_PROGRAMS} // ({blocks}))",
             [left, right, "unfit", *self._operands(), *self._stored()],
             named | {"BLOCK_M": str(rows), "BLOCK_N": str(columns), "BLOCK_K": "32"},
             "num_warps=4, num_stages=2,",

@@ -191,6 +191,13 @@ def _gelu_of(a: Arguments, known: Range) -> str | None:
     return f"gelu_erf_of_negative({a['self']})" if exact and known.high <= 0.0 else None
 
 
+def _gelu_before_relu(node: torch_fx.Node, a: Arguments) -> str | None:
+    """The other half, where ReLU takes what there is of the first."""
+    follows = bool(node.users) and all(user.target is aten.relu.default for user in node.users)
+    exact = node.target is aten.gelu.default and a.get("approximate") != "tanh"
+    return f"gelu_erf_of_positive({a['self']})" if exact and follows else None
+
+
 #: Operations with a cheaper form where the range of their input is known.
 _KNOWN_RANGES: dict[Any, Callable[[Arguments, Range], str | None]] = {aten.gelu.default: _gelu_of}
 
@@ -243,6 +250,7 @@ def pointwise_text(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
     known = node.meta.get(RANGE)
     cheaper = _KNOWN_RANGES.get(node.target) if isinstance(known, Range) else None
     text = cheaper(arguments, known) if cheaper is not None and known is not None else None
+    text = text or _gelu_before_relu(node, arguments)
     return text if text is not None else POINTWISE[node.target](arguments)
 
 
