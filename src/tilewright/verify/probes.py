@@ -82,9 +82,7 @@ def _home(
         return 0, sizes
     arguments = own
     for position in planning.size_arguments(trace, oracle.subject, oracle.template, base):
-        for value in (67, 68, 72, 96, 64, 128, 256):
-            if value >= arguments[position]:
-                continue
+        for value in small_values(arguments[position]):
             found = planning.vary(trace, oracle.template, arguments, position, value, sizes)
             if found is not None:
                 arguments, sizes = found.arguments, dict(found.sizes)
@@ -94,6 +92,16 @@ def _home(
     plan.constructors.append(arguments)
     plan.changed.append(f"a small module {arguments}")
     return len(plan.constructors) - 1, sizes
+
+
+def small_values(size: int) -> list[int]:
+    """Smaller values to try for a constructor argument, the best first: no power of two, but as aligned as it is.
+
+    A kernel may ask for aligned sizes (of tensor descriptors' rows, 16 bytes) and leave others to PyTorch: at an odd
+    size nothing of it would be seen. Odd sizes have probes of their own (`Family.CONSTRUCTOR`).
+    """
+    alignment = min(8, size & -size)
+    return sorted((v for v in (67, 68, 72, 96, 64, 128, 256) if v < size), key=lambda value: value % alignment > 0)
 
 
 def _value_probes(
