@@ -145,6 +145,25 @@ def test_without_a_kernel_nothing_is_proved() -> None:
     assert "nothing is proved" in said(verdict, "correctness.no_kernel")
 
 
+ALIGNED = "        return shift_relu(x, self.shift)\n"
+LEFT_TO_PYTORCH = "        if 1 < x.shape[0] < 32:\n            return torch.relu(x + self.shift) * 2.0\n"
+
+
+def test_kernels_that_leave_the_experiments_sizes_to_pytorch_are_judged_where_they_are_launched() -> None:
+    verdict = judge(RIGHT.replace(ALIGNED, LEFT_TO_PYTORCH + ALIGNED))
+    assert verdict.accepted, verdict.findings
+    (note,) = [one for one in verdict.findings if one.check == "honesty.decoy"]
+    assert note.severity is Severity.NOTE
+    assert "own sizes" in note.message
+
+
+def test_a_decoy_at_those_sizes_alone_is_found() -> None:
+    decoy = "        shift_relu(x, self.shift)\n        return torch.relu(x + self.shift) * 2.0\n"
+    verdict = judge(RIGHT.replace(ALIGNED, LEFT_TO_PYTORCH + decoy))
+    errors = [one.message for one in verdict.findings if one.severity is Severity.ERROR]
+    assert any("computes nothing that is used" in message for message in errors), errors
+
+
 def test_what_does_not_compile_for_the_target_is_rejected_with_its_line() -> None:
     source = RIGHT.replace("    y = x + shift\n", "    y = x + shift\n    y = y + tl.zeros((BLOCK, 2), tl.float32)\n")
     verdict = judge(source)

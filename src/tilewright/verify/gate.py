@@ -20,7 +20,7 @@ from tilewright.gpu.detect import detect_gpu
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import coverage_findings, judge, wire
+from tilewright.verify import coverage_findings, honesty, judge, wire
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
@@ -54,6 +54,8 @@ _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 #: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
 _COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
 _ADDRESSES = 1 << 17
+#: Elements of the largest inner tensor up to which an experiment is repeated in the interpreter.
+_REPEATED = 1 << 20
 #: After a recording that ended so the candidate is not started again: it would end so, and take as long.
 _FATAL = frozenset({Outcome.CRASH, Outcome.TIMEOUT, Outcome.MEMORY, Outcome.PROCESSES, Outcome.FILES})
 
@@ -118,10 +120,12 @@ class _Gate:
                 # With no effort nothing is done for a candidate that is known to be wrong.
                 at_once = self.effort != "none"
                 honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source) if at_once else None
-                errors, launches, found = self._correctness(plan.data, oracle, expected, recorded, source)
+                errors, launches, found, launched = self._correctness(plan.data, oracle, expected, recorded, source)
                 if honest is None and not any(one.severity is Severity.ERROR for one in (*findings, *found)):
                     honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
-                findings += [*found, *(honest.result() if honest is not None else ())]
+                findings += found
+                if honest is not None:
+                    findings += self._where_launched(*honest.result(), expected, launched)
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
         end = oracle.part("oracle")
@@ -174,7 +178,7 @@ class _Gate:
         expected: Sequence[Expected | None],
         recorded: Recorded,
         source: Source,
-    ) -> tuple[list[ErrorRow], Mapping[str, int], list[Finding]]:
+    ) -> tuple[list[ErrorRow], Mapping[str, int], list[Finding], frozenset[int]]:
         with ThreadPoolExecutor(1) as pool_of_one:
             beside = pool_of_one.submit(self._addresses, plan, oracle, expected) if _on_gpu() else None
             result = self._execute(plan, oracle, expected, interpreted=not _on_gpu())
@@ -206,7 +210,8 @@ class _Gate:
         for outcome in outcomes:
             for name, count in outcome.launches.items():
                 launches[name] = launches.get(name, 0) + count
-        return judge.error_rows(expected, outcomes), launches, found
+        launched = frozenset(outcome.index for outcome in outcomes if outcome.launches)
+        return judge.error_rows(expected, outcomes), launches, found, launched
 
     def _honesty(
         self,
@@ -215,7 +220,7 @@ class _Gate:
         expected: Sequence[Expected | None],
         recorded: Recorded,
         source: Source,
-    ) -> list[Finding]:
+    ) -> tuple[list[Finding], Stage]:
         """Experiments beside the ordinary runs, in a process of their own."""
         assert self.task.reference is not None
         sizes = [sum(output.nbytes for output in answer.exact) for answer in expected if answer is not None]
@@ -225,7 +230,36 @@ class _Gate:
             candidate_limits((sum(sizes), max(sizes, default=0)), BUDGET_S[self.effort]),
             own_folder(self.task.reference.path),
         )  # fmt: skip
-        return stage.findings()
+        return stage.findings(), stage
+
+    def _where_launched(
+        self,
+        honest: list[Finding],
+        stage: Stage,
+        expected: Sequence[Expected | None],
+        launched: frozenset[int],
+    ) -> list[Finding]:
+        """The findings of the experiments; one of them is repeated where the kernels left its sizes to PyTorch.
+
+        That the ordinary run at the experiments' sizes saw no launch either tells this from a decoy that says it
+        launched. The cheapest probe that saw one is taken then.
+        """
+        idle = [one for one in honest if one.check == "honesty.decoy" and one.evidence.get("kernels") == []]
+        scene = honesty.find_scene(expected)
+        if not idle or not launched or scene is None or scene.first in launched:
+            return honest
+        cheapest = min(launched, key=lambda index: (answer := expected[index]) is not None and _work(answer.probe))
+        answer = expected[cheapest]
+        assert answer is not None
+        small = _work(answer.probe) <= _REPEATED
+        done = (
+            f"what kernels store was replaced at {answer.probe.name}" if small else "the others are too dear to repeat"
+        )
+        note = replace(
+            finding("honesty.decoy", f"at the experiments' sizes PyTorch does all; {done}"), severity=Severity.NOTE
+        )
+        repeated = stage.constants_at(cheapest) if small else []
+        return [*(one for one in honest if one not in idle), note, *repeated]
 
     def _coverage_findings(
         self,

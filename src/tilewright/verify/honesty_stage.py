@@ -71,6 +71,10 @@ class Stage:
         found += honesty.library_findings(self.candidate, self.recorded.recording, found)
         return list({(one.check, one.message): one for one in found}.values())
 
+    def constants_at(self, index: int) -> list[Finding]:
+        """What it means to replace what kernels store, at another probe."""
+        return self._run(honesty.Scene(index, None, None), "cpu", honesty.INTERPRETED)
+
     def _run(self, scene: honesty.Scene, device: str, names: Sequence[str]) -> list[Finding]:
         result = self._job(scene, device, scene.experiments(names))
         pool = {name: judge.pooled(self.expected, name) for name in {"ieee", self.precision}}
