@@ -137,7 +137,7 @@ TILES = (
     ConvTiles(16, 16, 4, 1, rows=3),
 )
 
-_SETTINGS = drawing(int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "60")))
+_SETTINGS = drawing(int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "30")))
 
 
 @_SETTINGS
