@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.gemm_plan import Operands
-from tilewright.kernels.text import Lines
+from tilewright.kernels.text import Lines, row_major
 
 #: Output channels of the largest tile: weights are padded so that no tile reaches beyond them.
 _LARGEST_TILE = 256
@@ -161,32 +161,25 @@ def prepass_source(rank: int, operands: Operands) -> tuple[str, str]:
         index = rest if letter == letters[0] else f"{rest} % {letter}"
         decompose.append(f"    {letter.lower()} = {index}")
         rest = f"{rest} // {letter}"
-    data = ""
-    for letter in letters:
-        index = f"{letter.lower()} + {letter}_BORDER"
-        data = f"({data}) * {letter}_PADDED + {index}" if data else index
-    tail = ""
-    for letter in letters:
-        before = f"({tail})" if " " in tail else tail
-        tail = f"{before} * {letter}_PADDED + {letter.lower()}_border" if tail else f"{letter.lower()}_border"
+    padded = [f"{letter}_PADDED" for letter in letters]
     text = _PREPASS.format(
         dims=", ".join(letters),
         dims_constexpr=", ".join(f"{letter}: tl.constexpr" for letter in letters),
         padded_constexpr=", ".join(f"{letter}_PADDED: tl.constexpr" for letter in letters),
         borders_constexpr=", ".join(f"{letter}_BORDER: tl.constexpr" for letter in letters),
-        padded=", ".join(f"{letter}_PADDED" for letter in letters),
+        padded=", ".join(padded),
         borders=", ".join(f"{letter}_BORDER" for letter in letters),
         decompose="\n".join(decompose),
         plane=" * ".join(letters),
-        padded_plane=" * ".join(f"{letter}_PADDED" for letter in letters),
-        data=data,
+        padded_plane=" * ".join(padded),
+        data=row_major([f"{letter.lower()} + {letter}_BORDER" for letter in letters], padded),
         border="\n".join(f"    {line}" for line in _border_lines(letters)),
         most_channels=_MOST_CHANNELS,
         elements=_ELEMENTS,
         elements_of_warp=_ELEMENTS_OF_WARP,
         border_arguments=", ".join(f"{letter.lower()}_border" for letter in letters),
         padded_lines="\n".join(f"    {letter}_PADDED = {letter} + {letter.lower()}_border" for letter in letters),
-        tail=tail,
+        tail=row_major([f"{letter.lower()}_border" for letter in letters], padded),
         border_names=", ".join(f"{letter.lower()}_border" for letter in letters),
         **(_CONVERTS if operands is Operands.HALF else _MOVES),
     ).strip("\n")

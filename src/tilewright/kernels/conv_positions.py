@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan
-from tilewright.kernels.text import Lines
+from tilewright.kernels.text import Lines, row_major
 
 
 class ConvPositions:
@@ -129,18 +129,16 @@ class ConvPositions:
     def pixel(self, lines: Lines) -> None:
         """Input pixel of each q, clamped so that tiles at the edge read what is there."""
         spans = self.plan.spans_images
-        text = "n_q" if spans else ""
+        indices = ["n_q"] if spans else []
         for dim, letter in zip(self.shape.dims, self.letters, strict=True):
             step = f" * {dim.input_step}" if dim.input_step > 1 else ""
             position = f"{letter.lower()}_q"
             if letter == "W" or not spans:
                 position = f"tl.minimum({position}, {letter}_Q - 1)"
-            index = f"{position}{step} + {letter}_BORDER"
-            outer = f"({text})" if " " in text else text
-            text = f"{outer} * {letter}_PADDED + {index}" if text else index
-        lines.add(f"pixel = {text}")
-        plane = " * ".join(f"{letter}_PADDED" for letter in self.letters)
-        lines.add(f"image = x_ptr + n * ({plane}) * C_ALL")
+            indices.append(f"{position}{step} + {letter}_BORDER")
+        padded = [f"{letter}_PADDED" for letter in self.letters]
+        lines.add(f"pixel = {row_major(indices, ['N', *padded] if spans else padded)}")
+        lines.add(f"image = x_ptr + n * ({' * '.join(padded)}) * C_ALL")
 
     # -- outputs -------------------------------------------------------------------------------------------
 
@@ -191,11 +189,7 @@ class ConvPositions:
     def piece_of_plane(self, lines: Lines) -> None:
         """Where a tile's positions lie in a plane of the output, in a form in which they are seen to be contiguous."""
         sizes = [f"{letter}O" for letter in self.letters]
-        place = ""
-        for letter in self.letters:
-            index = f"{letter.lower()}_row" if letter != "W" else "w_q"
-            outer = f"({place})" if " " in place else place
-            place = f"{outer} * {letter}O + {index}" if place else index
+        place = row_major([f"{letter.lower()}_row" if letter != "W" else "w_q" for letter in self.letters], sizes)
         plane = " * ".join(sizes)
         lines.open("if BY_ROWS:")
         lines.add(f"at = {place}")

@@ -218,10 +218,10 @@ def ex2(x):
     else:
         return tl.exp2(x)
 ''',
-    "gelu_erf": '''
+    "gelu_tail": '''
 @triton.jit
-def gelu_erf(x):
-    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|); exp(a * a / 2) * Phi(-a) by a polynomial, to 4e-7 of |x|."""
+def gelu_tail(x):
+    """Phi(-|x|): exp(a * a / 2) * Phi(-a) is a polynomial."""
     b = tl.minimum(tl.abs(x), 40.0)  # where the tail is 0, and the polynomial finite
     p = b * -8.0630565e-06 + 0.00015194166
     p = p * b - 0.00127116074
@@ -232,25 +232,19 @@ def gelu_erf(x):
     p = p * b + 0.249752293
     p = p * b - 0.398922619
     p = p * b + 0.499999743
-    tail = p * ex2(b * b * -0.7213475204444817)
-    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * tail
+    return p * ex2(b * b * -0.7213475204444817)
+''',
+    "gelu_erf": '''
+@triton.jit
+def gelu_erf(x):
+    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 4e-7 of |x|."""
+    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * gelu_tail(x)
 ''',
     "gelu_erf_of_positive": '''
 @triton.jit
 def gelu_erf_of_positive(x):
     """x * Phi(x) for x >= 0, by the same polynomial; below, at most 0 or NaN as it is there, for a ReLU behind it."""
-    b = tl.minimum(tl.abs(x), 40.0)  # where the tail is 0, and the polynomial finite
-    p = b * -8.0630565e-06 + 0.00015194166
-    p = p * b - 0.00127116074
-    p = p * b + 0.00638280106
-    p = p * b - 0.0222308686
-    p = p * b + 0.0594967869
-    p = p * b - 0.131772881
-    p = p * b + 0.249752293
-    p = p * b - 0.398922619
-    p = p * b + 0.499999743
-    tail = p * ex2(b * b * -0.7213475204444817)
-    return x - tl.minimum(x, 40.0) * tail
+    return x - tl.minimum(x, 40.0) * gelu_tail(x)
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit

@@ -62,3 +62,12 @@ def shape_text(sizes: Iterable[str]) -> str:
 def signed(offset: int) -> str:
     """An offset that is added, as text; nothing for 0."""
     return f" + {offset}" if offset > 0 else f" - {-offset}" if offset else ""
+
+
+def row_major(indices: Iterable[str], sizes: Iterable[str]) -> str:
+    """Where an element lies, row-major: `(i * H + j) * W + k` for the sizes [D, H, W] (the first is not needed)."""
+    text = ""
+    for index, size in zip(indices, sizes, strict=True):
+        outer = f"({text})" if " " in text else text
+        text = f"{outer} * {size} + {index}" if text else index
+    return text

@@ -221,7 +221,9 @@ def with_channel_rows(variants: Sequence[PlanOptions], graph: Graph) -> list[Pla
         options: replace(options, convolution_tiles=tiles)
         for options, tiles in zip(anchors, _CHANNEL_TILES, strict=False)
     }
-    return [replaced.get(options, options) for options in variants if options in replaced or options not in anchors]
+    return [
+        replaced.get(options, options) for options in variants if options in replaced or not options.convolution_anchors
+    ]
 
 
 def convolved_type(graph: Graph) -> torch.dtype:

@@ -125,7 +125,7 @@ class _Gate:
                     honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
                 findings += found
                 if honest is not None:
-                    findings += self._where_launched(*honest.result(), expected, launched)
+                    findings += self._where_launched(*honest.result(), launched)
         how = "gpu" if _on_gpu() else "interpreter"
         weighed = tuple(self._weighed(one) for one in findings)
         end = oracle.part("oracle")
@@ -232,29 +232,20 @@ class _Gate:
         )  # fmt: skip
         return stage.findings(), stage
 
-    def _where_launched(
-        self,
-        honest: list[Finding],
-        stage: Stage,
-        expected: Sequence[Expected | None],
-        launched: frozenset[int],
-    ) -> list[Finding]:
+    def _where_launched(self, honest: list[Finding], stage: Stage, launched: frozenset[int]) -> list[Finding]:
         """The findings of the experiments; one of them is repeated where the kernels left its sizes to PyTorch.
 
         That the ordinary run at the experiments' sizes saw no launch either tells this from a decoy that says it
         launched. The cheapest probe that saw one is taken then.
         """
         idle = [one for one in honest if one.check == "honesty.decoy" and one.evidence.get("kernels") == []]
-        scene = honesty.find_scene(expected)
+        scene = honesty.find_scene(stage.expected)
         if not idle or not launched or scene is None or scene.first in launched:
             return honest
-        cheapest = min(launched, key=lambda index: (answer := expected[index]) is not None and _work(answer.probe))
-        answer = expected[cheapest]
-        assert answer is not None
-        small = _work(answer.probe) <= _REPEATED
-        done = (
-            f"what kernels store was replaced at {answer.probe.name}" if small else "the others are too dear to repeat"
-        )
+        probes = {i: answer.probe for i, answer in enumerate(stage.expected) if answer is not None and i in launched}
+        cheapest, probe = min(probes.items(), key=lambda item: _work(item[1]))
+        small = _work(probe) <= _REPEATED
+        done = f"what kernels store was replaced at {probe.name}" if small else "the others are too dear to repeat"
         note = replace(
             finding("honesty.decoy", f"at the experiments' sizes PyTorch does all; {done}"), severity=Severity.NOTE
         )
