@@ -37,6 +37,16 @@ class ConvPositions:
         return self.columns > 1 and (self.plan.joins_columns or self.plan.pads_columns)
 
     @property
+    def _counts_columns(self) -> bool:
+        """Joined positions are counted by output columns: those of a row are then seen to be contiguous."""
+        return self._joins and self.places == self.columns
+
+    @property
+    def counted(self) -> str:
+        """Positions of a row phase in an image, as a tile counts them."""
+        return _times(self.columns if self._counts_columns else 1, " * ".join(self.q_sizes))
+
+    @property
     def image(self) -> str:
         """The images of an output tile's positions, a vector."""
         return f"(n + n_{'p' if self._joins else 'q'})"
@@ -93,22 +103,26 @@ class ConvPositions:
         lines.add("w_start = pid * BLOCK_P")
         lines.add("q = w_start + tl.arange(0, BLOCK_P)")
         lines.add(f"n = (w_start // ({total})).to(tl.int64)")
-        self._images(lines, "q")
+        self._images(lines, "q", "q", 1)
         lines.add(f"q_in = q < N * ({total})")
         lines.add("w_q = q % W_Q")
         self._outer(lines, "q", "q", keeps_last=False)
         if not self._joins:
             self._guard(lines, self.image, "" if self.plan.reduces_channels else "[None, :]")
 
-    def _images(self, lines: Lines, suffix: str) -> None:
-        """How many images behind the first each position lies."""
+    def _images(self, lines: Lines, position: str, suffix: str, columns: int) -> None:
+        """How many images behind the first each position lies, of which there are `columns` to each q."""
         total = " * ".join(self.q_sizes)
-        position = "q" if suffix == "q" else f"q_{suffix}"
-        lines.add(f"n_{suffix} = tl.minimum({position} // ({total}), N - 1) - w_start // ({total})")
+        image = f"{position} // ({_times(columns, total)})"
+        lines.add(f"n_{suffix} = tl.minimum({image}, N - 1) - w_start // ({total})")
 
-    def _outer(self, lines: Lines, position: str, suffix: str, keeps_last: bool) -> None:
-        """Indices of the outer dims from a position; the outermost is within its size already if `keeps_last`."""
-        rest = f"{position} // W_Q"
+    def _outer(self, lines: Lines, position: str, suffix: str, keeps_last: bool, columns: int = 1) -> None:
+        """Indices of the outer dims from a position, of which there are `columns` to each q.
+
+        The outermost is within its size already if `keeps_last`.
+        """
+        row = f"({_times(columns, 'W_Q')})" if columns > 1 else "W_Q"
+        rest = f"{position} // {row}"
         for size, letter in reversed(list(zip(self.q_sizes[:-1], self.letters, strict=False))):
             last = keeps_last and letter == self.letters[0]
             lines.add(f"{letter.lower()}_{suffix} = {rest if last else f'({rest}) % {size}'}")
@@ -174,17 +188,25 @@ class ConvPositions:
             lines.add("p_in = w < WO")
         lines.close()
         lines.open("else:")
-        lines.add(f"q_p = w_start + p // {places}")
-        if self.plan.spans_images:
-            self._images(lines, "p")
-            self._guard(lines, "n + n_p", "[None, :]")
-        whole = self.shape.rank > 1 or self.plan.spans_images
-        lines.add(f"w = {'(q_p % W_Q)' if whole else 'q_p'} * {step} + p % {places}")
-        if self.plan.spans_images:
-            lines.add(f"p_in = (w < WO) & (q_p < N * ({' * '.join(self.q_sizes)}))")
-        self._outer(lines, "q_p", "p", keeps_last=not self.plan.spans_images)
+        self._joined_pieces(lines)
         lines.close()
         self.outer_outputs(lines, "_p")
+
+    def _joined_pieces(self, lines: Lines) -> None:
+        """The same of positions one after another."""
+        step, places = self.columns, self.places
+        columns = step if self._counts_columns else 1
+        position, row = ("o", _times(step, "W_Q")) if self._counts_columns else ("q_p", "W_Q")
+        lines.add(f"o = {step} * w_start + p" if self._counts_columns else f"q_p = w_start + p // {places}")
+        if self.plan.spans_images:
+            self._images(lines, position, "p", columns)
+            self._guard(lines, "n + n_p", "[None, :]")
+        whole = self.shape.rank > 1 or self.plan.spans_images
+        column = f"{position} % ({row})" if whole else position
+        lines.add(f"w = {column if self._counts_columns else f'({column}) * {step} + p % {places}'}")
+        if self.plan.spans_images:
+            lines.add(f"p_in = (w < WO) & ({position} < N * ({self.counted}))")
+        self._outer(lines, position, "p", keeps_last=not self.plan.spans_images, columns=columns)
 
     def piece_of_plane(self, lines: Lines) -> None:
         """Where a tile's positions lie in a plane of the output, in a form in which they are seen to be contiguous."""
@@ -208,3 +230,8 @@ class ConvPositions:
             checks = [*checks[:-1], "p_in"] if self._joins else [*checks, "q_in"]
         checks += [f"(p % {self.places} < {self.columns})"] if self.places > self.columns else []
         lines.add(f"inside = ({' & '.join(checks)})[None, :]")
+
+
+def _times(columns: int, sizes: str) -> str:
+    """A product of sizes, `columns` times."""
+    return f"{columns} * {sizes}" if columns > 1 else sizes

@@ -521,7 +521,8 @@ class ConvEmitter(ValueEmitter):
         total = " * ".join(self.positions.q_sizes)
         by_rows = "triton.cdiv(W_Q, BLOCK_P) * BLOCK_P * 10 <= W_Q * 11"
         spans = self.plan.spans_images
-        lines.add(f"BY_ROWS = {by_rows}{f' or N * {total} >= 2**31' if spans else ''}")
+        counted = self.positions.counted
+        lines.add(f"BY_ROWS = {by_rows}{f' or N * {counted} >= 2**31' if spans else ''}")
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")
         images = "N * " if spans else ""

@@ -199,7 +199,7 @@ def four_columns(first, second, third, fourth):
     return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], 4])
 ''',
 }
-#: The same functions on the special-function unit's approximations (2**-18 relative or better each), for classes
+#: The same functions by approximations (2**-18 relative or better each; GELU to 2**-16 of its input), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {
     "exp": '''
@@ -218,63 +218,52 @@ def ex2(x):
     else:
         return tl.exp2(x)
 ''',
-    "gelu_tail": '''
+    "gelu_loss": '''
 @triton.jit
-def gelu_tail(x):
-    """Phi(-|x|): exp(a * a / 2) * Phi(-a) is a polynomial."""
-    b = tl.minimum(tl.abs(x), 40.0)  # where the tail is 0, and the polynomial finite
-    p = b * -8.0630565e-06 + 0.00015194166
-    p = p * b - 0.00127116074
-    p = p * b + 0.00638280106
-    p = p * b - 0.0222308686
-    p = p * b + 0.0594967869
-    p = p * b - 0.131772881
-    p = p * b + 0.249752293
-    p = p * b - 0.398922619
-    p = p * b + 0.499999743
-    return p * ex2(b * b * -0.7213475204444817)
+def gelu_loss(x):
+    """|x| * Phi(-|x|), by a polynomial in |x| * sqrt(log2(e) / 2) times exp(-x * x / 2)."""
+    s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)  # where it is 0, and the polynomial finite
+    p = s * 0.00220903265 - 0.0214249548
+    p = p * s + 0.0897682682
+    p = p * s - 0.22473821
+    p = p * s + 0.398956776
+    p = p * s - 0.552035511
+    p = p * s + 0.588686526
+    return p * s * ex2(-(s * s))
 ''',
     "gelu_erf": '''
 @triton.jit
 def gelu_erf(x):
-    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 4e-7 of |x|."""
-    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * gelu_tail(x)
+    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 2**-16 of |x|."""
+    return maximum(x, 0.0) - gelu_loss(x)
 ''',
     "gelu_erf_of_positive": '''
 @triton.jit
 def gelu_erf_of_positive(x):
     """x * Phi(x) for x >= 0, by the same polynomial; below, at most 0 or NaN as it is there, for a ReLU behind it."""
-    return x - tl.minimum(x, 40.0) * gelu_tail(x)
+    return x - gelu_loss(x)
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit
 def gelu_erf_of_negative(x):
     """x * Phi(x) for x <= 0, by the same polynomial."""
-    b = tl.maximum(x, -40.0)
-    p = b * 8.0630565e-06 + 0.00015194166
-    p = p * b + 0.00127116074
-    p = p * b + 0.00638280106
-    p = p * b + 0.0222308686
-    p = p * b + 0.0594967869
-    p = p * b + 0.131772881
-    p = p * b + 0.249752293
-    p = p * b + 0.398922619
-    p = p * b + 0.499999743
-    return x * (p * ex2(x * x * -0.7213475204444817))
+    s = tl.maximum(x * 0.8493218, -34.0)
+    p = s * 0.00187617959 + 0.0181966797
+    p = p * s + 0.0762421489
+    p = p * s + 0.190875068
+    p = p * s + 0.33884269
+    p = p * s + 0.468855828
+    p = p * s + 0.499984294
+    return x * (p * ex2(-(s * s)))
 ''',
     "tanh": '''
 @triton.jit
 def tanh(x):
-    """(1 - e) / (1 + e) with e = exp(-2|x|), and a polynomial near zero, where 1 - e would cancel."""
-    a = tl.abs(x)
-    e = ex2(a * -2.885390081777927)
+    """1 - 2 / (1 + exp(2 * x)), and a polynomial near zero, where that would cancel."""
+    far = 1.0 - 2.0 * rcp(1.0 + ex2(x * 2.885390081777927))
     s = x * x
-    p = -0.053968254
-    p = p * s + 0.13333334
-    p = p * s - 0.33333334
-    near = x + x * s * p
-    far = (1.0 - e) * rcp(1.0 + e)
-    return tl.where(a < 0.25, near, tl.where(x < 0.0, -far, far))
+    near = x * ((s * 0.13333334 - 0.33333334) * s + 1.0)
+    return tl.where(tl.abs(x) < 0.125, near, far)
 ''',
     "sigmoid": '''
 @triton.jit

@@ -59,7 +59,7 @@ class PlanOptions:
         convolution_format: memory format in which native convolutions run.
         limits: tile limits of fused kernels.
         sm_count: of the target; reductions with fewer programs than fill it are split.
-        approximate: activations may use the special-function unit's approximations (every class but ieee).
+        approximate: activations may use approximations, as behind products rounded to 11 bits.
         convolution_anchors: convolutions become kernels of ours, with what follows them, in operands of 16 bits and
             float32 accumulators.
         convolution_dtypes: types of the operands of those that may; float32 is multiplied as float16 (the tf32 class).

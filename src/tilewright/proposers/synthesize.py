@@ -15,8 +15,8 @@ from tilewright.gpu import Gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.collapse import COLLAPSE_RULES
-from tilewright.graph.graph import Graph
-from tilewright.graph.work import count_nodes
+from tilewright.graph.graph import Graph, is_tensor_node
+from tilewright.graph.work import count_nodes, count_work
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
@@ -102,6 +102,7 @@ _DEPTHWISE_TILES = (
 #: Of convolution anchors, the most promising first.
 _CONV_TILES = (
     ConvTiles(64, 64, 4, 2),
+    ConvTiles(64, 64, 4, 2, block_k=32),
     ConvTiles(64, 64, 4, 2, block_k=32, max_registers=96),
     ConvTiles(128, 128, 8, 1, rows=16),
     ConvTiles(128, 64, 8, 2),
@@ -111,6 +112,7 @@ _CONV_TILES = (
     ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(128, 128, 8, 2),
     ConvTiles(64, 128, 8, 2),
+    ConvTiles(128, 64, 8, 2, block_k=32),
     ConvTiles(128, 64, 8, 3, block_k=32),
     ConvTiles(128, 128, 8, 1, rows=8),
     ConvTiles(64, 64, 4, 1, rows=16),
@@ -144,12 +146,14 @@ _CHANNEL_TILES = (
 _GIVEN_CONV_TILES = (
     ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(64, 64, 4, 2),
+    ConvTiles(64, 64, 4, 2, block_k=32),
     ConvTiles(128, 128, 8, 1, rows=16),
     ConvTiles(128, 128, 4, 2, by_tap=True),
     ConvTiles(128, 64, 4, 3, by_tap=True),
     ConvTiles(128, 128, 4, 3, by_tap=True),
     ConvTiles(128, 128, 8, 4, by_tap=True),
     ConvTiles(128, 64, 8, 2),
+    ConvTiles(128, 64, 8, 2, block_k=32),
     ConvTiles(128, 64, 8, 3, block_k=32),
     ConvTiles(64, 128, 4, 4, by_tap=True),
     ConvTiles(64, 64, 4, 4, by_tap=True),
@@ -195,7 +199,6 @@ def plan_variants(
         for form in (last, plain)
         for tile, row, warps in ((2048, 1024, 4), (4096, 1024, 4), (1024, 512, 4), (4096, 2048, 8))
     ]
-    native = [replace(options, approximate=precision is not PrecisionClass.IEEE) for options in native]
     converts = precision is PrecisionClass.TF32  # float32 operands to float16, behind a guard
     given = convolved is not torch.float32
     if not converts and not given:
@@ -224,6 +227,18 @@ def with_channel_rows(variants: Sequence[PlanOptions], graph: Graph) -> list[Pla
     return [
         replaced.get(options, options) for options in variants if options in replaced or not options.convolution_anchors
     ]
+
+
+def rounds_products(graph: Graph, precision: PrecisionClass) -> bool:
+    """Whether the module's values are rounded to 11 bits or fewer: by its products, or as 16-bit inputs.
+
+    What is computed on them may be approximate then. Without, PyTorch's activations are good to 24 bits, whatever
+    the class of products is.
+    """
+    if precision is PrecisionClass.IEEE:
+        return False
+    types = {node.meta["val"].dtype for node in graph.fx.nodes if is_tensor_node(node)}
+    return bool(types & {torch.float16, torch.bfloat16}) or count_work(graph).matrix_operations > 0
 
 
 def convolved_type(graph: Graph) -> torch.dtype:
@@ -312,7 +327,9 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     say = progress or (lambda message: None)
     say("capturing the reference")
     module, inputs = _module_and_inputs(source)
-    simplified = simplify(capture(module, inputs))
+    captured = capture(module, inputs)
+    rounds = rounds_products(captured, task.precision)
+    simplified = simplify(captured)
     graph = simplified.graph
     collapses = tuple(rule.name for rule in COLLAPSE_RULES if rule.collapse and rule.name in simplified.fired)
     reference = (
@@ -324,6 +341,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     variants = with_rows(variants, graph, task.gpu.sm_count)
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
+    variants = [replace(options, approximate=rounds) for options in variants]
     planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
     for options in dict.fromkeys(variants):
         say(f"writing a plan: {options.describe()}")
