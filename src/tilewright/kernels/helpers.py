@@ -218,30 +218,30 @@ def ex2(x):
     else:
         return tl.exp2(x)
 ''',
-    "gelu_loss": '''
+    "gelu_tail": '''
 @triton.jit
-def gelu_loss(x):
-    """|x| * Phi(-|x|), by a polynomial in |x| * sqrt(log2(e) / 2) times exp(-x * x / 2)."""
-    s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)  # where it is 0, and the polynomial finite
-    p = s * 0.00220903265 - 0.0214249548
-    p = p * s + 0.0897682682
-    p = p * s - 0.22473821
-    p = p * s + 0.398956776
-    p = p * s - 0.552035511
-    p = p * s + 0.588686526
-    return p * s * ex2(-(s * s))
+def gelu_tail(x):
+    """Phi(-|x|): a polynomial in s = |x| * sqrt(log2(e) / 2), times exp(-x * x / 2) = 2**(-s * s)."""
+    s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)  # where the tail is 0, and the polynomial finite
+    p = s * 0.00187617959 - 0.0181966797
+    p = p * s + 0.0762421489
+    p = p * s - 0.190875068
+    p = p * s + 0.33884269
+    p = p * s - 0.468855828
+    p = p * s + 0.499984294
+    return p * ex2(-(s * s))
 ''',
     "gelu_erf": '''
 @triton.jit
 def gelu_erf(x):
     """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 2**-16 of |x|."""
-    return maximum(x, 0.0) - gelu_loss(x)
+    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * gelu_tail(x)
 ''',
     "gelu_erf_of_positive": '''
 @triton.jit
 def gelu_erf_of_positive(x):
     """x * Phi(x) for x >= 0, by the same polynomial; below, at most 0 or NaN as it is there, for a ReLU behind it."""
-    return x - gelu_loss(x)
+    return x - tl.minimum(x, 40.0) * gelu_tail(x)
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit

@@ -139,6 +139,7 @@ _CHANNEL_TILES = (
     ConvTiles(128, 128, 8, 3, by_tap=True),
     ConvTiles(32, 128, 4, 2, block_k=32),
     ConvTiles(64, 128, 4, 4, by_tap=True),
+    ConvTiles(64, 128, 8, 2, block_k=32),
 )
 
 #: Of those that multiply operands as given, the most promising first. With one tap in a step, large tiles leave room
