@@ -60,6 +60,14 @@ class ConvTiles:
     max_registers: int = 0
     by_tap: bool = False
 
+    def describe(self) -> str:
+        """A few words for people."""
+        kept = f"weights kept over {self.rows} rows, " if self.rows else ""
+        steps = f", {self.num_stages} stages of {'one tap' if self.by_tap else f'{self.block_k} channels at most'}"
+        limit = f", {self.max_registers} registers at most" if self.max_registers else ""
+        tile = f"tiles of {self.block_p} positions by {self.block_c} channels, {self.num_warps} warps"
+        return f"{kept}{tile}{'' if self.rows else steps}{limit}"
+
 
 @dataclass(frozen=True)
 class ConvPlan:

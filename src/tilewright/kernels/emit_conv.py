@@ -312,7 +312,9 @@ class ConvEmitter(ValueEmitter):
             return
         order = memory_order(self.region.maps[self.region.root], MemoryFormat.CONTIGUOUS)
         value, mask = self.values[self.region.root], self._store_mask(self._root_mask())
-        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={mask})")
+        # Other programs write the rest of the sectors at the ends of rows: 644 -> 623 us for rows of 130 (H200).
+        hint = ', eviction_policy="evict_last"' if self._columns > 1 and not self.wide else ""
+        lines.add(f"tl.store(out_ptr + {self._offset(order)}, {value}, mask={mask}{hint})")
 
     def _reduced(self, lines: Lines) -> None:
         """Loop over blocks of channels; the reduction over them stays in registers."""

@@ -96,13 +96,7 @@ class PlanOptions:
         if self.gemms:
             return f"products as anchors: {'; '.join(dict.fromkeys(gemm.describe() for gemm in self.gemms))}"
         if self.convolution_anchors:
-            tiles = self.convolution_tiles
-            kept = f"weights kept over {tiles.rows} rows, " if tiles.rows else ""
-            steps = f", {tiles.num_stages} stages of one tap" if tiles.by_tap else ""
-            return (
-                f"convolutions as anchors, {kept}tiles of {tiles.block_p} positions by {tiles.block_c} channels, "
-                f"{tiles.num_warps} warps{steps}"
-            )
+            return f"convolutions as anchors, {self.convolution_tiles.describe()}"
         return (
             f"native convolutions {self.convolution_format.value}, tiles of {self.limits.tile}, "
             f"{self.limits.num_warps} warps, {self.rows.describe() if self.rows else 'rows native'}"
