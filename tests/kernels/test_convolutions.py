@@ -309,6 +309,31 @@ def test_anchors_compile_for_the_target_within_its_limits(name: str, target: str
         assert usage.spill_bytes == 0, f"{kernel} spills {usage.spill_bytes} bytes"
 
 
+class Residual(nn.Module):
+    """The largest channel of a transposed convolution and what is added to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.ConvTranspose2d(32, 32, 3, 2, 1, 1)
+
+    def forward(self, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return (self.convolution(x) + residual).amax(1, keepdim=True)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_operand_before_a_reduction_is_read_by_whole_rows(target: str) -> None:
+    """Both column phases at once, in the kernel and in its TF32 twin."""
+    gpu = find_gpu(target)
+    inputs = [torch.empty(16, 32, 64, 64), torch.empty(16, 32, 128, 128)]
+    options = PlanOptions(sm_count=gpu.sm_count, convolution_anchors=True, convolution_tiles=ConvTiles(64, 32, 4, 2))
+    module = Residual().eval()
+    plan = plan_module(simplify(capture(module, inputs)).graph, options)
+    (anchor,) = anchors(plan)
+    assert anchor.joins_columns
+    compiled = compile_for(module, inputs, options, gpu)
+    assert {f"{anchor.name}_kernel", f"{anchor.name}_wide_kernel"} <= compiled.keys()
+
+
 # -- golden file --------------------------------------------------------------------------------------------
 
 

@@ -124,8 +124,20 @@ class ConvPlan:
 
     @property
     def joins_columns(self) -> bool:
-        """Phases of the innermost dim are interleaved in registers and stored together."""
-        return not self.reduces_channels and self.shape.columns.output_step in _JOINABLE
+        """Phases of the innermost dim are interleaved in registers and stored together.
+
+        Where the channels are reduced first, only if another operand is read along that dim: an operand's columns read
+        by phase are loaded as often as there are phases, in pieces of sectors.
+        """
+        reduces_apart = self.reduces_channels and not (self.tiles.rows == 0 and self._reads_columns)
+        return not reduces_apart and self.shape.columns.output_step in _JOINABLE
+
+    @property
+    def _reads_columns(self) -> bool:
+        """An operand beside the convolution lies along the innermost dim, which has several phases."""
+        last = next(operand.map for operand in self.region.operands if operand.node is self.anchor)[-1]
+        others = (operand.map for operand in self.region.operands if operand.node is not self.anchor)
+        return self.shape.columns.output_step > 1 and any(last in map_ for map_ in others)
 
     @property
     def pads_columns(self) -> bool:

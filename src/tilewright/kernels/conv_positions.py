@@ -200,7 +200,7 @@ class ConvPositions:
         lines.add(f"o = {step} * w_start + p" if self._counts_columns else f"q_p = w_start + p // {places}")
         if self.plan.spans_images:
             self._images(lines, position, "p", columns)
-            self._guard(lines, "n + n_p", "[None, :]")
+            self._guard(lines, "n + n_p", "" if self.plan.reduces_channels else "[None, :]")
         whole = self.shape.rank > 1 or self.plan.spans_images
         column = f"{position} % ({row})" if whole else position
         lines.add(f"w = {column if self._counts_columns else f'({column}) * {step} + p % {places}'}")

@@ -93,6 +93,17 @@ class ConvEmitter(ValueEmitter):
     # -- the epilogue --------------------------------------------------------------------------------------
 
     def _joined(self, lines: Lines) -> None:
+        """A tile's value as [channels, positions], and the positions."""
+        self._interleaved(lines)
+        if self.positions.in_order:
+            self._piece_of_plane(lines)
+        elif self._columns == 1:
+            self.positions.outer_outputs(lines)
+            self.positions.column(lines, 0)
+        else:
+            self.positions.joined(lines)
+
+    def _interleaved(self, lines: Lines) -> None:
         """The accumulators as [channels, positions], the column phases interleaved."""
         step, places = self._columns, self.positions.places
         if self.plan.packs_columns:
@@ -107,13 +118,6 @@ class ConvEmitter(ValueEmitter):
                 half = len(turned) // 2
                 turned = [f"tl.interleave({turned[i]}, {turned[i + half]})" for i in range(half)]
             lines.add(f"value = {turned[0]}")
-        if self.positions.in_order:
-            self._piece_of_plane(lines)
-        elif step == 1:
-            self.positions.outer_outputs(lines)
-            self.positions.column(lines, 0)
-        else:
-            self.positions.joined(lines)
 
     def _piece_of_plane(self, lines: Lines) -> None:
         """Where the tile lies in a plane, and the indices that an operand along other dims needs beside."""
@@ -320,19 +324,21 @@ class ConvEmitter(ValueEmitter):
         """Loop over blocks of channels; the reduction over them stays in registers."""
         root = self.plan.channel_root
         kind = REDUCTIONS[root.target]
-        names = [f"reduced_{column}" for column in range(self._columns)]
+        joins = self.plan.joins_columns
+        names = ["reduced"] if joins else [f"reduced_{column}" for column in range(self._columns)]
         for name in names:
-            lines.add(f"{name} = tl.full([BLOCK_P], {IDENTITY[kind]}, tl.float32)")
+            lines.add(f"{name} = tl.full([{self._reduced_width}], {IDENTITY[kind]}, tl.float32)")
         lines.open("for c_block in range(0, C_BLOCKS):")
         self._channels(lines, "c_block")
         self.product.emit(lines)
         lines.add("c = (c_first + tl.arange(0, BLOCK_C))[:, None]")
         lines.add("c_in = (first + tl.arange(0, BLOCK_C) < CO)[:, None]")
-        for column, (name, accumulator) in enumerate(zip(names, self.product.accumulators, strict=True)):
-            lines.add(f"value = tl.trans({accumulator})")
-            self.positions.outer_outputs(lines)
-            self.positions.column(lines, column)
-            self._inside(lines)
+        for column, name in enumerate(names):
+            if joins:
+                self._interleaved(lines)
+            else:
+                lines.add(f"value = tl.trans({self.product.accumulators[column]})")
+            self._reduced_positions(lines, column)
             self._epilogue(lines, self.region.depth)
             value = f"tl.where(c_in, {self.values[source_of(root)]}, {IDENTITY[kind]})"
             if kind in ("sum", "mean"):
@@ -342,6 +348,20 @@ class ConvEmitter(ValueEmitter):
         lines.close()
         self._store_reduced(lines, root, names)
 
+    @property
+    def _reduced_width(self) -> str:
+        """Positions of what is left of a tile without its channels."""
+        return f"{self._columns} * BLOCK_P" if self.plan.joins_columns else "BLOCK_P"
+
+    def _reduced_positions(self, lines: Lines, column: int) -> None:
+        """Output positions of a tile, or of one of its column phases; the twin's product has used their names."""
+        if self.plan.joins_columns:
+            self.positions.joined(lines)
+        else:
+            self.positions.outer_outputs(lines)
+            self.positions.column(lines, column)
+        self._inside(lines)
+
     def _store_reduced(self, lines: Lines, root: torch_fx.Node, names: Sequence[str]) -> None:
         """What the channels left, stored, or reduced over the tile's positions too."""
         position = " + ".join(
@@ -349,20 +369,19 @@ class ConvEmitter(ValueEmitter):
             for i, letter in enumerate(self.letters[:-1])
         )
         plane = " * ".join(f"{letter}O" for letter in self.letters)
+        kept = f"tl.reshape(inside, [{self._reduced_width}])"
         self._start_total(lines, "[1]")
-        self.positions.outer_outputs(lines)
         for column, name in enumerate(names):
-            self.positions.column(lines, column)
-            self._inside(lines)
+            self._reduced_positions(lines, column)
             value = f"{name} / CO_ALL" if REDUCTIONS[root.target] == "mean" else name
             if self.plan.reduces_space:
                 lines.add(f"reduced = {value}")
                 self.values = {root: "reduced"}
                 self.emit_nodes(lines, 1)
-                self._add_to_total(lines, self.values[self._summed()], "tl.reshape(inside, [BLOCK_P])", 0)
+                self._add_to_total(lines, self.values[self._summed()], kept, 0)
                 continue
             offset = f"{position} + w" if position else "w"
-            mask = self._store_mask("tl.reshape(inside, [BLOCK_P])")
+            mask = self._store_mask(kept)
             image = self.positions.image if self.plan.spans_images else "n"
             lines.add(f"tl.store(out_ptr + {image} * ({plane}) + {offset}, {value}, mask={mask})")
         if self.plan.reduces_space:

@@ -165,6 +165,10 @@ class Watcher:
             self.launches.append(_Launch(kernel, grid, tuple(regions)))
             self._turn = 0
 
+    def named(self) -> frozenset[int] | None:
+        """See `Sink`: `chosen` names them."""
+        return None
+
     def program(self, program: Program, number: int) -> bool:
         """See `Sink`."""
         self._turn += 1

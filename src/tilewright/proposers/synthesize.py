@@ -156,6 +156,7 @@ _GIVEN_CONV_TILES = (
     ConvTiles(128, 64, 8, 2),
     ConvTiles(128, 64, 8, 2, block_k=32),
     ConvTiles(128, 64, 8, 3, block_k=32),
+    ConvTiles(64, 128, 4, 3, by_tap=True),
     ConvTiles(64, 128, 4, 4, by_tap=True),
     ConvTiles(64, 64, 4, 4, by_tap=True),
     ConvTiles(128, 256, 8, 3, by_tap=True),

@@ -7,8 +7,9 @@ accesses at a task's full size cost no memory. `tilewright.verify.trace` does th
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -177,6 +178,9 @@ class Sink(Protocol):
     def launch(self, kernel: str, grid: tuple[int, int, int], regions: Sequence[Region]) -> None:
         """A launch starts."""
 
+    def named(self) -> frozenset[int] | None:
+        """Numbers of the programs of the launch that may be run; None for all."""
+
     def program(self, program: tuple[int, int, int], number: int) -> bool:
         """Whether a program is to be run; it starts if every sink agrees."""
 
@@ -260,6 +264,17 @@ class Memory:
         for sink in self.sinks:
             sink.launch(self._kernel, grid, tuple(self._regions))
 
+    def programs(self, grid: tuple[int, int, int]) -> Iterable[tuple[int, int, int]]:
+        """The programs that are asked for, axis 2 fastest: those that a sink names, where one does, and else all.
+
+        A grid of 16 million programs, of which six are run, takes a minute and a half to be walked.
+        """
+        named = [numbers for sink in self.sinks if (numbers := sink.named()) is not None]
+        if not named:
+            return itertools.product(range(grid[0]), range(grid[1]), range(grid[2]))
+        wanted = frozenset.intersection(*named)
+        return sorted((n % grid[0], n // grid[0] % grid[1], n // (grid[0] * grid[1])) for n in wanted)
+
     def wants(self, program: tuple[int, int, int]) -> bool:
         """See `Observer`."""
         x, y, z = program
@@ -333,6 +348,10 @@ class Tracer:
         """See `Sink`."""
         chosen = self.sample.chosen(math.prod(grid))
         self._launches.append(_OpenLaunch(kernel, grid, tuple(region.tensor for region in regions), chosen))
+
+    def named(self) -> frozenset[int] | None:
+        """See `Sink`."""
+        return self._launches[-1].chosen
 
     def program(self, program: tuple[int, int, int], number: int) -> bool:
         """See `Sink`."""

@@ -194,6 +194,10 @@ class Coverage:
         self.kernel, self._regions = kernel, {}
         self.ordering.launch(math.prod(grid))
 
+    def named(self) -> frozenset[int] | None:
+        """See `Sink`: all."""
+        return None
+
     def program(self, program: tuple[int, int, int], number: int) -> bool:
         """See `Sink`."""
         self.ordering.program(number)
