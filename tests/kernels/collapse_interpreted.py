@@ -68,7 +68,7 @@ def emitted(module: nn.Module, x: torch.Tensor, options: PlanOptions) -> tuple[n
 
 
 @settings(
-    max_examples=18, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True
+    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True
 )
 @given(drawn=convolutions(), data=st.data())
 def hyperparameters(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject) -> None:

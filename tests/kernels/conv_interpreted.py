@@ -145,7 +145,8 @@ TILES = (
     ConvTiles(16, 16, 4, 1, rows=3),
 )
 
-_SETTINGS = drawing(int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "20")))
+_EXAMPLES = int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "20"))
+_SETTINGS = drawing(_EXAMPLES)
 
 
 @_SETTINGS
@@ -229,7 +230,7 @@ class Homogeneous(nn.Module):
         return y.amin(1) if self.reduces else F.leaky_relu(y, 0.2)
 
 
-@_SETTINGS
+@drawing(_EXAMPLES // 2)  # several images each, twice
 @given(data=st.data())
 def images_that_float16_cannot_hold(data: st.DataObject) -> None:
     """Each image is as right as TF32 makes it, whatever its scale, those beside it in a tile, and the call before."""

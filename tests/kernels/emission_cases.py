@@ -195,7 +195,7 @@ case("outer product", lambda m, x, y: torch.tanh(x[:, None] * y[None, :]), [(7,)
 for dims in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)):
     for reduction in ("sum", "mean", "amin", "amax"):
         for keep in (False, True):
-            if reduction in ("amin", "mean") and keep:
+            if keep and (reduction in ("amin", "mean") or len(dims) == 2):
                 continue
             case(
                 f"{reduction} over {dims} keep {keep}",
@@ -417,25 +417,16 @@ for anchor_name in ("t2 k4 s2", "t2 k3 s2 p1 op1", "t2 groups", "c2 k3 s2 p1", "
 #: Anchors are dear to interpret; every test run takes these, `python tests/kernels/interpreted.py` takes all.
 _SAMPLE = {
     "anchor after a native convolution",
-    "anchor t2 k4 s2 pointwise",
-    "anchor t2 k3 s2 p1 op1 pointwise",
     "anchor t2 k5 s3 p2 pointwise",
     "anchor t2 groups pointwise",
-    "anchor c2 k3 s2 p1 pointwise",
-    "anchor t1 k4 s2 p1 pointwise",
     "anchor c3 k3 s2 p1 pointwise",
     "anchor t2 k3 s2 p1 op1 amin over channels",
-    "anchor c2 k3 s2 p1 mean over channels",
     "anchor with residual and channel scale",
     "anchor min-sum-gelu-bias",
     "anchor twice",
-    "anchor c2 three groups pointwise",
     "anchor beside a native convolution",
-    "anchor t2 k4 s2 mean over space",
     "anchor c3 k3 s2 p1 min over channels, sum over space",
     "anchor rows t2 k3 s2 p1 op1 min over channels, sum over rows",
-    "anchor rows c2 k3 s2 p1 mean over space",
     "anchor rows t2 groups amax over rows",
-    "anchor rows t2 k4 s2 pointwise",
 }
 SAMPLE = [name for name in CASES if not name.startswith("anchor") or name in _SAMPLE]

@@ -97,7 +97,7 @@ SOFTMAXES: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 }
 
 
-@settings(drawn, max_examples=8)
+@settings(drawn, max_examples=6)
 @given(
     name=st.sampled_from(sorted(SOFTMAXES)),
     shape=shapes,
@@ -179,7 +179,7 @@ REDUCTIONS: dict[str, Callable[[torch.Tensor, list[int]], torch.Tensor]] = {
 }
 
 
-@settings(drawn, max_examples=10)
+@settings(drawn, max_examples=7)
 @given(name=st.sampled_from(sorted(REDUCTIONS)), data=st.data(), shape=shapes, options=plans(), seed=st.integers(0, 99))
 def test_reductions_over_any_dims(
     name: str, data: st.DataObject, shape: tuple[int, ...], options: PlanOptions, seed: int
@@ -201,7 +201,7 @@ SCANS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
 }
 
 
-@settings(drawn, max_examples=6)
+@settings(drawn, max_examples=4)
 @given(
     name=st.sampled_from(sorted(SCANS)), shape=shapes, dim=st.integers(0, 3), options=plans(), seed=st.integers(0, 99)
 )
@@ -222,7 +222,7 @@ POOLS = {
 }
 
 
-@settings(drawn, max_examples=8)
+@settings(drawn, max_examples=6)
 @given(
     kind=st.sampled_from(["max", "mean"]),
     data=st.data(),
