@@ -25,7 +25,7 @@ Function = Callable[[torch.Tensor], torch.Tensor]
 #: By the helper that must be called: the function, and what its error is relative to.
 FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "gelu_erf": (F.gelu, torch.abs),
-    "gelu_erf_of_positive": (lambda x: torch.relu(F.gelu(x)), torch.abs),
+    "gelu_erf_of_positive": (lambda x: torch.relu(F.gelu(x[:, None] @ x.new_ones(1, 1))), lambda x: x.abs()[:, None]),
     "gelu_erf_of_negative": (lambda x: F.gelu(torch.clamp(x, max=0.0)), torch.abs),
     "tanh": (torch.tanh, lambda x: torch.tanh(x).abs()),
     "sigmoid": (torch.sigmoid, torch.sigmoid),

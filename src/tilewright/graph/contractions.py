@@ -21,6 +21,11 @@ _PRODUCTS = frozenset(
 _LEFT_OPERAND = {"linear": "input", "linalg_matmul": "input", "addmm": "mat1", "baddbmm": "batch1", "addmv": "mat"}
 
 
+def is_contraction(operation: str) -> bool:
+    """Whether an operation (ATen name without overload) makes products on tensor cores."""
+    return operation in CONVOLUTIONS or operation in _PRODUCTS or operation in _OTHER_CONTRACTIONS
+
+
 def matrix_operations(operation: str, arguments: Mapping[str, Any], result: Any) -> int | None:
     """Operations of a contraction, None for an operation that is none."""
     if operation in CONVOLUTIONS:

@@ -199,7 +199,7 @@ def four_columns(first, second, third, fourth):
     return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], 4])
 ''',
 }
-#: The same functions by approximations (2**-18 relative or better each; GELU to 2**-16 of its input), for classes
+#: The same functions by approximations (2**-18 relative or better each; see GELU's own), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.
 APPROXIMATE_HELPERS: dict[str, str] = {
     "exp": '''
@@ -223,37 +223,50 @@ def ex2(x):
 def gelu_tail(x):
     """Phi(-|x|): a polynomial in s = |x| * sqrt(log2(e) / 2), times exp(-x * x / 2) = 2**(-s * s)."""
     s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)  # where the tail is 0, and the polynomial finite
+    p = s * -3.84390623e-05 + 0.000603251159
+    p = p * s - 0.00420035748
+    p = p * s + 0.0175692867
+    p = p * s - 0.0511445068
+    p = p * s + 0.115044869
+    p = p * s - 0.215391278
+    p = p * s + 0.346287817
+    p = p * s - 0.469697922
+    p = p * s + 0.499999672
+    return p * ex2(-(s * s))
+''',
+    "gelu_erf": '''
+@triton.jit
+def gelu_erf(x):
+    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 4e-7 of |x|."""
+    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * gelu_tail(x)
+''',
+    "gelu_erf_of_positive": '''
+@triton.jit
+def gelu_erf_of_positive(x):
+    """x * Phi(x) for x >= 0, to 2**-16 of x, as gelu_erf with fewer terms; at most 0 or NaN below, for a ReLU."""
+    s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)
     p = s * 0.00187617959 - 0.0181966797
     p = p * s + 0.0762421489
     p = p * s - 0.190875068
     p = p * s + 0.33884269
     p = p * s - 0.468855828
     p = p * s + 0.499984294
-    return p * ex2(-(s * s))
-''',
-    "gelu_erf": '''
-@triton.jit
-def gelu_erf(x):
-    """x * Phi(x) = max(x, 0) - |x| * Phi(-|x|), to 2**-16 of |x|."""
-    return maximum(x, 0.0) - tl.abs(tl.minimum(x, 40.0)) * gelu_tail(x)
-''',
-    "gelu_erf_of_positive": '''
-@triton.jit
-def gelu_erf_of_positive(x):
-    """x * Phi(x) for x >= 0, by the same polynomial; below, at most 0 or NaN as it is there, for a ReLU behind it."""
-    return x - tl.minimum(x, 40.0) * gelu_tail(x)
+    return x - tl.minimum(x, 40.0) * (p * ex2(-(s * s)))
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit
 def gelu_erf_of_negative(x):
-    """x * Phi(x) for x <= 0, by the same polynomial."""
+    """x * Phi(x) for x <= 0, by the same polynomial as gelu_erf."""
     s = tl.maximum(x * 0.8493218, -34.0)
-    p = s * 0.00187617959 + 0.0181966797
-    p = p * s + 0.0762421489
-    p = p * s + 0.190875068
-    p = p * s + 0.33884269
-    p = p * s + 0.468855828
-    p = p * s + 0.499984294
+    p = s * 3.84390623e-05 + 0.000603251159
+    p = p * s + 0.00420035748
+    p = p * s + 0.0175692867
+    p = p * s + 0.0511445068
+    p = p * s + 0.115044869
+    p = p * s + 0.215391278
+    p = p * s + 0.346287817
+    p = p * s + 0.469697922
+    p = p * s + 0.499999672
     return x * (p * ex2(-(s * s)))
 ''',
     "tanh": '''
