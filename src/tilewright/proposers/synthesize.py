@@ -15,8 +15,9 @@ from tilewright.gpu import Gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.collapse import COLLAPSE_RULES
+from tilewright.graph.contractions import is_contraction
 from tilewright.graph.graph import Graph, is_tensor_node
-from tilewright.graph.work import count_nodes, count_work
+from tilewright.graph.work import count_nodes
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
 from tilewright.kernels.conv_pack import LETTERS
 from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
@@ -26,6 +27,7 @@ from tilewright.kernels.gemm_plan import GemmPlan
 from tilewright.kernels.gemm_schedules import schedule_sets
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
+from tilewright.kernels.native import operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.planner import KernelPlan, ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles
@@ -240,7 +242,8 @@ def rounds_products(graph: Graph, precision: PrecisionClass) -> bool:
     if precision is PrecisionClass.IEEE:
         return False
     types = {node.meta["val"].dtype for node in graph.fx.nodes if is_tensor_node(node)}
-    return bool(types & {torch.float16, torch.bfloat16}) or count_work(graph).matrix_operations > 0
+    multiplies = any(is_contraction(operation_name(node)) for node in graph.fx.nodes if node.op == "call_function")
+    return bool(types & {torch.float16, torch.bfloat16}) or multiplies
 
 
 def convolved_type(graph: Graph) -> torch.dtype:
