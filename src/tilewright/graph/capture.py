@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind
+from torch.export.graph_signature import InputKind, TensorArgument
 
 from tilewright.errors import CaptureError, InputMismatchError, SourceLocation
+from tilewright.graph.arguments import input_arguments, output_structure
 from tilewright.graph.graph import Graph, LinkedScalar
+from tilewright.graph.guards import size_guards
 
 #: Relative step between sentinels: far above float64's resolution, far below float32's.
 _SENTINEL_STEP = 2.0**-40
@@ -44,7 +46,7 @@ def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -
     """
     with _in_eval_mode(module), linked_scalars(module) as linked:
         program, was_dynamic = _export(module, tuple(inputs), dynamic)
-    return _graph_of(program, linked, was_dynamic)
+    return _graph_of(program, module, tuple(inputs), linked, was_dynamic)
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[ExportedProgram, bool]:
@@ -201,7 +203,13 @@ def linked_scalars(module: nn.Module) -> Iterator[Mapping[float, LinkedScalar]]:
             setattr(child, name, value)
 
 
-def _graph_of(program: ExportedProgram, linked: Mapping[float, LinkedScalar], dynamic: bool) -> Graph:
+def _graph_of(
+    program: ExportedProgram,
+    module: nn.Module,
+    given: tuple[Any, ...],
+    linked: Mapping[float, LinkedScalar],
+    dynamic: bool,
+) -> Graph:
     kinds: dict[InputKind, dict[str, str]] = {kind: {} for kind in InputKind}
     for spec in program.graph_signature.input_specs:
         kinds[spec.kind][getattr(spec.arg, "name", "")] = spec.target or ""
@@ -220,15 +228,24 @@ def _graph_of(program: ExportedProgram, linked: Mapping[float, LinkedScalar], dy
             hint="modules whose eval-mode forward has side effects are not supported",
         )
     returned = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    inputs = tuple(kinds[InputKind.USER_INPUT])
+    tensors = frozenset(
+        spec.arg.name
+        for spec in program.graph_signature.input_specs
+        if spec.kind is InputKind.USER_INPUT and isinstance(spec.arg, TensorArgument)
+    )
     return Graph(
         fx=program.graph,
         parameters=kinds[InputKind.PARAMETER],
         buffers=kinds[InputKind.BUFFER],
         constants=constants,
         constant_names=kinds[InputKind.CONSTANT_TENSOR],
-        inputs=tuple(kinds[InputKind.USER_INPUT]),
+        inputs=inputs,
         outputs=tuple(node.name for node in returned if isinstance(node, fx.Node)),
         single_output=program.call_spec.out_spec.is_leaf(),
         linked=linked,
         dynamic=dynamic,
+        arguments=input_arguments(module, given, inputs, tensors),
+        structure=output_structure(program.call_spec.out_spec),
+        guards=size_guards(program.graph, tensors),
     )

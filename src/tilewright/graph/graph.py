@@ -9,6 +9,8 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.arguments import InputArgument, Structure
+
 
 @dataclass(frozen=True)
 class LinkedScalar:
@@ -33,11 +35,14 @@ class Graph:
         buffers: placeholder name -> buffer's name in the module.
         constants: placeholder name -> tensor that is neither a parameter nor a buffer.
         constant_names: placeholder name -> name of such a tensor, an attribute's path where it is one.
-        inputs: names of the placeholders of the user's tensors, in the order of the call.
+        inputs: names of the placeholders of the call's leaves, in its order; those of constants have no users.
         outputs: names of the nodes that are returned, in order.
         single_output: the forward pass returns a tensor, not a tuple or list.
         linked: float in the graph -> the module attribute that it is.
         dynamic: sizes are symbolic where the module accepts others.
+        arguments: what each parameter of forward was given, in the order of the call: tensors and constants.
+        structure: how the returned leaves (the arguments of the output node: nodes and constants) are packed.
+        guards: what the capture assumed of the inputs' sizes, as templates (see `size_guards`).
     """
 
     fx: torch_fx.Graph
@@ -50,6 +55,15 @@ class Graph:
     constant_names: Mapping[str, str] = field(default_factory=dict)
     linked: Mapping[float, LinkedScalar] = field(default_factory=dict)
     dynamic: bool = True
+    arguments: tuple[InputArgument, ...] = ()
+    structure: Structure | None = None
+    guards: tuple[str, ...] = ()
+
+    @property
+    def returned(self) -> tuple[Any, ...]:
+        """The returned leaves in order: nodes, numbers, None."""
+        leaves: tuple[Any, ...] = tuple(next(node for node in self.fx.nodes if node.op == "output").args[0])
+        return leaves
 
     def node(self, name: str) -> torch_fx.Node:
         """The node of that name.

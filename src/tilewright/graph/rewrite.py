@@ -80,6 +80,13 @@ class Rewritten:
     fired: Mapping[str, int]
 
 
+class _Braced(dict[str, str]):
+    """New names for the fields of a template, each a field again."""
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        super().__init__({old: f"{{{new}}}" for old, new in names.items()})
+
+
 def copy_graph(graph: Graph) -> Graph:
     """A copy whose nodes may be changed; names and fake values are kept."""
     copied = torch_fx.Graph()
@@ -100,6 +107,11 @@ def copy_graph(graph: Graph) -> Graph:
         constants=renamed(graph.constants),
         constant_names=renamed(graph.constant_names),
         inputs=tuple(names.get(name, name) for name in graph.inputs),
+        arguments=tuple(
+            replace(argument, placeholder=names.get(argument.placeholder or "", argument.placeholder))
+            for argument in graph.arguments
+        ),
+        guards=tuple(guard.format_map(_Braced(names)) for guard in graph.guards),
         outputs=_output_names(copied),
     )
 

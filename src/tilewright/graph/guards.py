@@ -1,0 +1,131 @@
+"""What a capture assumed of the sizes of its inputs, as Python conditions.
+
+Where two sizes met, where one had to divide by a number, or where Python code asked for one, torch.export noted what
+it assumed. Emitted kernels hold only where that holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import sympy
+import torch
+import torch.fx as torch_fx
+from torch.utils._sympy.functions import FloorDiv, Mod, PythonMod
+from torch.utils._sympy.printers import PythonPrinter
+
+_SIGNS: dict[type, str] = {
+    sympy.Eq: "==",
+    sympy.Ne: "!=",
+    sympy.Ge: ">=",
+    sympy.Gt: ">",
+    sympy.Le: "<=",
+    sympy.Lt: "<",
+}
+
+_DIVISIONS = (FloorDiv, Mod, PythonMod)
+
+#: Sizes are at least that in a symbolic capture: torch.export takes 0 and 1 as numbers of their own.
+_LEAST = 2
+
+
+def size_guards(graph: torch_fx.Graph, inputs: Iterable[str]) -> tuple[str, ...]:
+    """Conditions on sizes of the inputs under which a captured graph holds.
+
+    Each is a template: `"{x}.shape[1] == {y}.shape[0]"`, where `{x}` stands for the tensor of placeholder `x`. Sizes
+    that the capture fixed are not among them (see `fixed_size`).
+    """
+    tensors = {
+        node.name: node.meta["val"]
+        for node in graph.nodes
+        if node.op == "placeholder" and node.name in set(inputs) and isinstance(node.meta.get("val"), torch.Tensor)
+    }
+    sizes = [
+        (f"{{{name}}}.shape[{dim}]", size)
+        for name, value in tensors.items()
+        for dim, size in enumerate(value.shape)
+        if isinstance(size, torch.SymInt)
+    ]
+    if not sizes:
+        return ()
+    environment = sizes[0][1].node.shape_env
+    expressions = [(text, environment.replace(size.node.expr)) for text, size in sizes]
+    return _Conditions(environment, expressions).all()
+
+
+class _Conditions:
+    """Writes conditions; each symbol reads as the first size that it is alone, or that is a multiple of it."""
+
+    def __init__(self, environment: Any, sizes: list[tuple[str, sympy.Expr]]) -> None:
+        self.environment = environment
+        self.sizes = [(text, size) for text, size in sizes if not size.is_number]
+        self.symbols: dict[sympy.Symbol, str] = {}
+        self.divided: list[str] = []
+        for text, size in self.sizes:
+            if isinstance(size, sympy.Symbol):
+                self.symbols.setdefault(size, text)
+        for text, size in self.sizes:
+            factor, rest = size.as_coeff_Mul()
+            if isinstance(rest, sympy.Symbol) and rest not in self.symbols:
+                self.symbols[rest] = f"({text} // {factor})"
+                self.divided.append(f"{text} % {factor} == 0")
+
+    def all(self) -> tuple[str, ...]:
+        """Equations between sizes, then bounds, then what else was assumed."""
+        equations = [f"{text} == {self._text(size)}" for text, size in self.sizes if self._known(size)]
+        found = [*self.divided, *equations, *self._bounds()]
+        for relation in self._assumed():
+            found += [f"{self._text(divisor)} != 0" for divisor in _divisors(relation)]
+            found.append(f"{self._text(relation.lhs)} {_SIGNS[type(relation)]} {self._text(relation.rhs)}")
+        return tuple(text for text in dict.fromkeys(found) if not _is_trivial(text))
+
+    def _bounds(self) -> list[str]:
+        texts = []
+        for symbol, text in self.symbols.items():
+            known = self.environment.var_to_range.get(symbol)
+            if known is None:
+                continue
+            if known.lower.is_number and known.lower > _LEAST and known.lower.is_finite:
+                texts.append(f"{text} >= {int(known.lower)}")
+            if known.upper.is_Integer:
+                texts.append(f"{text} <= {int(known.upper)}")
+        return texts
+
+    def _assumed(self) -> list[Any]:
+        """The other relations, as far as they can be written of the inputs' sizes."""
+        relations = [self.environment.simplify(guard.expr) for guard in self.environment.guards]
+        return [one for one in relations if type(one) in _SIGNS and self._known(one) and not _asks_for_one(one)]
+
+    def _known(self, expression: sympy.Basic) -> bool:
+        return bool(expression.free_symbols) and expression.free_symbols <= set(self.symbols)
+
+    def _text(self, expression: sympy.Expr) -> str:
+        return str(_Printer(self.symbols).doprint(expression))
+
+
+class _Printer(PythonPrinter):
+    """Python text of an expression of sizes."""
+
+    def __init__(self, symbols: Mapping[sympy.Symbol, str]) -> None:
+        super().__init__()
+        self._symbols = symbols
+
+    def _print_Symbol(self, expr: sympy.Symbol) -> str:
+        return self._symbols[expr]
+
+
+def _asks_for_one(relation: sympy.Basic) -> bool:
+    """`size != 1` and the like: how a value broadcasts or lies in memory, which kernels do for any size."""
+    return isinstance(relation, sympy.Ne) and relation.rhs in (0, 1)
+
+
+def _divisors(relation: sympy.Basic) -> list[sympy.Expr]:
+    """What a relation divides by and could be 0, the innermost first; sizes themselves are not (kernels need some)."""
+    divisions = [part for part in sympy.postorder_traversal(relation) if isinstance(part, _DIVISIONS)]
+    return [part.args[1] for part in divisions if not part.args[1].is_number and not part.args[1].is_Symbol]
+
+
+def _is_trivial(text: str) -> bool:
+    left, sign, right = text.partition(" == ")
+    return bool(sign) and left == right
