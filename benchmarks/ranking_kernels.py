@@ -96,7 +96,7 @@ def convolutions(sm_count: int) -> Iterator[Item]:
         reference = read_reference(text, "Model")
         for positions, channels, warps, stages in _TILES:
             options = replace(anchored, convolution_tiles=ConvTiles(positions, channels, warps, stages))
-            forward = write_forward(plan_module(graph, options), reference.inputs[: len(graph.inputs)])
+            forward = write_forward(plan_module(graph, options))
             schedule = f"{positions} positions by {channels} channels, {warps} warps, {stages} stages"
             yield Item(kind, problem, schedule, text, write_file(reference, forward, description=problem))
 

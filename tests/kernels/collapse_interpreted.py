@@ -61,7 +61,7 @@ def emitted(module: nn.Module, x: torch.Tensor, options: PlanOptions) -> tuple[n
     """The drop-in, its source, whether the collapse is one launch, and whether sizes are free."""
     simplified = simplify(capture(module.eval(), [x]))
     plan = plan_module(simplified.graph, options)
-    source = write_live_file(("x",), write_forward(plan, ("x",), "self.reference"), description="test")
+    source = write_live_file(write_forward(plan), description="test")
     one = [type(kernel) for kernel in plan.fused] == [CollapsePlan] and not plan.native
     shape = simplified.graph.node(simplified.graph.inputs[0]).meta["val"].shape
     return load(source, "collapse")(module), source, one, all(fixed_size(size) is None for size in shape[2:])

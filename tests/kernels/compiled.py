@@ -27,8 +27,7 @@ def compile_for(
 ) -> dict[str, triton_compat.Compiled]:
     """Kernel -> what it needs, of every launch of a planned module's forward pass."""
     plan = plan_module(simplify(capture(module, inputs)).graph, options)
-    names = tuple(f"x{position}" for position in range(len(plan.graph.inputs)))
-    source = write_live_file(names, write_forward(plan, names, "self.reference"), description="", eval_children=[])
+    source = write_live_file(write_forward(plan), description="")
     filename = f"<compiled {abs(hash(source))}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(True), filename)
     namespace: dict[str, Any] = {"__name__": "compiled"}

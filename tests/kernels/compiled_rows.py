@@ -56,8 +56,7 @@ def compiled(name: str, gpu: Gpu) -> list[dict[str, Any]]:
     module = make().eval().to("meta", dtype)
     inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
     plan = plan_module(simplify(capture(module, inputs)).graph, PlanOptions(sm_count=gpu.sm_count))
-    names = tuple(f"x{i}" for i in range(len(shapes)))
-    source = write_live_file(names, write_forward(plan, names, "self.reference"), description=name)
+    source = write_live_file(write_forward(plan), description=name)
     found: list[dict[str, Any]] = []
     kernels = triton_compat.jit_function_type()
     plain = kernels.run  # type: ignore[attr-defined]

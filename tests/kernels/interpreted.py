@@ -36,8 +36,7 @@ refine_interpreter()
 def emit(module: nn.Module, inputs: Sequence[Any], options: PlanOptions) -> tuple[str, list[str]]:
     """Source of the drop-in for a live module, and what stayed native."""
     plan = plan_module(canonicalize(capture(module, inputs)).graph, options)
-    names = tuple(f"x{i}" for i in range(len(plan.graph.inputs)))
-    return write_live_file(names, write_forward(plan, names, "self.reference"), description="test"), list(plan.native)
+    return write_live_file(write_forward(plan), description="test"), list(plan.native)
 
 
 def load(source: str, name: str) -> Any:

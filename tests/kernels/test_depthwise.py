@@ -113,7 +113,7 @@ def test_it_is_row_major_between_native_convolutions(form: MemoryFormat) -> None
 def test_a_residual_must_be_as_large_as_the_result() -> None:
     module = Function(lambda m, x, y: torch.relu(m.children_list[0](x) + y), nn.Conv2d(4, 4, 3, 2, 1, groups=4)).eval()
     graph = simplify(capture(module, [torch.randn(2, 4, 9, 10), torch.randn(2, 4, 5, 5)])).graph
-    found = set(write_forward(plan_module(graph, STENCILS), ("x", "y")).conditions)
+    found = set(write_forward(plan_module(graph, STENCILS)).conditions)
     assert {"y.shape[0] == x.shape[0]", "y.shape[2] == (x.shape[2] - 1) // 2 + 1"} <= found
 
 
@@ -148,7 +148,7 @@ def test_phases_have_sums_of_their_own() -> None:
 
 def test_the_emitted_stencil_is_the_golden_one() -> None:
     plan = planned(after_one, [nn.Conv2d(8, 8, 3, padding=1, groups=8)], 8, STENCILS)
-    source = write_live_file(("x",), write_forward(plan, ("x",), "self.reference"), description="depthwise.")
+    source = write_live_file(write_forward(plan), description="depthwise.")
     check_golden("depthwise", source)
 
 

@@ -263,7 +263,6 @@ GOLDENS: dict[str, tuple[Any, list[torch.Tensor], GemmSchedule]] = {
 def test_emitted_file_is_the_golden_one(name: str) -> None:
     make, inputs, schedule = GOLDENS[name]
     plan = planned(make(), inputs, schedule)
-    arguments = tuple(f"x{position}" for position in range(len(inputs)))
-    forward = write_forward(plan, arguments, "self.reference")
-    source = write_live_file(arguments, forward, description=name, eval_children=[])
+    forward = write_forward(plan)
+    source = write_live_file(forward, description=name)
     check_golden(name, source)

@@ -1,8 +1,9 @@
 """Capture with `torch.export`: a module and example inputs in, a `Graph` out.
 
 Sizes are captured symbolically wherever the module accepts others, so that what is emitted works for any
-batch and spatial size. Floats that are attributes of the module are captured as links to those attributes
-(see `linked_scalars`), so that emitted code reads `self.add_value` instead of a literal.
+batch and spatial size. Floats that are attributes of the module, or arguments, are captured as links to those (see
+`tilewright.graph.linked`), so that emitted code reads them instead of a literal. What else the forward pass reads of
+the module is noted beside the graph (see `tilewright.graph.reads`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import copy
 import inspect
 import io
 import logging
-import math
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ import torch
 from torch import fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
+from torch.utils import _pytree as pytree
 
 from tilewright.errors import CaptureError, InputMismatchError, SourceLocation
 from tilewright.graph.arguments import input_arguments, output_structure
 from tilewright.graph.graph import Graph, LinkedScalar
 from tilewright.graph.guards import size_guards
-
-#: Relative step between sentinels: far above float64's resolution, far below float32's.
-_SENTINEL_STEP = 2.0**-40
+from tilewright.graph.linked import Links, linked_attributes, plain_numbers
+from tilewright.graph.reads import ReadLog, recorded_reads
 
 
 def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -> Graph:
@@ -44,9 +45,53 @@ def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -
         InputMismatchError: the module raises on these inputs.
         CaptureError: `torch.export` cannot capture it; the message names the operation and the line.
     """
-    with _in_eval_mode(module), linked_scalars(module) as linked:
-        program, was_dynamic = _export(module, tuple(inputs), dynamic)
-    return _graph_of(program, module, tuple(inputs), linked, was_dynamic)
+    links = Links()
+    given = tuple(inputs)
+    with _in_eval_mode(module), recorded_reads(module, links.argument) as log:
+        with linked_attributes(module, links):
+            program, was_dynamic = _export(module, _distinct(given), dynamic)
+        if log.changed:
+            raise CaptureError(
+                f"the reference cannot be captured: its forward pass sets {', '.join(sorted(log.changed))}",
+                hint="modules whose eval-mode forward changes attributes are not supported",
+            )
+        linked = _settle_links(program.graph, links, log)
+        graph = _graph_of(program, module, given, linked, was_dynamic)
+        return replace(graph, reads=log.read(), signature=inspect.signature(module.forward))
+
+
+def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The inputs with a copy in the place of a tensor that was given before: another call may give two."""
+    seen: set[int] = set()
+
+    def copied(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        again = id(value) in seen
+        seen.add(id(value))
+        return value.clone() if again else value
+
+    mapped: tuple[Any, ...] = pytree.tree_map(copied, inputs)
+    return mapped
+
+
+def _settle_links(graph: fx.Graph, links: Links, log: ReadLog) -> dict[float, LinkedScalar]:
+    """Number in the graph -> the attribute or argument that it is, for those that the forward pass only hands on.
+
+    An attribute that was read more often than it stands in the graph was computed with, out of sight.
+    """
+    used = {key for key, value in links.floats.items() if value.is_used}
+    counts = plain_numbers(graph, {})
+    for (kind, path), value in links.floats.items():
+        found = counts.get(value.sentinel, 0)
+        if kind == "self" and log.times(path) != found:
+            used.add((kind, path))
+    plain_numbers(graph, {links.floats[key].sentinel: links.floats[key].true for key in used})
+    return {
+        value.sentinel: LinkedScalar(path, value.true, is_argument=kind == "argument")
+        for (kind, path), value in links.floats.items()
+        if (kind, path) not in used
+    }
 
 
 def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[ExportedProgram, bool]:
@@ -175,32 +220,6 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-@contextlib.contextmanager
-def linked_scalars(module: nn.Module) -> Iterator[Mapping[float, LinkedScalar]]:
-    """Give every float attribute of `module` and its children a value of its own while it is captured.
-
-    A float in the captured graph that equals such a value is that attribute. The step is below float32's
-    resolution, so that comparisons of these attributes with other numbers almost always come out alike.
-    0, 1 and -1 stay as they are: rules of the algebra look for them.
-    """
-    linked: dict[float, LinkedScalar] = {}
-    changed: list[tuple[nn.Module, str, float]] = []
-    try:
-        for path, child in module.named_modules():
-            for name, value in list(vars(child).items()):
-                if type(value) is not float or not math.isfinite(value) or value in (0.0, 1.0, -1.0):
-                    continue
-                sentinel = value * (1.0 + _SENTINEL_STEP * (len(linked) + 1))
-                full = f"{path}.{name}" if path else name
-                linked[sentinel] = LinkedScalar(full, value)
-                changed.append((child, name, value))
-                setattr(child, name, sentinel)
-        yield linked
-    finally:
-        for child, name, value in changed:
-            setattr(child, name, value)
 
 
 def _graph_of(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,15 +15,17 @@ from tilewright.graph.arguments import InputArgument, Structure
 
 @dataclass(frozen=True)
 class LinkedScalar:
-    """A float in the graph that is an attribute of the module, so that emitted code can read it there.
+    """A float in the graph that is an attribute of the module or an argument, so that emitted code can read it there.
 
     Attributes:
-        path: attribute path from the root module (`add_value`, `act.negative_slope`).
+        path: attribute path from the root module (`add_value`, `act.negative_slope`), or an argument's name.
         value: its value when it was captured.
+        is_argument: it is an argument of the call.
     """
 
     path: str
     value: float
+    is_argument: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,9 @@ class Graph:
         arguments: what each parameter of forward was given, in the order of the call: tensors and constants.
         structure: how the returned leaves (the arguments of the output node: nodes and constants) are packed.
         guards: what the capture assumed of the inputs' sizes, as templates (see `size_guards`).
+        reads: path of a part of the module -> what the forward pass read of it -> its plain value (see
+            `tilewright.graph.watched.plain`).
+        signature: of the module's forward pass, without self.
     """
 
     fx: torch_fx.Graph
@@ -58,6 +64,8 @@ class Graph:
     arguments: tuple[InputArgument, ...] = ()
     structure: Structure | None = None
     guards: tuple[str, ...] = ()
+    reads: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    signature: inspect.Signature = field(default_factory=inspect.Signature)
 
     @property
     def returned(self) -> tuple[Any, ...]:

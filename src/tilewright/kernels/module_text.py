@@ -1,13 +1,13 @@
 """The emitted file: imports, kernels, wrappers, the module, in that order.
 
-The module keeps the reference's own forward pass as `reference_forward`, and takes it on CPU tensors, in
-training mode, when gradients are wanted, and where the plan's assumptions end.
+The module takes the reference's own forward pass on CPU tensors, when gradients are wanted, and where the plan's
+assumptions end: about its arguments, their sizes, and what it reads of itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch.fx as torch_fx
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
+from tilewright.kernels.call_text import Layout, Signature, argument_conditions, layout_of
 from tilewright.kernels.conv_plan import FEW_CHANNELS, MAX_KEPT_CHANNELS, ConvPlan
 from tilewright.kernels.depthwise_plan import DepthwisePlan
 from tilewright.kernels.emit_collapse import emit_collapse
@@ -35,7 +36,7 @@ from tilewright.kernels.prepared import PreparedWriter
 from tilewright.kernels.region import narrowed_dim
 from tilewright.kernels.row_kernels import emit_rows
 from tilewright.kernels.row_plan import RowPlan
-from tilewright.kernels.text import Lines, Names, shape_text
+from tilewright.kernels.text import Lines, Names
 
 
 class EmissionError(TilewrightError):
@@ -49,7 +50,14 @@ class ForwardText:
     Attributes:
         kernels: source of helpers and kernels.
         wrappers: source of the wrappers.
-        conditions: expressions that must hold for the kernels to run.
+        signature: how the forward pass is called.
+        given: names of the parameters that the captured call gave, or left at their defaults.
+        arguments: expressions that must hold of the call's arguments for the kernels to run, sizes apart.
+        device: expression of the device that all tensors must lie on.
+        conditions: expressions that must hold of sizes; they may use the names of `state`.
+        state: attribute path -> the name under which the forward pass has the tensor or float.
+        numbers: the paths among them of floats.
+        reads: what the forward pass read of the module when it was captured (see `Graph.reads`).
         body: statements of the planned forward pass, unindented; the last one returns.
         uses_functional: the body calls torch.nn.functional as F.
         scratch: declared scratch tensors.
@@ -58,7 +66,14 @@ class ForwardText:
 
     kernels: str
     wrappers: str
+    signature: Signature
+    given: frozenset[str]
+    arguments: tuple[str, ...]
+    device: str
     conditions: tuple[str, ...]
+    state: Mapping[str, str]
+    numbers: frozenset[str]
+    reads: Mapping[str, Mapping[str, Any]] = field(compare=False)
     body: str
     uses_functional: bool
     scratch: tuple[str, ...]
@@ -80,6 +95,10 @@ def next_power_of_2(n):
 }
 
 
+#: A dim of a tensor.
+Place = tuple[torch_fx.Node, int]
+
+
 def _with_host_maths(source: str) -> str:
     """The host's code with plain arithmetic in the place of Triton's."""
     used = [text.strip("\n") for name, text in _HOST_MATHS.items() if f"triton.{name}(" in source]
@@ -88,24 +107,9 @@ def _with_host_maths(source: str) -> str:
     return "\n\n\n".join([*used, source])
 
 
-def attribute_path(path: str, root: str = "self") -> str:
-    """`net.0.weight` as an expression: `self.net[0].weight`; children of a root that is a sequence, by their names."""
-    first, *rest = path.split(".")
-    text = f'{root}._modules["{first}"]' if first.isdigit() else f"{root}.{first}"
-    for part in rest:
-        text += f"[{part}]" if part.isdigit() else f".{part}"
-    return text
-
-
-def write_forward(plan: ModulePlan, inputs: Sequence[str], scalar_root: str = "self") -> ForwardText:
-    """Text of the planned forward pass.
-
-    Args:
-        plan: the plan.
-        inputs: the forward pass's parameter names, one for each input of the graph.
-        scalar_root: where float attributes of the root module are read.
-    """
-    return _ForwardWriter(plan, inputs, scalar_root).write()
+def write_forward(plan: ModulePlan) -> ForwardText:
+    """Text of the planned forward pass."""
+    return _ForwardWriter(plan).write()
 
 
 def emit_step(step: FusedStep | ConvStep | GemmStep | CollapseStep, graph: Graph) -> EmittedKernel:
@@ -124,37 +128,64 @@ def emit_step(step: FusedStep | ConvStep | GemmStep | CollapseStep, graph: Graph
 
 
 class _ForwardWriter:
-    def __init__(self, plan: ModulePlan, inputs: Sequence[str], scalar_root: str) -> None:
+    def __init__(self, plan: ModulePlan) -> None:
         self.plan = plan
         self.graph: Graph = plan.graph
-        self.scalar_root = scalar_root
-        self.names = Names({"self", "torch", "F", "nn", "tl", "triton", *inputs})
+        self.arguments = plan.graph.arguments
+        self.signature = Signature.of(plan.graph.signature)
+        self.names = Names({"self", "state", "torch", "F", "nn", "tl", "triton", *self.signature.names})
+        self.state: dict[str, str] = {}
+        self.numbers: set[str] = set()
         self.text: dict[torch_fx.Node, str] = {}
         self.contiguous: set[torch_fx.Node] = set()
         self.emitted: list[EmittedKernel] = []
         self.scratch: list[str] = []
         self.native_nodes = {step.node for step in plan.steps if isinstance(step, NativeStep)}
         self.lines = Lines()
-        self._bind_placeholders(inputs)
+        self._bind_placeholders()
         self.prepared = PreparedWriter(self.graph, plan.prepared, self.text.__getitem__, self._linked, self.names)
 
-    def _bind_placeholders(self, inputs: Sequence[str]) -> None:
-        names = dict(zip(self.graph.inputs, inputs, strict=True))
-        state = self.graph.state_names()
+    def _bind_placeholders(self) -> None:
+        given = {argument.placeholder: argument.name for argument in self.arguments if argument.placeholder is not None}
         for node in self.graph.fx.nodes:
             if node.op != "placeholder":
                 continue
-            if node.name in names:
-                self.text[node] = names[node.name]
-                self.contiguous.add(node)
-            elif node.name in state:
-                self.text[node] = attribute_path(state[node.name])
+            if node.name in given:
+                self._bind_input(node, given[node.name])
+            elif node.users and (path := self._path_of(node)) is not None:
+                self.text[node] = self._state(path)
             elif node.name in self.graph.constants:
                 self.text[node] = _constant_text(self.graph.constants[node.name])
 
+    def _bind_input(self, node: torch_fx.Node, text: str) -> None:
+        """An input as the kernels take it: packed, as the guard asks, or made so where the example was not."""
+        self.text[node] = text
+        self.contiguous.add(node)
+        if layout_of(node.meta["val"]) is not Layout.PACKED and node.users:
+            self.text[node] = self.names.unique(f"{node.name}_packed")
+            self.lines.add(f"{self.text[node]} = {text}.contiguous()")
+
+    def _path_of(self, node: torch_fx.Node) -> str | None:
+        """Path of the attribute that a placeholder is; None for a constant of the forward pass."""
+        path = self.graph.state_names().get(node.name, self.graph.constant_names.get(node.name))
+        owner, _, name = (path or "").rpartition(".")
+        is_state = node.name in self.graph.state_names() or name in self.graph.reads.get(owner, {})
+        return path if is_state else None
+
+    def _state(self, path: str) -> str:
+        """The name under which the forward pass has an attribute."""
+        if path not in self.state:
+            self.state[path] = self.names.unique(path)
+        return self.state[path]
+
     def _linked(self, value: float) -> str | None:
         link = self.graph.linked.get(value)
-        return None if link is None else attribute_path(link.path, self.scalar_root)
+        if link is None:
+            return None
+        if link.is_argument:
+            return link.path
+        self.numbers.add(link.path)
+        return self._state(link.path)
 
     def _text_of(self, item: Any) -> str:
         if isinstance(item, torch_fx.Node):
@@ -187,7 +218,14 @@ class _ForwardWriter:
         return ForwardText(
             "\n\n\n".join([*([helpers] if helpers else []), *kernels]),
             _with_host_maths("\n\n\n".join([*wrappers, *own])),
+            self.signature,
+            frozenset(argument.parameter for argument in self.arguments),
+            tuple(argument_conditions(self.graph)),
+            self._device(),
             tuple(self._conditions()),
+            self.state,
+            frozenset(self.numbers),
+            self.graph.reads,
             body,
             any("F." in text for text in (body, *own)),
             (*self.scratch, *self.prepared.scratch()),
@@ -263,39 +301,51 @@ class _ForwardWriter:
         self.text[node] = name
 
     def _return(self) -> None:
-        texts = []
-        for name in self.graph.outputs:
-            node = self.graph.node(name)
-            if node in self.plan.prepared:
-                texts.append(f"{self.prepared.value(node)}.clone()")  # the caller may change what it is given
-                continue
-            plain = self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
-            texts.append(f"{self.text[node]}.contiguous()" if plain else self.text[node])
-        self.lines.add(f"return {texts[0] if self.graph.single_output else shape_text(texts)}")
+        assert self.graph.structure is not None
+        texts = iter([self._returned(leaf) for leaf in self.graph.returned])
+        self.lines.add(f"return {self.graph.structure.text(texts)}")
+
+    def _returned(self, leaf: Any) -> str:
+        if not isinstance(leaf, torch_fx.Node):
+            return self._text_of(leaf)
+        if leaf in self.plan.prepared:
+            return f"{self.prepared.value(leaf)}.clone()"  # the caller may change what it is given
+        if leaf.op == "placeholder":
+            return next((one.name for one in self.arguments if one.placeholder == leaf.name), self.text.get(leaf, ""))
+        plain = self.plan.formats.get(leaf) is MemoryFormat.CHANNELS_LAST
+        return f"{self.text[leaf]}.contiguous()" if plain else self.text[leaf]
+
+    def _device(self) -> str:
+        """The device of the first tensor among the arguments."""
+        first = next((argument.name for argument in self.arguments if argument.placeholder is not None), None)
+        if first is None:
+            raise EmissionError("the forward pass takes no tensor")
+        return f"{first}.device"
 
     # -- conditions under which the kernels may run ---------------------------------------------------------
 
     def _conditions(self) -> list[str]:
-        conditions: list[str] = []
-        for name in self.graph.inputs:
-            node = self.graph.node(name)
-            value, text = node.meta.get("val"), self.text[node]
-            if isinstance(value, torch.Tensor):
-                conditions.append(f"{text}.dtype == {value.dtype}")
-                conditions.append(f"{text}.dim() == {value.dim()}")
-                conditions += self._static_sizes(node)
+        texts = {node.name: text for node, text in self.text.items()}
+        ties = [tie for step in self.plan.steps if not isinstance(step, NativeStep) for tie in self._ties(step)]
+        conditions = [guard.format(**texts) for guard in self.graph.guards]
+        for node in self._given():
+            conditions += self._static_sizes(node, {place: anchor for place, anchor in ties if place[0] is node})
         for step in self.plan.steps:
             if not isinstance(step, NativeStep):
-                conditions += self._shape_conditions(step)
+                conditions += self._fixed_sizes(step.plan.region.operands)
             if isinstance(step, ConvStep):
                 conditions += self._kept_channels(step.plan)
         for kernel in self.emitted:
-            texts = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
-            named = {node.name: text for node, text in self.text.items()}
-            conditions += [condition.format(*texts, **named) for condition in kernel.conditions]
+            operands = [self.text.get(self.graph.node(name), "") for name in kernel.operands]
+            conditions += [condition.format(*operands, **texts) for condition in kernel.conditions]
         return list(dict.fromkeys(conditions))
 
-    def _static_sizes(self, node: torch_fx.Node) -> list[str]:
+    def _given(self) -> list[torch_fx.Node]:
+        """The call's tensors."""
+        names = [argument.placeholder for argument in self.arguments if argument.placeholder is not None]
+        return [self.graph.node(name) for name in names]
+
+    def _static_sizes(self, node: torch_fx.Node, ties: Mapping[Place, Place]) -> list[str]:
         """Sizes that the capture fixed: those of a weight that meets them are compared with it."""
         conditions = []
         for dim, captured in enumerate(node.meta["val"].shape):
@@ -303,6 +353,8 @@ class _ForwardWriter:
             if size is None:
                 continue
             partner = next((found for user in node.users if (found := self._weight_dim(user, node, dim, size))), None)
+            if partner is None and (node, dim) in ties:
+                partner = self._size(ties[node, dim])
             conditions.append(f"{self.text[node]}.shape[{dim}] == {partner or size}")
         return conditions
 
@@ -338,22 +390,16 @@ class _ForwardWriter:
             return None
         return f"{self.text[weight]}.shape[{position}]"
 
-    def _shape_conditions(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> list[str]:
-        """Sizes that a kernel reads from one tensor and uses on another must agree."""
+    def _ties(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> Iterator[tuple[Place, Place]]:
+        """Sizes of inputs that a kernel reads from a parameter, each with the parameter's."""
         region = step.plan.region
-        conditions = []
         for axis in range(len(region.axis_levels)):
             places = [
                 (operand.node, dim) for operand in region.operands for dim, of in enumerate(operand.map) if of == axis
             ]
-            given = [(node, dim) for node, dim in places if node.op == "placeholder"]
+            given = [(node, dim) for node, dim in places if node.op == "placeholder" and node in self.text]
             known = [place for place in given if place[0].name not in self.graph.inputs]
-            inputs = [place for place in given if place[0].name in self.graph.inputs]
-            for place in inputs:
-                anchor = (known or inputs)[0]
-                if place != anchor:
-                    conditions.append(f"{self._size(place)} == {self._size(anchor)}")
-        return conditions + self._fixed_sizes(region.operands)
+            yield from ((place, known[0]) for place in given if known and place[0].name in self.graph.inputs)
 
     def _fixed_sizes(self, operands: Sequence[Any]) -> list[str]:
         """Dims of 1 in an input are broadcast by the kernel, and must be 1 again."""
@@ -365,7 +411,7 @@ class _ForwardWriter:
             if axis is None
         ]
 
-    def _size(self, place: tuple[torch_fx.Node, int]) -> str:
+    def _size(self, place: Place) -> str:
         return f"{self.text[place[0]]}.shape[{place[1]}]"
 
 

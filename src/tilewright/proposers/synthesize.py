@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -26,9 +26,10 @@ from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles
 from tilewright.kernels.gemm_plan import GemmPlan
 from tilewright.kernels.gemm_schedules import schedule_sets
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.module_text import ForwardText, attribute_path, write_forward
+from tilewright.kernels.module_text import ForwardText, write_forward
 from tilewright.kernels.native import operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
+from tilewright.kernels.planned_text import widened
 from tilewright.kernels.planner import KernelPlan, ModulePlan, PlanOptions, plan_module
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles
 from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles
@@ -347,7 +348,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
     variants = [replace(options, approximate=rounds) for options in variants]
-    planned = () if reference is None else _planned_arguments(source, reference, graph, variants[0])
+    may_differ = graph.reads if reference is None else _widened_reads(source, graph, variants[0])
     for options in dict.fromkeys(variants):
         say(f"writing a plan: {options.describe()}")
         plan = plan_module(graph, options)
@@ -355,7 +356,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
             continue
         if not _fits(plan, task):
             continue
-        text, forward = _write(task, module, plan, reference, planned)
+        text, forward = _write(task, plan, reference, may_differ)
         candidate = _candidate(text, forward, plan, options, reference is None)
         candidates.setdefault(text, replace(candidate, collapses=collapses))
     return tuple(candidates.values())
@@ -371,33 +372,22 @@ def _module_and_inputs(source: ModuleSource) -> tuple[nn.Module, list[Any]]:
 
 def _write(
     task: Task,
-    module: nn.Module,
     plan: ModulePlan,
     reference: ReferenceClass | None,
-    planned: Sequence[tuple[str, object]],
+    may_differ: Mapping[str, Mapping[str, Any]],
 ) -> tuple[str, ForwardText]:
     """The file, and the forward pass in it."""
-    children = _eval_children(module)
     description = f"{task.name}: {_summary(plan)}."
+    forward = write_forward(plan)
     if reference is None:
-        inputs = tuple(f"x{position}" if position else "x" for position in range(len(plan.graph.inputs)))
-        forward = write_forward(plan, inputs, "self.reference")
-        return write_live_file(inputs, forward, description=description, eval_children=children), forward
-    forward = write_forward(plan, reference.inputs[: len(plan.graph.inputs)])
-    text = write_file(reference, forward, description=description, planned_arguments=planned, eval_children=children)
-    return text, forward
+        return write_live_file(forward, description=description), forward
+    return write_file(reference, forward, description=description, may_differ=may_differ), forward
 
 
 def _summary(plan: ModulePlan) -> str:
     kernels = ", ".join(kernel.name for kernel in plan.fused)
     native = f"; native: {', '.join(plan.native)}" if plan.native else ""
     return f"fused in Triton: {kernels}{native}"
-
-
-def _eval_children(module: nn.Module) -> list[str]:
-    """Children that behave differently in training, so that their own flag must be looked at."""
-    kinds = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
-    return [attribute_path(name) for name, child in module.named_modules() if name and isinstance(child, kinds)]
 
 
 def _candidate(text: str, forward: ForwardText, plan: ModulePlan, options: PlanOptions, live: bool) -> Candidate:
@@ -466,27 +456,23 @@ def _schedule(kernel: KernelPlan) -> Schedule:
     return Schedule(kernel.name, (("TILE", limits.tile), ("ROW", limits.row)), limits.num_warps, limits.num_stages)
 
 
-# -- generality: which constructor arguments the text depends on --------------------------------------------
+# -- generality: what other constructor arguments may change ------------------------------------------------
 
 
-def _planned_arguments(
-    source: ModuleSource, reference: ReferenceClass, graph: Graph, options: PlanOptions
-) -> tuple[tuple[str, object], ...]:
-    """Constructor arguments for which another value gives another text: the module checks for these.
+def _widened_reads(source: ModuleSource, graph: Graph, options: PlanOptions) -> Mapping[str, Mapping[str, Any]]:
+    """What was read of the module, with `...` for what may differ: the text holds for it as it is.
 
-    Each argument is changed, the module captured and written again. Where the text stays the same, it holds for
-    that argument as it is; where it changes, or nothing can be captured, the argument is fixed.
+    Each constructor argument is changed, the module captured and written again. Where the text stays the same, what
+    changed with the argument may differ.
     """
     arguments = init_args(source)
-    if reference.constructor is None or len(arguments) > len(reference.constructor):
-        return ()
-    inputs = reference.inputs[: len(graph.inputs)]
-    text = write_forward(plan_module(graph, options), inputs)
-    return tuple(
-        (reference.constructor[position], value)
-        for position, value in enumerate(arguments)
-        if not _same_text_otherwise(source, arguments, position, text, inputs, options)
-    )
+    text = write_forward(plan_module(graph, options))
+    reads: dict[str, Any] = dict(graph.reads)
+    for position in range(len(arguments)):
+        found = _same_text_otherwise(source, arguments, position, text, options)
+        if found is not None and [*found] == [*reads]:
+            reads = {path: widened(reads[path], found[path]) for path in reads}
+    return {path: names if names is not ... else graph.reads[path] for path, names in reads.items()}
 
 
 def _same_text_otherwise(
@@ -494,19 +480,19 @@ def _same_text_otherwise(
     arguments: tuple[Any, ...],
     position: int,
     text: ForwardText,
-    inputs: Sequence[str],
     options: PlanOptions,
-) -> bool:
+) -> Mapping[str, Mapping[str, Any]] | None:
+    """What is read of the module when one argument is another, if the text is the same then."""
     for changed, follow in _changes(arguments[position]):
         others = tuple(changed if index == position else value for index, value in enumerate(arguments))
         graph = _capture_changed(source, others, arguments[position], changed, follow)
         if graph is None:
             continue
         try:
-            return write_forward(plan_module(graph, options), inputs) == text
+            return graph.reads if write_forward(plan_module(graph, options)) == text else None
         except TilewrightError:
-            return False
-    return False
+            return None
+    return None
 
 
 def _changes(value: Any) -> list[tuple[Any, bool]]:
