@@ -31,6 +31,7 @@ from tilewright.graph.graph import Graph, LinkedScalar
 from tilewright.graph.guards import size_guards
 from tilewright.graph.linked import Links, linked_attributes, plain_numbers
 from tilewright.graph.reads import ReadLog, recorded_reads
+from tilewright.graph.size_one import size_one_guards
 
 
 def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -> Graph:
@@ -57,7 +58,10 @@ def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -
             )
         linked = _settle_links(program.graph, links, log)
         graph = _graph_of(program, module, given, linked, was_dynamic)
-        return replace(graph, reads=log.read(), signature=inspect.signature(module.forward))
+        reads = log.read()
+    with _in_eval_mode(module):
+        guards = (*graph.guards, *size_one_guards(module, given, graph))
+    return replace(graph, reads=reads, guards=guards, signature=inspect.signature(module.forward))
 
 
 def _distinct(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -88,7 +92,7 @@ def _settle_links(graph: fx.Graph, links: Links, log: ReadLog) -> dict[float, Li
             used.add((kind, path))
     plain_numbers(graph, {links.floats[key].sentinel: links.floats[key].true for key in used})
     return {
-        value.sentinel: LinkedScalar(path, value.true, is_argument=kind == "argument")
+        value.sentinel: LinkedScalar(path, value.true, kind == "argument", tuple(value.asked))
         for (kind, path), value in links.floats.items()
         if (kind, path) not in used
     }

@@ -21,11 +21,13 @@ class LinkedScalar:
         path: attribute path from the root module (`add_value`, `act.negative_slope`), or an argument's name.
         value: its value when it was captured.
         is_argument: it is an argument of the call.
+        asked: how the forward pass found it to compare with numbers, as conditions on `{}`.
     """
 
     path: str
     value: float
     is_argument: bool = False
+    asked: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

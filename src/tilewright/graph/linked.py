@@ -21,10 +21,17 @@ _STEP = 2.0**-40
 
 
 class LinkedFloat(float):
-    """A float that passes for `true`, and notes when Python does more with it than hand it on."""
+    """A float that passes for `true`, and notes when Python does more with it than hand it on.
+
+    Attributes:
+        true: the float that it stands for.
+        is_used: it was computed with, or compared with something else than a number.
+        asked: how it compared with numbers, as conditions on `{}`: `{} > 0.0`, `not {} > 0.0`.
+    """
 
     true: float
     is_used: bool
+    asked: dict[str, None]
 
     @property
     def sentinel(self) -> float:
@@ -34,7 +41,7 @@ class LinkedFloat(float):
     def __new__(cls, value: float, true: float) -> LinkedFloat:
         """The float `value`, in the place of `true`."""
         made = super().__new__(cls, value)
-        made.true, made.is_used = true, False
+        made.true, made.is_used, made.asked = true, False, {}
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -44,12 +51,21 @@ class LinkedFloat(float):
         return self
 
 
+_SIGNS = {"__lt__": "<", "__le__": "<=", "__gt__": ">", "__ge__": ">=", "__eq__": "==", "__ne__": "!="}
+
+
 def _noting(name: str) -> Callable[..., Any]:
     plain = getattr(float, name)
 
+    sign = _SIGNS.get(name)
+
     def method(self: LinkedFloat, *others: Any) -> Any:
         result = plain(self.true, *(other.true if isinstance(other, LinkedFloat) else other for other in others))
-        if result is not NotImplemented:
+        if result is NotImplemented:
+            return result
+        if sign is not None and type(others[0]) in (int, float):
+            self.asked[f"{'' if result else 'not '}{{}} {sign} {others[0]!r}"] = None
+        else:
             self.is_used = True
         return result
 

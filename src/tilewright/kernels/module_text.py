@@ -328,6 +328,10 @@ class _ForwardWriter:
         texts = {node.name: text for node, text in self.text.items()}
         ties = [tie for step in self.plan.steps if not isinstance(step, NativeStep) for tie in self._ties(step)]
         conditions = [guard.format(**texts) for guard in self.graph.guards]
+        links = [link for link in self.graph.linked.values() if link.is_argument or link.path in self.numbers]
+        for link in links:
+            name = link.path if link.is_argument else self.state[link.path]
+            conditions += [asked.format(name) for asked in link.asked]
         for node in self._given():
             conditions += self._static_sizes(node, {place: anchor for place, anchor in ties if place[0] is node})
         for step in self.plan.steps:

@@ -149,7 +149,7 @@ class PreparedWriter:
         if isinstance(item, torch_fx.Node):
             if item.op == "placeholder":
                 text = self._paths(item)
-                return text if item.name in self.graph.constants else self._argument(text)
+                return self._argument(text) if text.isidentifier() or item.name not in self.graph.constants else text
             if item not in self._text:
                 self._emit(item)
             return self._text[item]

@@ -348,7 +348,7 @@ def synthesize(task: Task, *, progress: Progress | None = None) -> tuple[Candida
     variants = with_depthwise(variants, graph)
     variants = with_collapses(variants, graph, task.gpu.sm_count)
     variants = [replace(options, approximate=rounds) for options in variants]
-    may_differ = graph.reads if reference is None else _widened_reads(source, graph, variants[0])
+    may_differ = graph.reads if reference is None else widened_reads(source, graph, variants[0])
     for options in dict.fromkeys(variants):
         say(f"writing a plan: {options.describe()}")
         plan = plan_module(graph, options)
@@ -459,7 +459,7 @@ def _schedule(kernel: KernelPlan) -> Schedule:
 # -- generality: what other constructor arguments may change ------------------------------------------------
 
 
-def _widened_reads(source: ModuleSource, graph: Graph, options: PlanOptions) -> Mapping[str, Mapping[str, Any]]:
+def widened_reads(source: ModuleSource, graph: Graph, options: PlanOptions) -> Mapping[str, Mapping[str, Any]]:
     """What was read of the module, with `...` for what may differ: the text holds for it as it is.
 
     Each constructor argument is changed, the module captured and written again. Where the text stays the same, what
