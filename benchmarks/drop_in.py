@@ -233,10 +233,10 @@ def by_keyword(scene: Scene) -> None:
 
 def other_values(scene: Scene) -> None:
     """Arguments that are no tensors, changed; one argument more or fewer."""
+    others = [2.5, 7, None, True, torch.tensor(2.0)]
     changed = [
-        scene.rng.choice([2.5, 7, None, True, torch.tensor(2.0)]) if not isinstance(one, torch.Tensor | list | dict) else one
-        for one in scene.arguments
-    ]  # fmt: skip
+        one if isinstance(one, torch.Tensor | list | dict) else scene.rng.choice(others) for one in scene.arguments
+    ]
     if changed == scene.arguments or scene.rng.random() < 0.2:
         changed = [*changed, torch.randn(1)] if scene.rng.random() < 0.5 else changed[:-1]
     scene.arguments = changed
@@ -375,8 +375,8 @@ def copied(scene: Scene) -> None:
 
 
 DIFFERENCES: tuple[Callable[[Scene], None], ...] = (
-    nothing, other_batch, broadcast, misfit, fewer_dims, strides, types_, same_twice, by_keyword, other_values, attribute,
-    attribute, child, child, append, weights, weights, new_weights, loaded, training, with_gradients, copied,
+    nothing, other_batch, broadcast, misfit, fewer_dims, strides, types_, same_twice, by_keyword, other_values,
+    attribute, attribute, child, child, append, weights, weights, new_weights, loaded, training, with_gradients, copied,
 )  # fmt: skip
 
 
@@ -396,18 +396,18 @@ def pretended() -> Iterator[None]:
 
 def call(module: nn.Module, scene: Scene, on_gpu: bool) -> tuple[Any, BaseException | None]:
     """The result of the scene's call, or what it raised."""
-    arguments = pytree.tree_map(
-        lambda one: (
-            one.detach().clone(memory_format=torch.preserve_format).requires_grad_(one.requires_grad)
-            if isinstance(one, torch.Tensor)
-            else one
-        ),
-        (scene.arguments, scene.keywords),
-    )
+    known: dict[int, torch.Tensor] = {}
+
+    def fresh(one: Any) -> Any:
+        if not isinstance(one, torch.Tensor):
+            return one
+        return known.setdefault(id(one), one.detach().requires_grad_(one.requires_grad))
+
+    arguments, keywords = pytree.tree_map(fresh, (scene.arguments, scene.keywords))
     torch.manual_seed(5)
     try:
         with torch.set_grad_enabled(scene.gradients), pretended() if on_gpu else contextlib.nullcontext():
-            return module(*arguments[0], **arguments[1]), None
+            return module(*arguments, **keywords), None
     except Exception as error:
         return None, error
 
@@ -445,9 +445,8 @@ def compare(family: Family, right: tuple[Any, Any], found: tuple[Any, Any]) -> s
 def _said(outcome: tuple[Any, Any]) -> str:
     if outcome[1] is not None:
         return f"{type(outcome[1]).__name__}: {str(outcome[1])[:160]}"
-    return str(pytree.tree_map(lambda one: tuple(one.shape) if isinstance(one, torch.Tensor) else one, outcome[0]))[
-        :160
-    ]
+    leaves = pytree.tree_leaves(outcome[0])
+    return str([tuple(one.shape) if isinstance(one, torch.Tensor) else one for one in leaves])[:160]
 
 
 class Drawer:
