@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from tilewright.drop_in import check_replaceable, drop_in
 from tilewright.errors import SourceError
 from tilewright.search.progress import Progress
 from tilewright.task.task import Task
@@ -27,10 +24,6 @@ if TYPE_CHECKING:
     from tilewright.search.understand import Inspection
     from tilewright.values.diagnosis import DiagnosisReport
     from tilewright.values.profile import ForwardProfile
-
-
-class NothingBetterWarning(UserWarning):
-    """`optimize` found nothing that passed the gate and was faster; the module was returned as it is."""
 
 
 def optimize(
@@ -50,9 +43,10 @@ def optimize(
 ) -> nn.Module:
     """A faster module that can take the place of `module`, verified against it.
 
-    The result shares the parameters and buffers of `module`: an update to them is seen, and its `state_dict`
-    has the same keys. On CPU tensors, in training mode and where gradients are wanted it does what `module`
-    does. The evidence is its attribute `tilewright_study`, a `tilewright.values.study.Study`.
+    The result is of `module`'s class and shares all that it owns: parameters, buffers, children, attributes, hooks. An
+    update to any of them is seen, in whichever way it is made. On CPU tensors, where gradients are wanted, and wherever
+    a call or the module is not what the kernels were planned for, it does what `module` does. It can be copied and
+    pickled. The evidence is its attribute `tilewright_study`, a `tilewright.values.study.Study`.
 
     Where nothing better is found, `module` itself is returned (with the study as its attribute, too) and a
     `NothingBetterWarning` is given.
@@ -65,7 +59,6 @@ def optimize(
         precision: precision class (`ieee`, `tf32`, `fp16`, `bf16`); what torch's own flags say if None.
         effort: `none`, `quick` or `full`.
         name: of the task, for files and tables; the class's name if None.
-        fleet: workers that compile, measure and judge (`tilewright.search.fleet`).
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         study: the study store's file; one in `out`, or in the user's cache folder, if None.
         progress: told what is being tried.
@@ -78,53 +71,20 @@ def optimize(
         InputMismatchError: the inputs do not fit the module.
         CaptureError: the module cannot be captured; the operation is named.
         UnknownGpuError: no such GPU, or none was named and none is installed.
+        SourceError: `module` is no module, or its forward pass was replaced on the instance.
     """
-    from tilewright.task.load import task_from_module
+    from tilewright.task.load import installed_gpu, task_from_module
 
-    task = task_from_module(module, inputs, gpu=gpu, stage=stage, precision=precision, name=name)
+    target = installed_gpu() if gpu is None else gpu
+    task = task_from_module(module, inputs, gpu=target, stage=stage, precision=precision, name=name)
+    check_replaceable(module)
     folder = None if out is None else Path(out)
     result = _search(task, effort, folder, progress, study, "", llm, again)
     if folder is not None:
         from tilewright.report.files import write_report
 
         write_report(result, folder)
-    return _drop_in(module, result)
-
-
-def _drop_in(module: nn.Module, study: Study) -> nn.Module:
-    """The study's best as a module that shares the parameters of `module`; `module` where there is none."""
-    if study.best is None:
-        from tilewright.report.summary import sentence
-
-        warnings.warn(sentence(study), NothingBetterWarning, stacklevel=3)
-        optimized = module
-    else:
-        optimized = _import_source(study.best.candidate).ModelNew(module)
-        optimized.train(module.training)
-    optimized.tilewright_study = study  # type: ignore[assignment]
-    return optimized
-
-
-def _import_source(candidate: Candidate) -> ModuleType:
-    """Import a candidate that passed the gate; Triton reads its kernels' source from a file, so it gets one."""
-    from tilewright.report.files import write_atomically
-    from tilewright.search.opening import user_cache_dir
-
-    folder = user_cache_dir() / "modules"
-    folder.mkdir(parents=True, exist_ok=True)
-    name = f"tilewright_model_{candidate.digest}"
-    path = folder / f"{name}.py"
-    if not path.is_file() or path.read_text(encoding="utf-8") != candidate.source:
-        write_atomically(path, candidate.source)
-    if name in sys.modules:
-        return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    imported = importlib.util.module_from_spec(spec)
-    sys.modules[name] = imported
-    spec.loader.exec_module(imported)
-    return imported
+    return drop_in(module, result)
 
 
 def optimize_file(

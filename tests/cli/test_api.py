@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import torch
 from torch import nn
 
 import tilewright
-from tilewright.api import NothingBetterWarning
+from tilewright.drop_in import NothingBetterWarning
 from tilewright.errors import CaptureError, InputMismatchError, SourceError, UnknownGpuError
 from tilewright.values.study import Study
 
@@ -117,3 +120,67 @@ def test_functions_keep_their_names_beside_subpackages_of_the_same_name() -> Non
     importlib.import_module("tilewright.verify.gate")
     importlib.import_module("tilewright.profile.model")
     assert all(callable(getattr(tilewright, name)) for name in ("optimize", "verify", "inspect", "profile", "diagnose"))
+
+
+class Gated(nn.Module):
+    """What a drop-in has to keep: options, methods, attributes, optional arguments, numbers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.gate, self.width = "gelu", width
+
+    def doubled(self) -> int:
+        return 2 * self.width
+
+    def forward(self, x: torch.Tensor, gain: float = 1.5, *, mask: torch.Tensor | None = None) -> torch.Tensor:
+        y = self.norm(x) * gain
+        y = y if mask is None else y * mask
+        return nn.functional.gelu(y) if self.gate == "gelu" else torch.tanh(y)
+
+
+def test_the_result_is_the_module_in_every_other_respect(tmp_path: Path) -> None:
+    module = Gated(512).eval()
+    result = optimized(module, tmp_path, 1024, 512)
+    assert result is not module
+    assert isinstance(result, Gated)
+    assert result.doubled() == 1024
+    x, mask = torch.randn(3, 512), torch.rand(3, 512)
+    assert torch.equal(result(x=x, gain=2.0, mask=mask), module(x, 2.0, mask=mask))
+    result.gate = "tanh"
+    assert module.gate == "tanh"
+    assert torch.equal(result(x), module(x))
+    assert "tilewright_study" not in vars(module)
+    twin = copy.deepcopy(result)
+    assert twin.norm.weight.data_ptr() != module.norm.weight.data_ptr()
+    assert torch.equal(twin(x), module(x))
+
+
+def test_the_result_can_be_saved_and_loaded_in_another_process(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.LayerNorm(512), nn.GELU()).eval()
+    result = optimized(module, tmp_path, 1024, 512)
+    assert result is not module
+    torch.save(result, tmp_path / "module.pt")
+    script = (
+        "import sys, torch\n"
+        "loaded = torch.load(sys.argv[1], weights_only=False)\n"
+        "print(type(loaded).__name__, 'Triton' in sys.modules[type(loaded).__mro__[1].__module__].__doc__)\n"
+        "print(loaded(torch.ones(2, 512)).abs().sum().item())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "module.pt")], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["Sequential", "True", "0.0"]
+
+
+def test_without_a_gpu_the_target_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tilewright.task.load.detect_gpu", lambda: None)
+    with pytest.raises(UnknownGpuError, match="none is installed"):
+        tilewright.optimize(Block(), [torch.rand(1, 3, 8, 8)])
+
+
+def test_a_forward_pass_replaced_on_the_instance_is_refused() -> None:
+    module = Block()
+    module.forward = lambda x: x  # type: ignore[assignment, method-assign]
+    with pytest.raises(SourceError, match="replaced on the instance"):
+        tilewright.optimize(module, [torch.rand(1, 3, 8, 8)], gpu="4090")

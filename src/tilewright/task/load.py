@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from tilewright.errors import InputMismatchError, MissingReferenceError, SourceError, SourceLocation, TilewrightError
+from tilewright.errors import (
+    InputMismatchError,
+    MissingReferenceError,
+    SourceError,
+    SourceLocation,
+    TilewrightError,
+    UnknownGpuError,
+)
 from tilewright.gpu.detect import detect_gpu
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import find_gpu
@@ -157,6 +164,18 @@ def _parse_precision(precision: str | None) -> PrecisionClass | None:
     except ValueError:
         known = ", ".join(PrecisionClass)
         raise TilewrightError(f"unknown precision class {precision[:60]!r}", hint=f"there are {known}") from None
+
+
+def installed_gpu() -> Gpu:
+    """The GPU of this machine.
+
+    Raises:
+        UnknownGpuError: there is none.
+    """
+    found = detect_gpu()
+    if found is None:
+        raise UnknownGpuError("no GPU is named and none is installed", hint='name the target: gpu="4090"')
+    return found
 
 
 def _target(gpu: Gpu | None) -> Gpu:
