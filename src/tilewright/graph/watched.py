@@ -20,7 +20,7 @@ def plain(value, depth=4):
     if isinstance(value, torch.Tensor):
         return ("tensor", str(value.dtype), *value.shape)
     if isinstance(value, nn.Module) or depth == 0:
-        return type(value).__qualname__
+        return type(value).__name__
     if isinstance(value, dict):
         return {str(key): plain(item, depth - 1) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -129,11 +129,14 @@ class Watched:
             return None
         for table, name, kept in self.values:
             value = table.get(name, ABSENT)
+            if value is not kept and isinstance(kept, nn.Module):
+                self.values = None  # another part may be like the one that it replaces: look again, next time
+                return None
             if value is not kept and not (type(value) is type(kept) and fits(plain(value), plain(kept))):
                 return None
         for table, kept in self.tables:
             if list(table.items()) != kept:
-                self.values = None  # another part may be like the one that it replaces
+                self.values = None
                 return None
         for table, name, kept in self.contents:  # lists, dictionaries and the like change in place
             if not fits(plain(table[name]), kept):

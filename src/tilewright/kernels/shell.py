@@ -165,14 +165,7 @@ def write_file(
     lines.close()
     lines.add()
     _write_forward(lines, forward, "super()")
-    return _assemble(
-        forward,
-        reference.imports,
-        reference.support,
-        f"{reference.code.rstrip()}\n\n\n{lines}",
-        description,
-        may_differ or forward.reads,
-    )
+    return _assemble(forward, reference, str(lines), description, may_differ or forward.reads)
 
 
 def write_live_file(forward: ForwardText, *, description: str) -> str:
@@ -209,7 +202,7 @@ def write_live_file(forward: ForwardText, *, description: str) -> str:
     lines.close()
     lines.add()
     _write_forward(lines, forward, "self.reference")
-    return _assemble(forward, "", "", str(lines), description, forward.reads)
+    return _assemble(forward, None, str(lines), description, forward.reads)
 
 
 def _write_forward(lines: Lines, forward: ForwardText, reference: str) -> None:
@@ -260,33 +253,44 @@ def _write_all(conditions: Sequence[str], lines: Lines) -> None:
 
 def _assemble(
     forward: ForwardText,
-    imports: str,
-    support: str,
+    reference: ReferenceClass | None,
     module: str,
     description: str,
     reads: Mapping[str, Mapping[str, Any]],
 ) -> str:
-    uses_functional = forward.uses_functional or _mentions(module, "F.") or _mentions(support, "F.")
-    head = _IMPORTS.format(functional="import torch.nn.functional as F\n" if uses_functional else "")
+    imports = reference.imports if reference is not None else ""
     state = ", ".join(f'"{path}"' for path in forward.state) + ("," if len(forward.state) == 1 else "")
-    planned = plan_text(reads, forward.numbers)
-    own = [
-        forward.kernels,
-        forward.wrappers,
-        watched_source(),
-        _GUARDS,
-        _GIVEN if "given(" in forward.signature.passed else "",
-    ]
-    parts = [
-        "\n".join(part for part in (f'"""{description}"""', "", head, imports) if part or part == ""),
-        *own,
-        f"{planned}\n\n#: The tensors and floats that kernels take.\nSTATE = ({state})",
-        support,
-        module,
-    ]
+    planned = f"{plan_text(reads, forward.numbers)}\n\n#: The tensors and floats that kernels take.\nSTATE = ({state})"
+    given = _GIVEN if "given(" in forward.signature.passed else ""
+    own = [forward.kernels, forward.wrappers, watched_source(), _GUARDS, given, planned]
+    theirs = _reference_text(reference, _top_names(own)) if reference is not None else ""
+    uses_functional = forward.uses_functional or _mentions(theirs, "F.")
+    head = _IMPORTS.format(functional="import torch.nn.functional as F\n" if uses_functional else "")
+    opening = "\n".join(part for part in (f'"""{description}"""', "", head, imports) if part or part == "")
+    parts = [opening, *own, theirs, module]
     text = "\n\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
     parse_tree(text)
     return text
+
+
+def _top_names(parts: Sequence[str]) -> set[str]:
+    tree = parse_tree("\n".join(parts))
+    return set().union(*map(_bound_names, tree.body))
+
+
+def _reference_text(reference: ReferenceClass, taken: set[str]) -> str:
+    """The reference's class and what it needs; in a function of its own where its names are taken."""
+    parts = [part.rstrip() for part in (reference.support, reference.code) if part.strip()]
+    if not _top_names(parts) & taken:
+        return "\n\n\n".join(parts)
+    lines = Lines()
+    lines.open("def reference_class():")
+    lines.add('"""The reference, whose names are kept apart from those above."""')
+    for line in "\n\n".join(parts).splitlines():
+        lines.add(line)
+    lines.add(f"return {reference.class_name}")
+    lines.close()
+    return f"{lines}\n\n\n{reference.class_name} = reference_class()"
 
 
 def _mentions(text: str, word: str) -> bool:
