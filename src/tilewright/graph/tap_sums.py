@@ -33,6 +33,9 @@ SLICE = "slice"
 #: Under that key, of the small product that is left.
 PRODUCT = "product"
 
+#: Under that key, of the steps from the convolution's weights to that product's matrix.
+WEIGHTS = "weights"
+
 
 @dataclass(frozen=True)
 class TapReads:
@@ -93,6 +96,8 @@ class TapSums:
         weight = node.args[1]
         assert isinstance(weight, torch_fx.Node)
         self.weight = self._wide(weight)
+        if self.weight is not weight:
+            self.weight.meta[COLLAPSED] = WEIGHTS
         self.given = source_of(node)
 
     def _wide(self, value: torch_fx.Node) -> torch_fx.Node:
@@ -113,13 +118,13 @@ class TapSums:
         groups = self.convolution.groups
         sums = self._sums()
         if groups == 1:
-            matrix = self.editor.call(aten.permute.default, self._taps_first(), [2, 0, 1])
-            matrix = self.editor.call(aten.reshape.default, matrix, [self._channels(), -1])
+            matrix = self._weights(aten.permute.default, self._taps_first(), [2, 0, 1])
+            matrix = self._weights(aten.reshape.default, matrix, [self._channels(), -1])
             return self._product(aten.linear.default, self._concatenated(sums, 1), matrix)
         sums = [self.editor.call(aten.unflatten.int, part, 1, [groups, -1]) for part in sums]
         rows = self.editor.call(aten.unsqueeze.default, self._concatenated(sums, 2), 2)
         grouped = self._grouped_taps()
-        matrix = self.editor.call(aten.reshape.default, grouped, [groups, -1, self._channels() // groups])
+        matrix = self._weights(aten.reshape.default, grouped, [groups, -1, self._channels() // groups])
         result = self._product(aten.matmul.default, rows, matrix)
         return self.editor.call(aten.reshape.default, result, [-1, self._channels()])
 
@@ -191,6 +196,11 @@ class TapSums:
 
     # -- the weights ---------------------------------------------------------------------------------------
 
+    def _weights(self, target: Any, *arguments: Any) -> torch_fx.Node:
+        node = self.editor.call(target, *arguments)
+        node.meta[COLLAPSED] = WEIGHTS
+        return node
+
     def _channels(self) -> int:
         return int(self.node.meta["val"].shape[1])
 
@@ -198,15 +208,15 @@ class TapSums:
         """[taps, C, CO], without groups."""
         spatial = [2 + dim for dim in range(self.convolution.rank)]
         channels = [0, 1] if self.convolution.transposed else [1, 0]
-        turned = self.editor.call(aten.permute.default, self.weight, [*spatial, *channels])
-        return self.editor.call(aten.flatten.using_ints, turned, 0, self.convolution.rank - 1)
+        turned = self._weights(aten.permute.default, self.weight, [*spatial, *channels])
+        return self._weights(aten.flatten.using_ints, turned, 0, self.convolution.rank - 1)
 
     def _grouped_taps(self) -> torch_fx.Node:
         """[groups, taps ..., C of a group, CO of a group]."""
-        split = self.editor.call(aten.unflatten.int, self.weight, 0, [self.convolution.groups, -1])
+        split = self._weights(aten.unflatten.int, self.weight, 0, [self.convolution.groups, -1])
         spatial = [3 + dim for dim in range(self.convolution.rank)]
         channels = [1, 2] if self.convolution.transposed else [2, 1]
-        return self.editor.call(aten.permute.default, split, [0, *spatial, *channels])
+        return self._weights(aten.permute.default, split, [0, *spatial, *channels])
 
     def _kept_weight(self, kept: Sequence[int]) -> torch_fx.Node:
         """The weight with the reduced dims' taps among its input channels."""

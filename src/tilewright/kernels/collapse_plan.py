@@ -13,7 +13,7 @@ import torch.fx as torch_fx
 
 from tilewright.graph.convolutions import Convolution, ConvolutionDim
 from tilewright.graph.nodes import is_one, target_of
-from tilewright.graph.tap_sums import COLLAPSED, SLICE, CollapsedConvolution, tap_reads
+from tilewright.graph.tap_sums import COLLAPSED, SLICE, WEIGHTS, CollapsedConvolution, tap_reads
 from tilewright.kernels.region import AxisMap, Operand, Region
 
 aten = torch.ops.aten
@@ -122,7 +122,7 @@ class CollapsePlan:
         name: of kernel and wrapper, without suffix.
         anchor: the node of the collapsed convolution's result, [N, CO].
         x: the input, [N, C, spatial...].
-        matrix: the weights as the graph has them: [CO, taps * C], or [groups, taps * C, CO] of a group.
+        weight: the convolution's weights, as torch has them.
         convolution: what was collapsed.
         mean: divided by the number of positions.
         region: the anchor's epilogue; without one, only the anchor.
@@ -132,7 +132,7 @@ class CollapsePlan:
     name: str
     anchor: torch_fx.Node
     x: torch_fx.Node
-    matrix: torch_fx.Node
+    weight: torch_fx.Node
     convolution: Convolution
     mean: bool
     region: Region
@@ -188,12 +188,14 @@ def collapsed_operands(anchor: torch_fx.Node) -> tuple[torch_fx.Node, torch_fx.N
         inside.add(node)
     if target_of(node) not in (aten.linear.default, aten.matmul.default):
         return None
-    matrix = node.args[1]
-    assert isinstance(matrix, torch_fx.Node)
+    weight = node.args[1]
+    assert isinstance(weight, torch_fx.Node)
+    while weight.meta.get(COLLAPSED) == WEIGHTS:
+        weight = _first(weight)
     x = _input_of(node, inside)
     if x is None or any(user not in inside for between in inside - {anchor} for user in between.users):
         return None
-    return x, matrix, frozenset(inside)
+    return x, weight, frozenset(inside)
 
 
 def _first(node: torch_fx.Node) -> torch_fx.Node:
@@ -238,7 +240,7 @@ def plan_collapse(anchor: torch_fx.Node, region: Region | None, name: str, tiles
     collapsed, operands = collapsed_of(anchor), collapsed_operands(anchor)
     if collapsed is None or operands is None:
         return None
-    x, matrix, inside = operands
+    x, weight, inside = operands
     if target_of(x) is aten._to_copy.default and _first(x).meta["val"].dtype in _TENSORS:
         inside |= {x} if all(user in inside for user in x.users) else set()
         x = _first(x)
@@ -250,7 +252,7 @@ def plan_collapse(anchor: torch_fx.Node, region: Region | None, name: str, tiles
     own = next((operand for operand in region.operands if operand.node is anchor), None)
     if own is None or region.depth or not _follows(region, own):
         return None
-    return CollapsePlan(name, anchor, x, matrix, collapsed.convolution, collapsed.mean, region, inside, tiles)
+    return CollapsePlan(name, anchor, x, weight, collapsed.convolution, collapsed.mean, region, inside, tiles)
 
 
 def _follows(region: Region, own: Operand) -> bool:

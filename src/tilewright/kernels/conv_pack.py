@@ -1,4 +1,4 @@
-"""What a convolution anchor prepares: the input channels last with a zero border, and the weights by tap.
+"""The prepass of a convolution anchor: the input channels last with a zero border.
 
 Operands of 16 bits keep their type. float32 becomes float16, and what that cannot hold is marked.
 """
@@ -7,20 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.gemm_plan import Operands
-from tilewright.kernels.text import Lines, row_major
-
-#: Output channels of the largest tile: weights are padded so that no tile reaches beyond them.
-_LARGEST_TILE = 256
+from tilewright.kernels.text import row_major
 
 LETTERS = {1: ("W",), 2: ("H", "W"), 3: ("D", "H", "W")}
 
-#: float16 holds a value to TF32's accuracy from here ...
-_SMALLEST = "0.0001220703125"  # 2**-13: half a unit in the last place of its subnormals is 2**-12 of this
-#: ... up to here.
-_LARGEST = "65504.0"
-#: Their bit patterns as float32.
+#: float16 holds a value to TF32's accuracy from 2**-13 on (half a unit in the last place of its subnormals is 2**-12 of
+#: this), and up to 65504: their bit patterns as float32.
 SMALLEST_BITS = "0x39000000"
 LARGEST_BITS = "0x477FE000"
 
@@ -129,22 +122,27 @@ def few_channels_block(channels):
 '''.strip("\n")
 
 
-IMAGE_MARKS = '''
-def image_marks(held, x):
-    """Marks of images that float16 cannot hold, and the number of this call: smaller marks are of earlier calls.
+MARKS_OF_CALL = '''
+_MARKS = {}
 
-    So nothing is cleared between calls. Each stream has its own, since calls on two of them may overlap; a captured
-    call, which is replayed under one number, clears its own. First, the largest mark; then one for each image.
+
+def marks_of_call(x, images, channels):
+    """Marks of images and of output channels that float16 cannot hold, and the number of this call.
+
+    Smaller marks are of earlier calls, so that nothing is cleared. Each stream has its own, since calls on two of them
+    may overlap; a captured call, which is replayed under one number, clears its own. The first mark of the images is
+    the largest of them.
     """
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.device.type == "cuda" else 0
     captured = stream != 0 and torch.cuda.is_current_stream_capturing()
-    marks, call = held.get(stream, (None, 0))
-    if captured or marks is None or len(marks) <= len(x) or call > 2**31 - 32:
-        marks, call = torch.zeros(triton.next_power_of_2(len(x) + 1), device=x.device, dtype=torch.int32), 0
+    marks, of_channels, call = _MARKS.get((x.device, stream), (None, None, 0))
+    if captured or marks is None or len(marks) <= max(images, channels) or call > 2**31 - 64:
+        size = triton.next_power_of_2(max(images, channels) + 16)
+        (marks, of_channels), call = torch.zeros((2, size), device=x.device, dtype=torch.int32), 0
     call += 16  # always a multiple of 16: Triton compiles one kernel for all
     if not captured:
-        held[stream] = marks, call
-    return marks, call
+        _MARKS[x.device, stream] = marks, of_channels, call
+    return marks, of_channels, call
 '''.strip("\n")
 
 
@@ -207,68 +205,3 @@ def _border_lines(letters: Sequence[str]) -> list[str]:
         lines.append("border += tl.where(rest < before, rest, behind)")
         lines.append(f"rest = tl.where(rest < before, 0, later - slice * {cells})")
     return lines
-
-
-def pack_source(plan: ConvPlan, deltas: Sequence[int]) -> str:
-    """The function that packs the weights, [groups, taps, C, CO_PADDED (, columns)].
-
-    As float16, and whether they fit; or in their own type, and how many output channels a group has.
-    """
-    lines = Lines()
-    half = plan.operands is Operands.HALF
-    lines.open(f"def pack_{plan.name}(weight):")
-    if half:
-        lines.add(
-            '"""Weights as float16, a matrix [C, CO] for each tap, padded to the tiles; 1 if they do not fit; marks."""'
-        )
-    else:
-        lines.add('"""Weights as a matrix [C, CO] for each tap, padded to the tiles; and CO."""')
-    _add_matrices(lines, plan)
-    if half:
-        channels = ", ".join(str(axis) for axis in range(1, 2 + plan.shape.rank))
-        lines.add(f"largest = w.abs().amax(({channels}))  # of each output channel")
-        lines.add(f"fits = ((largest == 0) | ((largest >= {_SMALLEST}) & (largest < {_LARGEST}))).all()")
-    lines.add("c, co = w.shape[-2:]")
-    lines.add(f"tile = min({_LARGEST_TILE}, max(16, triton.next_power_of_2(co)))")
-    if plan.joins_taps:
-        _add_rows_of_taps(lines, plan)
-    else:
-        lines.add("w = F.pad(w, (0, -co % tile, 0, -c % channel_block(c)))")
-    if plan.packs_columns:
-        _add_joint_columns(lines, plan, deltas)
-    if half:
-        lines.add("return w.to(torch.float16).contiguous(), (~fits).to(torch.int32).reshape(1), {}")
-    else:
-        lines.add("return w.contiguous(), co")
-    return str(lines)
-
-
-def _add_matrices(lines: Lines, plan: ConvPlan) -> None:
-    shape = plan.shape
-    rank, groups = shape.rank, shape.groups
-    dims = ", ".join(str(axis) for axis in range(3, 3 + rank))
-    taps = ", ".join(str(dim.size) for dim in shape.dims)
-    order = "1, 2" if shape.transposed else "2, 1"
-    lines.add(f"w = weight.reshape({groups}, weight.shape[0] // {groups}, weight.shape[1], {taps})")
-    lines.add(f"w = w.permute(0, {dims}, {order})  # [groups, taps, C, CO]")
-
-
-def _add_rows_of_taps(lines: Lines, plan: ConvPlan) -> None:
-    """Matrices [taps of a row * channels, CO], in the order in which a row's pixels lie in memory."""
-    taps = [tap.index for tap in plan.shape.columns.phases[0]]
-    if taps != sorted(taps):
-        lines.add(f"w = w[..., {taps}, :, :]")
-    lines.add("w = F.pad(w, (0, -co % tile, 0, few_channels_block(c) - c)).flatten(-3, -2)")
-    lines.add("k = w.shape[-2]")
-    lines.add("w = F.pad(w, (0, 0, 0, max(16, triton.next_power_of_2(k)) - k))")
-
-
-def _add_joint_columns(lines: Lines, plan: ConvPlan, deltas: Sequence[int]) -> None:
-    columns, rank = plan.shape.columns, plan.shape.rank
-    order_of_taps = [
-        next(tap.index for tap in columns.phases[column] if tap.delta == delta)
-        for delta in deltas
-        for column in range(columns.output_step)
-    ]
-    lines.add(f"w = w[..., {order_of_taps}, :, :].unflatten({rank}, ({len(deltas)}, {columns.output_step}))")
-    lines.add(f"w = w.movedim({rank + 1}, -1)  # the phases of a column side by side")

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from itertools import product
 
+import torch
+
 from tilewright.graph.graph import Graph
 from tilewright.kernels.collapse_plan import CollapsePlan
 from tilewright.kernels.conv_pack import LETTERS
@@ -45,7 +47,7 @@ def counters(x, count):
 
 
 def emit_collapse(plan: CollapsePlan, graph: Graph) -> EmittedKernel:
-    """Source of the kernel, its wrapper and the packing of its weights."""
+    """Source of the kernel and its wrapper."""
     return _CollapseEmitter(plan, graph).emit()
 
 
@@ -233,7 +235,10 @@ class _CollapseEmitter(ValueEmitter):
             lines.add(f"total += {names[covered]} * {weights}")
 
     def _weights(self, tap: str) -> str:
-        return f"tl.load(weights + {tap} * CO + o, mask=(o < CO) & (c < C), other=0.0)"
+        """A tap's weights, read as torch has them: those of a channel's taps lie together."""
+        stride = self.plan.taps if self.convolution.transposed else f"(C * {self.plan.taps})"
+        cast = "" if self.plan.weight.meta["val"].dtype is torch.float32 else ".to(tl.float32)"
+        return f"tl.load(weights + o * {stride} + {tap}, mask=(o < CO) & (c < C), other=0.0){cast}"
 
     def _product_under_masks(self, lines: Lines) -> None:
         """Where strides make taps skip positions: every tap has lanes of its own."""
@@ -283,8 +288,7 @@ class _CollapseEmitter(ValueEmitter):
         body.add("c = member // PARTS * CHANNELS + i")
         body.add(f"plane = x_ptr + (row * C + c).to(tl.int64) * ({self._plane()})")
         body.add("hi = tl.where(c < C, hi, 0)")
-        group = f"(row % {self.convolution.groups} * C + c)" if self.convolution.groups > 1 else "c"
-        body.add(f"weights = w_ptr + {group} * ({self.plan.taps} * CO)")
+        body.add(f"weights = w_ptr + {self._first_weight()}")
         if self.segments is not None:
             self._product_of_cells(body)
         else:
@@ -297,6 +301,13 @@ class _CollapseEmitter(ValueEmitter):
         tensors = ["x_ptr", "w_ptr", "partial_ptr", "arrived_ptr", *(f"{p}_ptr" for p in self.pointers.values())]
         head = self.signature(name, [*tensors, "out_ptr"], [], self._constants())
         return f'{head}\n    """{self._docstring()}"""\n{body}'
+
+    def _first_weight(self) -> str:
+        """Where the weights of channel `c` begin, in [C, CO, taps] or [CO, C, taps]."""
+        groups, taps = self.convolution.groups, self.plan.taps
+        if self.convolution.transposed:
+            return f"{f'(row % {groups} * C + c)' if groups > 1 else 'c'} * (CO * {taps})"
+        return f"({f'row % {groups} * (CO * C) + c' if groups > 1 else 'c'}) * {taps}"
 
     def _gather(self, lines: Lines) -> None:
         """The last program of an image adds the partial results of all; where there is one program, it has them."""
@@ -367,18 +378,14 @@ class _CollapseEmitter(ValueEmitter):
         boxes = (box_source(tuple(self.letters)),) if "box_lanes(" in kernel else ()
         return EmittedKernel(
             kernel,
-            f"{self._pack()}\n\n\n{self._sizes()}\n\n\n{self._wrapper(name)}",
+            f"{self._sizes()}\n\n\n{self._wrapper(name)}",
             self.plan.name,
-            tuple(node.name for node in (self.plan.x, self.plan.matrix, *self.pointers)),
+            tuple(node.name for node in (self.plan.x, self.plan.weight, *self.pointers)),
             dict(self.scalars),
             frozenset(helpers_in(kernel)),
-            (
-                "partial: partial results of each program, float32 [N * programs of an image, CO]",
-                "weights by tap, float32 [C, taps, CO], once for each change of the weights",
-            ),
+            ("partial: partial results of each program, float32 [N * programs of an image, CO]",),
             shared_kernels=boxes,
             shared_wrappers=(COUNTERS,),
-            packs=((1, f"pack_{self.plan.name}"),),
             conditions=tuple(self._conditions()),
         )
 
@@ -399,18 +406,6 @@ class _CollapseEmitter(ValueEmitter):
             if least > 1:
                 conditions.append(f"{{0}}.shape[{2 + position}] >= {least}")
         return conditions
-
-    def _pack(self) -> str:
-        lines = Lines()
-        lines.open(f"def pack_{self.plan.name}(matrix):")
-        lines.add('"""The weights as float32 [C, taps, CO of a group]."""')
-        groups = self.convolution.groups
-        if groups > 1:
-            lines.add(f"matrix = matrix.unflatten(1, ({self.plan.taps}, -1)).transpose(1, 2).flatten(0, 1)")
-        else:
-            lines.add(f"matrix = matrix.unflatten(1, ({self.plan.taps}, -1)).permute(2, 1, 0)")
-        lines.add("return matrix.to(torch.float32).contiguous()")
-        return str(lines)
 
     def _sizes(self) -> str:
         """The function that cuts the work, done once for each shape of the input."""
@@ -461,11 +456,14 @@ class _CollapseEmitter(ValueEmitter):
         lines.add()
         lines.add()
         lines.open(f"def {self.plan.name}({', '.join(['x', 'w', *self.pointers.values(), *self.scalars])}):")
-        lines.add(f'"""Launches {kernel}; w is packed by pack_{self.plan.name}."""')
-        lines.add("CO = w.shape[2]" + (f"  # of each of {groups} groups" if groups > 1 else ""))
-        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}.get(x.shape)")
+        lines.add(f'"""Launches {kernel}."""')
+        several = not self.convolution.transposed and groups > 1
+        size = f"w.shape[{1 if self.convolution.transposed else 0}]{f' // {groups}' if several else ''}"
+        lines.add(f"CO = {size}" + (f"  # of each of {groups} groups" if groups > 1 else ""))
+        lines.add("sizes = (*x.shape, CO)")
+        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}.get(sizes)")
         lines.open("if held is None:")
-        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}[x.shape] = sizes_of_{self.plan.name}(*x.shape, CO)")
+        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}[sizes] = sizes_of_{self.plan.name}(*sizes)")
         lines.close()
         lines.add("rows, programs, constants = held")
         lines.add(f"out = x.new_empty({self._output_shape()}{self._out_dtype()})")

@@ -18,15 +18,15 @@ from tilewright.graph.nodes import source_of
 from tilewright.kernels.conv_pack import (
     CHANNEL_BLOCK,
     FEW_CHANNELS_BLOCK,
-    IMAGE_MARKS,
     LETTERS,
-    pack_source,
+    MARKS_OF_CALL,
     prepass_name,
     prepass_source,
 )
 from tilewright.kernels.conv_plan import ConvPlan
 from tilewright.kernels.conv_positions import ConvPositions
 from tilewright.kernels.conv_product import ConvProduct
+from tilewright.kernels.conv_weights import WEIGHTS_UNFIT, pack_source
 from tilewright.kernels.gemm_plan import Operands
 from tilewright.kernels.layout import MemoryFormat, memory_order
 from tilewright.kernels.plan import EmittedKernel
@@ -57,7 +57,7 @@ class ConvEmitter(ValueEmitter):
         self._columns = plan.shape.columns.output_step
         self.positions = ConvPositions(plan, wide)
         taken = {"q", "p", "at", "c", "n", "k", "k0", "x", "w", "packed", "accumulator", "inside", "value", "phase"}
-        taken |= {"half", "least", "held", "marks", "call", "weight_unfit", "weight_unfit_ptr", self._repacked}
+        taken |= {"half", "least", "marks", "call", "channel_marks", "channel_marks_ptr", self._repacked}
         taken |= {"x_ptr", "w_ptr", "given_ptr", "weight_ptr", "unfit_ptr", "weight", "unfit", "row", "shift", "step"}
         taken |= {f"{letter.lower()}{suffix}" for letter in ("N", *self.letters) for suffix in ("", "_q", "_p", "_row")}
         taken |= {"q_p", "q_in", "p_in", "w_start", "image", "pixel"}
@@ -208,7 +208,7 @@ class ConvEmitter(ValueEmitter):
         """Name and source of this emitter's kernel."""
         body = Lines(1)
         if self.wide:
-            body.add("least = tl.where(tl.load(weight_unfit_ptr) > 0, 0, CALL)  # marks from here on are of this call")
+            body.add("least = tl.where(weights_unfit(channel_marks_ptr, CALL, CO_ALL, CHANNELS) > 0, 0, CALL)")
             body.add("any_unfit = (tl.load(unfit_ptr) >= least).to(tl.int32)")
             body.open("for tile in range(tl.program_id(0), TILES * any_unfit, tl.num_programs(0)):")
         body.add("pid = tile" if self.wide else "pid = tl.program_id(0)")
@@ -223,7 +223,7 @@ class ConvEmitter(ValueEmitter):
             self._reduced(body)
         else:
             self._stored(body)
-        own = ["given", "weight", "weight_unfit", "unfit"] if self.wide else ["x", "w"]
+        own = ["given", "weight", "channel_marks", "unfit"] if self.wide else ["x", "w"]
         tensors = [f"{name}_ptr" for name in (*own, *self._arguments())]
         parts = ["PARTS"] if self.plan.reduces_space else []
         blocks = [*self._kernel_sizes(), *parts, "BY_ROWS", "BLOCK_P", "BLOCK_C"]
@@ -240,7 +240,7 @@ class ConvEmitter(ValueEmitter):
         return ["N", "TILES", "CALL"] if self.wide else ["N"] if self.plan.spans_images else []
 
     def _own_blocks(self) -> list[str]:
-        return [] if self.wide else ["BLOCK_K", "STAGES"]
+        return ["CHANNELS"] if self.wide else ["BLOCK_K", "STAGES"]
 
     def _docstring(self) -> str:
         steps = " -> ".join(short_name(node) for node in self.region.nodes if not is_relabelling(node))
@@ -252,33 +252,34 @@ class ConvEmitter(ValueEmitter):
         return f"x is {'float16' if self.half else 'channels last'} with a zero border"
 
     def emit(self) -> EmittedKernel:
-        """The kernel and its twin, the wrapper, the packing of the weights, and the shared prepass."""
+        """The kernel and its twin, the packing of the weights, the wrapper, and the shared prepass."""
         found = [self.kernel()]
         if self.half:
             found.append(type(self)(self.plan, self.graph, wide=True).kernel())
         kernels = "\n\n\n".join(source for _, source in found)
-        weights = [self._weight()] * (2 if self.half else 1)  # the twin reads them as given
-        out_channels = f"CO={{1}}.shape[{1 if self.shape.transposed else 0}]{self._group_division()}"
+        pack_kernel, pack_wrapper = pack_source(self.plan, self.product.deltas)
         prepass_kernels, prepass_wrappers = self._prepass()
         return EmittedKernel(
-            kernels,
-            f"{pack_source(self.plan, self.product.deltas)}\n\n\n{self._wrapper(*(name for name, _ in found))}",
+            f"{pack_kernel}\n\n\n{kernels}",
+            f"{pack_wrapper}\n\n\n{self._wrapper(*(name for name, _ in found))}",
             self.plan.name,
-            tuple(node.name for node in (source_of(self.plan.anchor), *weights, *self.pointers)),
+            tuple(node.name for node in (source_of(self.plan.anchor), self._weight(), *self.pointers)),
             dict(self.scalars),
             frozenset(helpers_in(kernels)),
             self._scratch(),
-            shared_kernels=prepass_kernels,
-            shared_wrappers=(FEW_CHANNELS_BLOCK if self.plan.joins_taps else CHANNEL_BLOCK, *prepass_wrappers),
-            packs=((len(weights), f"pack_{self.plan.name}"),),
+            shared_kernels=(*prepass_kernels, *((WEIGHTS_UNFIT,) if self.half else ())),
+            shared_wrappers=(
+                FEW_CHANNELS_BLOCK if self.plan.joins_taps else CHANNEL_BLOCK,
+                *((MARKS_OF_CALL,) if self.half else ()),
+                *prepass_wrappers,
+            ),
             spares=tuple(name for name, _ in found[1:]),
-            keywords=(out_channels,) if self.half else (),
         )
 
     def _prepass(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Kernels and wrappers that prepare the input."""
         kernel, wrapper = prepass_source(self.shape.rank, self.plan.operands)
-        return (kernel,), ((IMAGE_MARKS, wrapper) if self.half else (wrapper,))
+        return (kernel,), (wrapper,)
 
     def _stored(self, lines: Lines) -> None:
         self._channels(lines, "0" if self.plan.whole_channels else "c_block")
@@ -442,7 +443,7 @@ class ConvEmitter(ValueEmitter):
         return (
             *parts,
             f"{self._repacked}: input repacked{self._as_half} with a zero border, 2 * N * {pixels} * C bytes",
-            self._packed_scratch(),
+            *self._packed_scratch(),
         )
 
     @property
@@ -454,8 +455,11 @@ class ConvEmitter(ValueEmitter):
         """Name of the input as the prepass leaves it."""
         return "half" if self.half else "bordered"
 
-    def _packed_scratch(self) -> str:
-        return f"packed: weights repacked{self._as_half} by tap, once for each change of the weights"
+    def _packed_scratch(self) -> tuple[str, ...]:
+        size = f"2 * {self.shape.tap_count} * C * CO bytes, both padded to tiles"
+        packed = f"w: weights repacked{self._as_half} by tap in each call, {size}"
+        marks = "marks: of output channels and images that float16 cannot hold, int32"
+        return (packed, marks) if self.half else (packed,)
 
     # -- wrapper -------------------------------------------------------------------------------------------
 
@@ -482,12 +486,16 @@ class ConvEmitter(ValueEmitter):
 
     def _wrapper(self, kernel: str, wide_kernel: str = "") -> str:
         lines = Lines()
-        self._head(lines, f"Repacks x and launches {kernel}")
+        self._head(lines, f"Repacks weights and x, and launches {kernel}")
         lines.add(f"N, C_GIVEN, {', '.join(self.letters)} = x.shape")
         self._output_sizes(lines)
-        lines.add("w, weight_unfit, held = packed" if self.half else "w, CO = packed")
-        lines.add("C = few_channels_block(C_GIVEN)" if self.plan.joins_taps else f"C = w.shape[{1 + self.shape.rank}]")
-        lines.add(f"CO_PADDED = w.shape[{'-1' if self.plan.joins_taps else 2 + self.shape.rank}]")
+        self._pack(lines, "N")
+        if self.plan.joins_taps:
+            lines.add("C, CO_PADDED = few_channels_block(C_GIVEN), w.shape[-1]")
+        elif self.plan.packs_columns:
+            lines.add(f"C, CO_PADDED = w.shape[-2], w.shape[-1] // {self._columns}")
+        else:
+            lines.add("C, CO_PADDED = w.shape[-2:]")
         self._repack(lines)
         self._grid(lines)
         lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
@@ -499,17 +507,28 @@ class ConvEmitter(ValueEmitter):
         counts = ["N"] if self.plan.spans_images else []
         self._launch(lines, kernel, "grid", [self._repacked, "w"], blocks, counts)
         if self.half:
-            blocks = f"{tiles_text} num_warps={self._wide_warps()}, num_stages=1,"
-            given = ["x", "weight", "weight_unfit", "marks"]
+            blocks = f"{tiles_text} {self._channels_block()}, num_warps={self._wide_warps()}, num_stages=1,"
+            given = ["x", "weight", "channel_marks", "marks"]
             self._launch(lines, wide_kernel, "min(grid, 512)", given, blocks, ["N", "grid", "call"])
         lines.add("return out")
         return str(lines)
 
     def _head(self, lines: Lines, what: str) -> None:
-        given = ["weight", "packed"] if self.half else ["packed"]
-        parameters = ["x", *given, *self.pointers.values(), *self.scalars, *(["*", "CO"] if self.half else [])]
-        lines.open(f"def {self.plan.name}({', '.join(parameters)}):")
-        lines.add(f'"""{what}; packed by pack_{self.plan.name}."""')
+        lines.open(f"def {self.plan.name}({', '.join(['x', 'weight', *self.pointers.values(), *self.scalars])}):")
+        lines.add(f'"""{what}."""')
+
+    def _pack(self, lines: Lines, images: str) -> None:
+        """The weights as matrices, and marks of what they, and so many images, hold that float16 does not."""
+        groups = self.shape.groups
+        lines.add(f"CO = weight.shape[{1 if self.shape.transposed else 0}]{self._group_division()}")
+        if self.half:
+            channels = f"CO * {groups}" if groups > 1 else "CO"
+            lines.add(f"marks, channel_marks, call = marks_of_call(x, {images}, {channels})")
+        lines.add(f"w = pack_{self.plan.name}(weight{', channel_marks, call' if self.half else ''})")
+
+    def _channels_block(self) -> str:
+        groups = self.shape.groups
+        return f"CHANNELS=triton.next_power_of_2(CO{f' * {groups}' if groups > 1 else ''})"
 
     def _out_dtype(self) -> str:
         """Of what is stored, as an expression in the wrapper."""
@@ -519,8 +538,6 @@ class ConvEmitter(ValueEmitter):
     def _repack(self, lines: Lines) -> None:
         """The input, channels last with a border, padded by group where there are several."""
         groups = self.shape.groups
-        if self.half:
-            lines.add("marks, call = image_marks(held, x)")
         for letter, dim in zip(self.letters, self.shape.dims, strict=True):
             lines.add(f"{letter}_PADDED = {letter} + {dim.border}")
         source = "x"

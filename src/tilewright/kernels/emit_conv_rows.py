@@ -33,7 +33,7 @@ _WIDE_PROGRAMS, _FEWEST_SHARES = 64, 4
 
 
 def emit_conv_rows(plan: ConvPlan, graph: Graph) -> EmittedKernel:
-    """Source of the kernel, of its TF32 twin, their wrapper and the packing of the weights."""
+    """Source of the packing of the weights, of the kernel, of its TF32 twin, and of their wrapper."""
     return _RowsEmitter(plan, graph).emit()
 
 
@@ -57,12 +57,16 @@ class _RowsEmitter(ConvEmitter):
             self._wide_strip(body)
         else:
             self._strip(body)
-        own = ["given", "weight", "weight_unfit"] if self.wide else ["x", "w"]
+        own = ["given", "weight", "channel_marks"] if self.wide else ["x", "w"]
         tensors = [f"{name}_ptr" for name in (*own, *self._arguments())]
         blocks = [*self._kernel_sizes(), "PROGRAMS", "ROWS", "BLOCK_P", "BLOCK_C"]
-        blocks += ["SHARE", "FLAGS"] if self.wide else ["BLOCK_K"]
+        blocks += ["SHARE", "FLAGS", "CHANNELS"] if self.wide else ["BLOCK_K"]
         name = f"{self.plan.name}_{'wide_' if self.wide else ''}kernel"
-        return name, f"{self.signature(name, tensors, [], blocks)}\n    {self._docstring()}\n{body}"
+        head = self.signature(name, tensors, self._counts(), blocks)
+        return name, f"{head}\n    {self._docstring()}\n{body}"
+
+    def _counts(self) -> list[str]:
+        return ["CALL"] if self.wide else []
 
     def _arguments(self) -> list[str]:
         return [*(["unfit"] if self.half else []), *super()._arguments()]
@@ -75,7 +79,8 @@ class _RowsEmitter(ConvEmitter):
             lines.add("image = tl.program_id(0) // SHARE")
             lines.add("flag = tl.arange(0, FLAGS)")
             lines.add("marks = tl.load(unfit_ptr + image * PROGRAMS + flag, mask=flag < PROGRAMS, other=0)")
-            lines.add("marked = tl.minimum(tl.max(marks) + tl.load(weight_unfit_ptr), 1)")
+            lines.add("unfit = weights_unfit(channel_marks_ptr, CALL, CO_ALL, CHANNELS)")
+            lines.add("marked = tl.minimum(tl.max(marks) + unfit, 1)")
             tiles = "PROGRAMS" if self.plan.sees_all_channels else "PROGRAMS * C_BLOCKS"
             lines.add(f"first_tile = image * ({tiles})")
             lines.add("share = tl.program_id(0) % SHARE")
@@ -384,10 +389,12 @@ class _RowsEmitter(ConvEmitter):
         return (), ()
 
     def _scratch(self) -> tuple[str, ...]:
-        packed = self._packed_scratch()
-        if not self.plan.reduces_space:
-            return (packed,)
-        return (packed, f"{self.plan.name}: partial results, one for each strip of {self.plan.tiles.rows} rows")
+        found = [*self._packed_scratch()]
+        if self.half:
+            found.append("unfit: programs that met what float16 cannot hold, int32")
+        if self.plan.reduces_space:
+            found.append(f"{self.plan.name}: partial results, one for each strip of {self.plan.tiles.rows} rows")
+        return tuple(found)
 
     def _kernel_sizes(self) -> list[str]:
         return [size for size in super()._kernel_sizes() if "PADDED" not in size or size == "CO_PADDED"]
@@ -399,7 +406,7 @@ class _RowsEmitter(ConvEmitter):
         self._head(lines, f"Launches {kernel}{twin}")
         lines.add("N, C_GIVEN, H, W = x.shape")
         self._output_sizes(lines)
-        lines.add("w, weight_unfit, _ = packed" if self.half else "w, CO = packed")
+        self._pack(lines, "0")
         lines.add("C, CO_PADDED = w.shape[-2:]")
         lines.add(f"ROWS, BLOCK_P, BLOCK_C = {tiles.rows}, {tiles.block_p}, {self._block_c()}")
         lines.add("STRIPS = triton.cdiv(H_Q, ROWS)")
@@ -415,9 +422,9 @@ class _RowsEmitter(ConvEmitter):
         self._launch(lines, kernel, grid, ["x", "w"], f"BLOCK_K=C, {tiles_text} num_warps={tiles.num_warps},")
         if self.half:
             lines.add(f"SHARE = max({_FEWEST_SHARES}, triton.next_power_of_2({_WIDE_PROGRAMS} // N))")
-            blocks = f"SHARE=SHARE, FLAGS=triton.next_power_of_2(PROGRAMS), {tiles_text}"
+            blocks = f"SHARE=SHARE, FLAGS=triton.next_power_of_2(PROGRAMS), {self._channels_block()}, {tiles_text}"
             blocks += f" num_warps={self._wide_warps()}, num_stages=1,"
-            self._launch(lines, wide_kernel, "N * SHARE", ["x", "weight", "weight_unfit"], blocks)
+            self._launch(lines, wide_kernel, "N * SHARE", ["x", "weight", "channel_marks"], blocks, ["call"])
         lines.add("return out")
         return str(lines)
 

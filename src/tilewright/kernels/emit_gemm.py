@@ -10,7 +10,7 @@ from __future__ import annotations
 from tilewright.graph.graph import Graph
 from tilewright.kernels.gemm_epilogue import Epilogue
 from tilewright.kernels.gemm_loops import GROUPED_TILE, GemmLoops
-from tilewright.kernels.gemm_pack import PREPASS_KERNEL, PREPASS_WRAPPER, SCRATCH_MEMORY, pack_source, packed_position
+from tilewright.kernels.gemm_pack import PREPASS_KERNEL, PREPASS_WRAPPER, SCRATCH_MEMORY
 from tilewright.kernels.gemm_plan import GemmPlan, Operands
 from tilewright.kernels.gemm_results import Results
 from tilewright.kernels.gemm_wrapper import GemmWrapper
@@ -22,7 +22,7 @@ from tilewright.kernels.values import short_name
 
 
 def emit_gemm(plan: GemmPlan, graph: Graph) -> EmittedKernel:
-    """Source of the kernels of one plan, of their wrapper and of the packing of a prepared operand."""
+    """Source of the kernels of one plan and of their wrapper."""
     return _GemmEmitter(plan, graph).emit()
 
 
@@ -49,17 +49,13 @@ class _GemmEmitter:
         kernels = "\n\n\n".join(sources)
         wrapper = GemmWrapper(self.plan, self.epilogue, self.results)
         text = wrapper.source()
-        prepared = self.half and self.plan.product.prepared
         nodes = [self.plan.product.left, self.plan.product.right]
-        nodes += [self.plan.product.right] if prepared else []
-        packed = packed_position(self.plan)
-        packing = [pack_source(self.plan)] if packed is not None else []
         strided = {0, 1} if not self.schedule.descriptors or self.half else set()
         if self.plan.product.batch == 0 and self.plan.product.left.meta["val"].dim() > 2:
             strided -= {0}
         return EmittedKernel(
             kernels,
-            "\n\n\n".join([*packing, text]),
+            text,
             self.plan.name,
             tuple(node.name for node in (*nodes, *self.epilogue.pointers)),
             dict(self.epilogue.scalars),
@@ -70,7 +66,6 @@ class _GemmEmitter:
                 *((SCRATCH_MEMORY,) if self.schedule.descriptors else ()),
                 *((PREPASS_WRAPPER,) if self.half else ()),
             ),
-            packs=((packed, f"pack_{self.plan.name}"),) if packed is not None else (),
             spares=(f"{self.plan.name}_wide_kernel",) if self.half else (),
             strided=frozenset(strided),
             conditions=wrapper.conditions(),
@@ -221,13 +216,8 @@ class _GemmEmitter:
     def _scratch(self) -> tuple[str, ...]:
         found = []
         if self.half:
-            found.append("left_half: left operand repacked as float16, 2 * M * K bytes (each matrix)")
-            if self.plan.product.prepared:
-                found.append("packed: weights repacked as float16, once for each change of the weights")
-            else:
-                found.append("right_half: right operand repacked as float16, 2 * N * K bytes (each matrix)")
-        if packed_position(self.plan) == 1:
-            found.append("packed: weights rounded to TF32, once for each change of the weights")
+            for side, rows in (("left", "M"), ("right", "N")):
+                found.append(f"{side}_half: {side} operand repacked as float16 in each call, 2 * {rows} * K bytes each")
         if self.schedule.split > 1:
             found.append(f"products: partial products, float32 [{self.schedule.split}, M, N]")
         if self.plan.partial_rows:

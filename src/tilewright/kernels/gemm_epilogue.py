@@ -18,8 +18,8 @@ from tilewright.kernels.gemm_plan import GemmPlan
 from tilewright.kernels.pointwise import bind_arguments, is_pointwise, pointwise_text
 from tilewright.kernels.region import REDUCTIONS, is_relabelling
 from tilewright.kernels.text import Lines
-from tilewright.kernels.tile_region import ROW_OPERATIONS, operand_map
-from tilewright.kernels.values import KernelNames, short_name
+from tilewright.kernels.tile_region import ROW_OPERATIONS, TileOperand, operand_map, sources_of
+from tilewright.kernels.values import KernelNames, short_name, value_name
 
 aten = torch.ops.aten
 
@@ -119,6 +119,8 @@ class Epilogue(KernelNames):
 
     def _load(self, node: torch_fx.Node, map_: tuple[int | None, ...]) -> str:
         key = (node, map_)
+        if key not in self.loaded and node in self.tiles.computed:
+            self.loaded[key] = self._computed(TileOperand(node, map_))
         if key not in self.loaded:
             pointer = self.pointers[node]
             mask, offset = self.mask(map_), self.offset(map_)
@@ -128,6 +130,19 @@ class Epilogue(KernelNames):
             self.lines.add(f"{name} = tl.load({address}{f', mask={mask}, other=0.0' if mask else ''}){cast}")
             self.loaded[key] = name
         return self.loaded[key]
+
+    def _computed(self, operand: TileOperand) -> str:
+        """The name of arithmetic on parameters, at its own shape."""
+        sources = sources_of(operand)
+        assert sources is not None
+        values = {source.node: self._load(source.node, source.map) for source in sources}
+        if is_relabelling(operand.node):
+            return values[source_of(operand.node)]
+
+        def text_of(item: Any) -> str:
+            return values[item] if isinstance(item, torch_fx.Node) else self._scalar_text(item)
+
+        return self._named(value_name(operand.node), pointwise_text(operand.node, text_of))
 
     # -- values --------------------------------------------------------------------------------------------
 

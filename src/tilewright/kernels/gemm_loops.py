@@ -162,11 +162,9 @@ class GemmLoops:
         lines.close()
 
     def _round(self, lines: Lines) -> None:
-        """Operands to TF32, to nearest; prepared ones are rounded already."""
+        """Operands to TF32, to nearest: tensor cores would cut the other bits off."""
         if self.schedule.operands is Operands.TF32:
-            lines.add("x = round_to_tf32(x)")
-            if not self.plan.product.prepared:
-                lines.add("w = round_to_tf32(w)")
+            lines.add("x, w = round_to_tf32(x), round_to_tf32(w)")
 
     def _dot(self, left: str, right: str) -> str:
         precision = {Operands.TF32: "tf32", Operands.IEEE: "ieee"}.get(self.schedule.operands)

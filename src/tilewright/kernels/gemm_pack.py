@@ -1,4 +1,4 @@
-"""What a GEMM anchor prepares where it multiplies in float16: rows scaled by powers of two, and packed weights.
+"""What a GEMM anchor does first where it multiplies in float16: copies both operands, rows scaled by powers of two.
 
 A row times a power of two that brings its largest element to [2**14, 2**15) fits float16, whatever its scale. What
 lies 2**-29 or further below that element loses bits that TF32 keeps. Such elements are counted. An element's loss,
@@ -9,9 +9,6 @@ its scale would leave float32's range; unfit rows are computed in TF32 from the 
 """
 
 from __future__ import annotations
-
-from tilewright.kernels.gemm_plan import GemmPlan, Operands
-from tilewright.kernels.text import Lines
 
 #: Exponents of a row's largest element between which its scale, and a product with it, stay in float32's range.
 _LOWEST, _HIGHEST = -60, 96
@@ -105,50 +102,3 @@ def scratch_memory(size, alignment, stream):
     """Memory in which a kernel builds its tensor descriptors."""
     return torch.empty(size, device="cuda", dtype=torch.int8)
 '''.strip("\n")
-
-_PACK = """
-    largest, smallest = w.abs().amax(1), w.abs().amin(1)
-    exponent = torch.frexp(largest)[1] - 1
-    in_range = (largest == 0) | ((exponent >= {lowest}) & (exponent <= {highest}) & (largest < float("inf")))
-    exponent = torch.where(in_range & (largest > 0), exponent, 14)
-    scaled = torch.ldexp(w, 14 - exponent[:, None])
-    half = scaled.to(torch.float16)
-    lost = ((scaled - half.float()).abs() > scaled.abs() * 2.0**-10).sum(1).float()
-    lost = torch.where(in_range, lost, float("inf"))
-    spread = torch.where(largest == 0, 1.0, largest / smallest)
-    known = torch.stack([lost.amax(), spread.amax()])
-    return F.pad(half, (0, -half.shape[1] % {block})), torch.ldexp(torch.ones_like(largest), exponent - 14), known
-""".strip("\n")
-
-
-def packed_position(plan: GemmPlan) -> int | None:
-    """Position of the operand that is passed packed; None where there is none."""
-    if not plan.product.prepared:
-        return None
-    return {Operands.HALF: 2, Operands.TF32: 1}.get(plan.schedule.operands)
-
-
-def pack_source(plan: GemmPlan) -> str:
-    """The function that packs a prepared right operand.
-
-    To float16 [N, K padded], scales, and what is known of it; for products in TF32, to its own shape, rounded.
-    """
-    lines = Lines()
-    lines.open(f"def pack_{plan.name}(weight):")
-    if plan.schedule.operands is Operands.TF32:
-        lines.add('"""weight with 10 explicit mantissa bits, to nearest: tensor cores would cut the others off."""')
-        lines.add("bits = (weight.contiguous().view(torch.int32) + 4096) & -8192")
-        lines.add('return torch.where(weight.abs() < float("inf"), bits.view(torch.float32), weight)')
-        return str(lines)
-    shape = "[N, K]" if plan.product.right_is_transposed else "[K, N]"
-    lines.add(
-        f'"""weight {shape} -> float16 [N, K padded], each row times a power of two, and the scales that undo it.'
-    )
-    lines.add()
-    lines.add(
-        "Third, what is known of it: the largest count of elements that lost bits in a row, and the largest spread."
-    )
-    lines.add('"""')
-    lines.add("w = weight" if plan.product.right_is_transposed else "w = weight.t()")
-    text = _PACK.format(lowest=_LOWEST, highest=_HIGHEST, block=plan.schedule.block_k)
-    return f"{lines}\n{text}"

@@ -147,7 +147,7 @@ class GemmPlan:
 
 def find_products(graph: Graph) -> tuple[Product, ...]:
     """All products of a graph that an anchor can compute, in execution order."""
-    found = (find_product(node, graph) for node in graph.fx.nodes)
+    found = (find_product(node) for node in graph.fx.nodes)
     return tuple(product for product in found if product is not None)
 
 

@@ -31,7 +31,6 @@ class Product:
         right_is_transposed: `right` lies as [.., N, K].
         batch: leading dims of the output that choose a matrix; all other dims but the last are rows.
         rank: dims of the output.
-        prepared: `right` depends on parameters and buffers alone, so that it is packed once.
     """
 
     node: torch_fx.Node
@@ -40,7 +39,6 @@ class Product:
     right_is_transposed: bool
     batch: int
     rank: int
-    prepared: bool
 
     @property
     def columns(self) -> int:
@@ -82,7 +80,7 @@ def _aligned(node: torch_fx.Node, axes: tuple[int, ...]) -> AxisMap:
     return tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
 
 
-def find_product(node: torch_fx.Node, graph: Graph) -> Product | None:
+def find_product(node: torch_fx.Node) -> Product | None:
     """The product that a node is; None for anything else, for products with vectors, and for what a collapse left."""
     if node.op != "call_function" or COLLAPSED in node.meta:
         return None
@@ -98,7 +96,6 @@ def find_product(node: torch_fx.Node, graph: Graph) -> Product | None:
     if min(ranks) < 2 or is_one(node.meta["val"].shape[-1]) or is_one(left.meta["val"].shape[-1]):
         return None
     rank = node.meta["val"].dim()
-    prepared = depends_on_state_alone(right, graph)
     while (order := _order(right)) is not None and sorted(order) == list(range(ranks[1])):
         last = order[-2:]
         if order[:-2] != list(range(ranks[1] - 2)):
@@ -106,7 +103,7 @@ def find_product(node: torch_fx.Node, graph: Graph) -> Product | None:
         transposed = transposed != (last[0] > last[1])
         right = source_of(right)
     batch = 0 if ranks[1] == 2 else rank - 2
-    return Product(node, left, right, transposed, batch, rank, prepared and ranks[1] == 2)
+    return Product(node, left, right, transposed, batch, rank)
 
 
 def _are_floats(left: torch_fx.Node, right: torch_fx.Node) -> bool:
@@ -119,22 +116,3 @@ def _order(node: torch_fx.Node) -> list[int] | None:
     if node.op != "call_function" or target_of(node) not in PERMUTATIONS:
         return None
     return permutation(node, source_of(node).meta["val"].dim())
-
-
-def depends_on_state_alone(node: torch_fx.Node, graph: Graph) -> bool:
-    """True for parameters and buffers, and for what is computed of them alone."""
-    state = {*graph.parameters, *graph.buffers}
-    seen: set[torch_fx.Node] = set()
-    waiting = [node]
-    found = False
-    while waiting:
-        current = waiting.pop()
-        if current in seen:
-            continue
-        seen.add(current)
-        if current.op == "placeholder":
-            if current.name not in state:
-                return False
-            found = True
-        waiting += current.all_input_nodes
-    return found

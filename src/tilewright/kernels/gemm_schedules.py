@@ -81,7 +81,6 @@ class GemmShape:
     Attributes:
         batch, m, n, k: sizes, elements.
         dtype: of the operands.
-        prepared: the right operand is packed once.
         whole_rows: tiles that hold whole rows fuse more.
         group: columns that must lie in one tile.
         describable: rows of operands as given can be described to the tensor memory accelerator.
@@ -92,7 +91,6 @@ class GemmShape:
     n: int
     k: int
     dtype: torch.dtype
-    prepared: bool
     whole_rows: bool = False
     group: int = 0
     describable: bool = False
@@ -157,7 +155,7 @@ def shape_of(product: Product, graph: Graph) -> GemmShape:
     """A product's sizes, and what its epilogue asks of the tiles."""
     batch, m, n, k = product.sizes(graph)
     whole, group, described = wants_whole_rows(product), group_size(product), rows_are_aligned(product)
-    return GemmShape(batch, m, n, k, product.dtype, product.prepared, whole, group, described)
+    return GemmShape(batch, m, n, k, product.dtype, whole, group, described)
 
 
 def _holds_rows(schedule: GemmSchedule, shape: GemmShape) -> bool:
@@ -186,7 +184,7 @@ def _varied(ordered: list[GemmSchedule]) -> list[GemmSchedule]:
 def _candidates(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmSchedule]:
     tiles = _IEEE_TILES if kind is Operands.IEEE else _TILES
     for rows, columns, warps, _ in tiles:
-        if not _suits(rows, columns, shape) or not _is_sound(kind, rows * columns, warps, shape, target):
+        if not _suits(rows, columns, shape) or not _is_sound(kind, rows * columns, warps):
             continue
         for inner in _inner_steps(kind, rows, columns, shape):
             plain = GemmSchedule(kind, rows, columns, inner, warps, 3, programs=target.sm_count)
@@ -195,18 +193,14 @@ def _candidates(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmS
         yield from _wide_tiles(kind, shape, target)
 
 
-def _is_sound(kind: Operands, size: int, warps: int, shape: GemmShape, target: Gpu) -> bool:
+def _is_sound(kind: Operands, size: int, warps: int) -> bool:
     """The compiler gets it right, and without spills.
 
-    Seen on an H200 with triton 3.6: products in TF32 were wrong (errors of 1e-2 to 1e-1) where the left operand alone
-    was rounded in registers, in tiles of 128 x 256 for eight warps, read through descriptors. Right with four warps,
-    and with both operands rounded; the cause is not known, so eight warps and descriptors are left out there.
+    Seen on an H200 with triton 3.6: products in TF32 were wrong (errors of 1e-2 to 1e-1) where one operand alone was
+    rounded in registers, in tiles of 128 x 256 for eight warps, read through descriptors. Right with both rounded, as
+    they are now; the cause is not known, so descriptors are left out there (`_staged`).
     """
-    if kind is not Operands.TF32:
-        return True
-    if target.capability >= 90 and shape.prepared and warps > 4:
-        return False
-    return size < 128 * 128 or warps > 4
+    return kind is not Operands.TF32 or size < 128 * 128 or warps > 4
 
 
 def _suits(rows: int, columns: int, shape: GemmShape) -> bool:
@@ -261,7 +255,7 @@ def _wide_tiles(kind: Operands, shape: GemmShape, target: Gpu) -> Iterator[GemmS
     inner = 32 if kind is Operands.TF32 or columns > 256 else 64
     for rows, warps in ((128, 8), (64, 4), (64, 8), (32, 8), (32, 4), (16, 4)):
         fits = rows * columns <= warps * 32 * 128 and columns <= 512
-        if fits and _is_sound(kind, rows * columns, warps, shape, target):
+        if fits and _is_sound(kind, rows * columns, warps):
             for stages in (3, 2):
                 yield GemmSchedule(kind, rows, columns, inner, warps, stages, programs=target.sm_count)
 
@@ -283,12 +277,12 @@ def estimate_us(schedule: GemmSchedule, shape: GemmShape, target: Gpu) -> float:
     step = 2.0 * s.block_m * s.block_n * math.ceil(shape.k / s.split)
     compute = waves * step / (rate * 1e6 * part / target.sm_count)
     size = 2 if s.operands is Operands.HALF else shape.dtype.itemsize
-    left, right = shape.batch * shape.m * shape.k, (1 if shape.prepared else shape.batch) * shape.n * shape.k
+    left, right = shape.batch * shape.m * shape.k, shape.batch * shape.n * shape.k
     moved = size * (left + right) + 4 * shape.batch * shape.m * shape.n
     extra, launches = 0.0, 1.0
     if s.operands is Operands.HALF:
-        extra += 6.0 * (left if shape.prepared else left + right)
-        launches += 2.0 if shape.prepared else 4.0
+        extra += 6.0 * (left + right)  # both are packed in each call
+        launches += 4.0
     if s.split > 1:
         extra += 8.0 * s.split * shape.batch * shape.m * shape.n
         launches += 1.0

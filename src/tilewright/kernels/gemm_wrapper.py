@@ -1,4 +1,4 @@
-"""The wrapper of a GEMM anchor: sizes, prepared operands, allocations and launches."""
+"""The wrapper of a GEMM anchor: sizes, packed operands, allocations and launches."""
 
 from __future__ import annotations
 
@@ -59,11 +59,9 @@ class GemmWrapper:
     # -- the function --------------------------------------------------------------------------------------
 
     def source(self) -> str:
-        """The wrapper, and before it what it prepares."""
+        """The wrapper."""
         lines = Lines()
-        given = [self.left, self.right]
-        given += ["packed"] if self.half and self.product.prepared else []
-        parameters = [*given, *self.epilogue.pointers.values(), *self.epilogue.scalars]
+        parameters = [self.left, self.right, *self.epilogue.pointers.values(), *self.epilogue.scalars]
         lines.open(f"def {self.plan.name}({', '.join(parameters)}):")
         lines.add(f'"""Launches {self.plan.name}_kernel, and what it needs before and after."""')
         self._sizes(lines)
@@ -102,11 +100,8 @@ class GemmWrapper:
 
     def _to_half(self, lines: Lines) -> None:
         block = self.schedule.block_k
-        if self.product.prepared:
-            lines.add("right_half, right_scale, known = packed")
-        else:
-            right = self.right if self.product.right_is_transposed else f"{self.right}.mT"
-            lines.add(f"right_half, right_scale, known = to_half_rows({right}, {block})")
+        right = self.right if self.product.right_is_transposed else f"{self.right}.mT"
+        lines.add(f"right_half, right_scale, known = to_half_rows({right}, {block})")
         lines.add(f"left_half, left_scale, unfit = to_half_rows({self.left}, {block}, known)")
 
     def _shape(self, node: torch_fx.Node) -> str:

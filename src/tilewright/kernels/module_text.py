@@ -16,6 +16,7 @@ import torch.fx as torch_fx
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
+from tilewright.graph.parameters import is_of_parameters
 from tilewright.kernels.call_text import Layout, Signature, argument_conditions, layout_of
 from tilewright.kernels.conv_plan import FEW_CHANNELS, MAX_KEPT_CHANNELS, ConvPlan
 from tilewright.kernels.depthwise_plan import DepthwisePlan
@@ -32,7 +33,6 @@ from tilewright.kernels.native import laid_out_text, native_text, operation_name
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
 from tilewright.kernels.planner import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
 from tilewright.kernels.pool_plan import PoolPlan
-from tilewright.kernels.prepared import PreparedWriter
 from tilewright.kernels.region import narrowed_dim
 from tilewright.kernels.row_kernels import emit_rows
 from tilewright.kernels.row_plan import RowPlan
@@ -143,7 +143,6 @@ class _ForwardWriter:
         self.native_nodes = {step.node for step in plan.steps if isinstance(step, NativeStep)}
         self.lines = Lines()
         self._bind_placeholders()
-        self.prepared = PreparedWriter(self.graph, plan.prepared, self.text.__getitem__, self._linked, self.names)
 
     def _bind_placeholders(self) -> None:
         given = {argument.placeholder: argument.name for argument in self.arguments if argument.placeholder is not None}
@@ -189,7 +188,7 @@ class _ForwardWriter:
 
     def _text_of(self, item: Any) -> str:
         if isinstance(item, torch_fx.Node):
-            return self.prepared.value(item) if item in self.plan.prepared else self.text[item]
+            return self.text[item]
         if isinstance(item, list | tuple):
             return f"[{', '.join(self._text_of(part) for part in item)}]"
         if type(item) is float and (linked := self._linked(item)) is not None:
@@ -207,12 +206,11 @@ class _ForwardWriter:
             else:
                 self._native(step.node)
         self._return()
-        prepare = self.prepared.call()
-        body = f"{prepare}\n{self.lines}" if prepare else str(self.lines)
+        body = str(self.lines)
         shared = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_kernels)
         kernels = [*shared, *(kernel.kernels for kernel in self.emitted)]
         wrappers = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_wrappers)
-        own = [kernel.wrapper for kernel in self.emitted] + ([self.prepared.source()] if prepare else [])
+        own = [kernel.wrapper for kernel in self.emitted]
         used = set().union(*(kernel.helpers for kernel in self.emitted))
         helpers = helper_source(used, approximate=self.plan.approximate)
         return ForwardText(
@@ -228,7 +226,7 @@ class _ForwardWriter:
             self.graph.reads,
             body,
             any("F." in text for text in (body, *own)),
-            (*self.scratch, *self.prepared.scratch()),
+            tuple(self.scratch),
             tuple(name for kernel in self.emitted for name in kernel.spares),
         )
 
@@ -236,18 +234,12 @@ class _ForwardWriter:
         kernel = emit_step(step, self.graph)
         self.emitted.append(kernel)
         self.scratch += kernel.scratch
-        packs = dict(kernel.packs)
         nodes = [self.graph.node(name) for name in kernel.operands]
-        texts = [
-            self.prepared.packed(packs[position], node)
-            if position in packs
-            else self._operand(node, strided=position in kernel.strided, by_format=isinstance(step, FusedStep))
+        arguments = [
+            self._operand(node, strided=position in kernel.strided, by_format=isinstance(step, FusedStep))
             for position, node in enumerate(nodes)
         ]
-        arguments = list(texts)
         arguments += [self._linked(value) or repr(value) for value in kernel.scalars.values()]
-        plain = [text.removesuffix(".contiguous()") for text in texts]  # they are asked for sizes only
-        arguments += [keyword.format(*plain) for keyword in kernel.keywords]
         results = step.plan.outputs if isinstance(step, GemmStep) else (step.node,)
         self._assign_all(results, f"{kernel.wrapper_name}({', '.join(arguments)})")
         plan = step.plan
@@ -263,8 +255,6 @@ class _ForwardWriter:
 
     def _operand(self, node: torch_fx.Node, *, strided: bool = False, by_format: bool = True) -> str:
         """An operand as a kernel expects it: row-major, unless it reads strides, or formats as they were planned."""
-        if node in self.plan.prepared:
-            return self.prepared.value(node)
         planned = by_format and self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
         known = strided or node in self.contiguous or planned
         return self.text[node] if known else f"{self.text[node]}.contiguous()"
@@ -277,9 +267,9 @@ class _ForwardWriter:
             self.text[node] = f"({text})" if " " in text else text
 
     def _weight_in(self, weight: torch_fx.Node, form: str) -> str:
-        """A convolution's weight in a memory format: copied once, where it depends on parameters alone."""
-        if weight in self.plan.prepared or weight.name in self.graph.parameters:
-            return self.prepared.laid_out(weight, form)
+        """A convolution's weight in a memory format; one that belongs to the module is left to PyTorch as it is."""
+        if is_of_parameters(weight) or weight.name in self.graph.parameters:
+            return self._text_of(weight)
         return laid_out_text(self._text_of(weight), form)
 
     def _slice_text(self, node: torch_fx.Node) -> Callable[[Any], str]:
@@ -308,8 +298,6 @@ class _ForwardWriter:
     def _returned(self, leaf: Any) -> str:
         if not isinstance(leaf, torch_fx.Node):
             return self._text_of(leaf)
-        if leaf in self.plan.prepared:
-            return f"{self.prepared.value(leaf)}.clone()"  # the caller may change what it is given
         if leaf.op == "placeholder":
             return next((one.name for one in self.arguments if one.placeholder == leaf.name), self.text.get(leaf, ""))
         plain = self.plan.formats.get(leaf) is MemoryFormat.CHANNELS_LAST
@@ -376,8 +364,10 @@ class _ForwardWriter:
         return [f"{self.text[weight]}.shape[{dim}] <= {bound}" for dim, bound in bounds]
 
     def _parameter_of(self, weight: Any) -> torch_fx.Node | None:
-        """The parameter that a weight is, or was computed of when the parameters were prepared."""
-        while weight in self.plan.prepared and isinstance(weight.args[0], torch_fx.Node):
+        """The parameter that a weight is, or is computed of."""
+        while (
+            isinstance(weight, torch_fx.Node) and is_of_parameters(weight) and isinstance(weight.args[0], torch_fx.Node)
+        ):
             weight = weight.args[0]
         return weight if isinstance(weight, torch_fx.Node) and weight.name in self.graph.parameters else None
 

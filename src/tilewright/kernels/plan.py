@@ -77,10 +77,7 @@ class EmittedKernel:
         helpers: helpers that the kernels call.
         scratch: declared scratch tensors, for the report.
         shared_kernels, shared_wrappers: sources that several steps may use; each is emitted once.
-        packs: (position in `operands`, function) pairs: parameters that are passed packed, and packed again only
-            when they change.
         spares: kernels that return at once unless a guard fails.
-        keywords: further arguments of the wrapper, as text with `{0}` for the first operand and so on.
         strided: positions of operands that may lie in any way.
         conditions: what must hold of operands that are inputs for the kernels to run, as such text; `{name}` is the
             tensor of that name in the graph.
@@ -95,8 +92,6 @@ class EmittedKernel:
     scratch: tuple[str, ...] = field(default=())
     shared_kernels: tuple[str, ...] = ()
     shared_wrappers: tuple[str, ...] = ()
-    packs: tuple[tuple[int, str], ...] = ()
     spares: tuple[str, ...] = ()
-    keywords: tuple[str, ...] = ()
     strided: frozenset[int] = frozenset()
     conditions: tuple[str, ...] = ()

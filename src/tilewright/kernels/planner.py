@@ -15,6 +15,7 @@ import torch.fx as torch_fx
 from tilewright.graph.expand import expand_composites
 from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.nodes import argument, source_of
+from tilewright.graph.parameters import is_of_parameters, note_parameters
 from tilewright.graph.rewrite import Editor, copy_graph
 from tilewright.kernels.channel_rows import ChannelRows, find_channel_rows
 from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
@@ -38,7 +39,6 @@ from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
-from tilewright.kernels.prepared import prepared_nodes
 from tilewright.kernels.region import REDUCTIONS, Region, grow_region, is_fusible, is_relabelling, narrowed_dim
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
@@ -172,7 +172,6 @@ class ModulePlan:
         formats: memory format of the results of native convolutions.
         native: names for people of the operations that compute and stay native.
         approximate: activations may be approximate.
-        prepared: operations on parameters alone, which are no steps: done once for each change of a parameter.
     """
 
     graph: Graph
@@ -180,7 +179,6 @@ class ModulePlan:
     formats: Mapping[torch_fx.Node, MemoryFormat]
     native: tuple[str, ...]
     approximate: bool = False
-    prepared: frozenset[torch_fx.Node] = frozenset()
 
     @property
     def fused(self) -> tuple[KernelPlan, ...]:
@@ -195,7 +193,8 @@ class _Planning:
     formats: dict[torch_fx.Node, MemoryFormat]
     names: Names = field(default_factory=Names)
     stops: set[torch_fx.Node] = field(default_factory=set)
-    prepared: frozenset[torch_fx.Node] = frozenset()
+    in_gemms: frozenset[torch_fx.Node] = frozenset()
+    wanted: set[torch_fx.Node] = field(default_factory=set)  # what planned steps read
     partial: dict[torch_fx.Node, ConvPlan] = field(default_factory=dict)
     row_regions: dict[torch_fx.Node, RowRegion] = field(default_factory=dict)
     channel_rows: dict[torch_fx.Node, ChannelRows] = field(default_factory=dict)
@@ -207,7 +206,11 @@ PlanRule = Callable[[_Planning, torch_fx.Node], Found | None]
 
 
 def plan_module(graph: Graph, options: PlanOptions) -> ModulePlan:
-    """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native."""
+    """Plan a canonical graph. Every graph can be planned; in the worst case all of it stays native.
+
+    Notes at its nodes what depends on parameters alone (`graph/parameters.py`).
+    """
+    note_parameters(graph, _is_element_by_element)
     if options.rows is not None:
         graph = _with_composites_written_out(graph, options)
     # partial results become nodes of their own: in a copy
@@ -230,24 +233,15 @@ def _with_composites_written_out(graph: Graph, options: PlanOptions) -> Graph:
 
 
 def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, MemoryFormat]) -> ModulePlan:
+    note_parameters(graph, _is_element_by_element)
     planning = _Planning(graph, options, formats)
-    prepared = planning.prepared = prepared_nodes(graph)
-    planning.stops |= prepared | {node for node in graph.fx.nodes if collapsed_of(node) is not None}
-    found: dict[torch_fx.Node, Found] = {}
+    planning.stops |= {node for node in graph.fx.nodes if collapsed_of(node) is not None}
     gemms = _plan_gemms(planning)
-    inside: set[torch_fx.Node] = {node for plan in gemms for node in plan.nodes}
-    _find_rows(planning, inside | prepared)
-    for node in reversed(list(graph.fx.nodes)):
-        if node.op != "call_function" or node in inside or node in prepared or not node.users:
-            continue
-        match = next((match for rule in PLAN_RULES if (match := rule(planning, node)) is not None), None)
-        if match is not None:
-            found[node] = match
-            inside |= _nodes_inside(match)
-        for result, plan in planning.partial.items():
-            found[result] = plan
-            inside |= {*plan.region.nodes, plan.anchor} - {plan.region.root}
-        planning.partial.clear()
+    planning.in_gemms = frozenset(node for plan in gemms for node in plan.nodes)
+    inside = set(planning.in_gemms)
+    planning.wanted |= {operand.node for plan in gemms for operand in plan.region.operands}
+    _find_rows(planning, inside)
+    found = _matches(planning, inside)
     steps: list[Step] = []
     first_results = {plan.outputs[0]: plan for plan in gemms}
     for node in graph.fx.nodes:
@@ -255,19 +249,58 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
             steps.append(GemmStep(first_results[node]))
             continue
         match = found.get(node)
-        if isinstance(match, ConvPlan):
-            steps.append(ConvStep(match))
-        elif isinstance(match, CollapsePlan):
-            steps.append(CollapseStep(match))
-        elif match is not None:
-            steps.append(FusedStep(_fused_plan(planning, match) if isinstance(match, Region) else match))
-        elif node.op == "call_function" and node not in inside and node not in prepared and node.users:
+        if match is not None:
+            steps.append(_step(planning, match))
+        elif not _is_left_out(planning, inside, node):
             steps.append(NativeStep(node))
     computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
-    return ModulePlan(
-        graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate, prepared
-    )
+    return ModulePlan(graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate)
+
+
+def _is_element_by_element(node: torch_fx.Node) -> bool:
+    return is_pointwise(node) or is_relabelling(node)
+
+
+def _matches(planning: _Planning, inside: set[torch_fx.Node]) -> dict[torch_fx.Node, Found]:
+    """The kernels that rules find, by the node that each ends in; adds what they compute to `inside`."""
+    found: dict[torch_fx.Node, Found] = {}
+    for node in reversed(list(planning.graph.fx.nodes)):
+        if node.op == "output":
+            planning.wanted |= set(node.all_input_nodes)
+        if _is_left_out(planning, inside, node):
+            continue
+        match = next((match for rule in PLAN_RULES if (match := rule(planning, node)) is not None), None)
+        if match is not None:
+            found[node] = match
+            inside |= _nodes_inside(match)
+        planning.wanted |= set(node.all_input_nodes if match is None else _operands_of(match))
+        for result, plan in planning.partial.items():
+            found[result] = plan
+            inside |= {*plan.region.nodes, plan.anchor} - {plan.region.root}
+            planning.wanted |= set(_operands_of(plan))
+        planning.partial.clear()
+    return found
+
+
+def _is_left_out(planning: _Planning, inside: Set[torch_fx.Node], node: torch_fx.Node) -> bool:
+    """No step ends in the node: a kernel computes it on the way, or nothing reads it.
+
+    Arithmetic on parameters that one kernel computes on the way is still a step where another one reads it.
+    """
+    if node.op != "call_function" or not node.users:
+        return True
+    if is_of_parameters(node):
+        return node in planning.in_gemms or node not in planning.wanted
+    return node in inside
+
+
+def _step(planning: _Planning, match: Found) -> FusedStep | ConvStep | CollapseStep:
+    if isinstance(match, ConvPlan):
+        return ConvStep(match)
+    if isinstance(match, CollapsePlan):
+        return CollapseStep(match)
+    return FusedStep(_fused_plan(planning, match) if isinstance(match, Region) else match)
 
 
 def _nodes_inside(match: Found) -> set[torch_fx.Node]:
@@ -314,14 +347,18 @@ def _in_order(steps: list[Step]) -> tuple[Step, ...]:
 
 
 def _reads(step: Step) -> Iterable[torch_fx.Node]:
-    if isinstance(step, NativeStep):
-        return step.node.all_input_nodes
+    return step.node.all_input_nodes if isinstance(step, NativeStep) else _operands_of(step.plan)
+
+
+def _operands_of(match: Found | KernelPlan) -> Iterable[torch_fx.Node]:
+    """The tensors that a kernel reads."""
     own: tuple[torch_fx.Node, ...] = ()
-    if isinstance(step, ConvStep):
-        own = (source_of(step.plan.anchor),)
-    elif isinstance(step, CollapseStep):
-        own = (step.plan.x,)
-    return (*own, *(operand.node for operand in step.plan.region.operands))
+    if isinstance(match, ConvPlan):
+        own = tuple(match.anchor.all_input_nodes)
+    elif isinstance(match, CollapsePlan):
+        own = (match.x, match.weight)
+    region = match if isinstance(match, Region) else match.region
+    return (*own, *(operand.node for operand in region.operands))
 
 
 def _copy_row_major(
@@ -407,7 +444,7 @@ def plan_stencil(planning: _Planning, node: torch_fx.Node) -> DepthwisePlan | No
     if tiles is None or not _is_device_tensor(node):
         return None
     state = planning.graph.state_names()
-    weights = planning.prepared | {known for known in planning.graph.fx.nodes if known.name in state}
+    weights = {known for known in planning.graph.fx.nodes if known.name in state or is_of_parameters(known)}
     stops = planning.stops | planning.chain_ends
     return plan_depthwise(node, stops, planning.formats, weights, planning.names, tiles)
 
@@ -489,7 +526,7 @@ def _is_plain(anchor: torch_fx.Node, planning: _Planning) -> bool:
     return (
         isinstance(source, torch_fx.Node)
         and isinstance(weight, torch_fx.Node)
-        and (weight.op == "placeholder" or weight in planning.prepared)
+        and (weight.op == "placeholder" or is_of_parameters(weight))
         and source.meta["val"].dtype in planning.options.convolution_dtypes
         and source.meta["val"].dtype is weight.meta["val"].dtype
         and source.meta["val"].dim() == weight.meta["val"].dim()
@@ -560,19 +597,11 @@ def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None
     if not is_fusible(node) or not _is_device_tensor(node):
         return None
     region = grow_region(node, frozenset(planning.stops))
-    if region is None or not _has_data(planning.graph, region, planning.prepared):
-        return None
     return region
 
 
 def _is_device_tensor(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and node.meta["val"].dtype in (torch.float32, torch.float16, torch.bfloat16)
-
-
-def _has_data(graph: Graph, region: Region, planned: Set[torch_fx.Node]) -> bool:
-    """Something in it depends on the inputs; what depends on parameters alone is small, and PyTorch's."""
-    state = {*graph.parameters, *graph.buffers, *graph.constants}
-    return any(operand.node.name not in state and operand.node not in planned for operand in region.operands)
 
 
 PLAN_RULES: tuple[PlanRule, ...] = (

@@ -15,6 +15,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
+from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.pointwise import is_pointwise
 
 aten = torch.ops.aten
@@ -150,9 +151,9 @@ class _Growth:
             return self._reduction_input(node, map_, level)
         if is_relabelling(node):
             source = source_of(node)
-            source_map = _relabelled(node, source, map_)
+            source_map = relabelled_map(node, source, map_)
             return None if source_map is None else [(source, source_map, level)]
-        return [(source, _broadcast(source, map_), level) for source in node.all_input_nodes]
+        return [(source, broadcast_map(source, map_), level) for source in node.all_input_nodes]
 
     def _reduction_input(
         self, node: torch_fx.Node, map_: AxisMap, level: int
@@ -185,14 +186,14 @@ class _Growth:
         return [(source, tuple(source_map), level + 1)]
 
 
-def _broadcast(source: torch_fx.Node, map_: AxisMap) -> AxisMap:
+def broadcast_map(source: torch_fx.Node, map_: AxisMap) -> AxisMap:
     """The map of a pointwise operand, aligned from the right; dims of size 1 follow no axis."""
     sizes = source.meta["val"].shape
     aligned = map_[len(map_) - len(sizes) :] if len(sizes) else ()
     return tuple(None if is_one(size) else axis for size, axis in zip(sizes, aligned, strict=True))
 
 
-def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> AxisMap | None:
+def relabelled_map(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> AxisMap | None:
     """The map of the input of an operation that only relabels dims."""
     sizes = source.meta["val"].shape
     rank = len(sizes)
@@ -203,7 +204,7 @@ def _relabelled(node: torch_fx.Node, source: torch_fx.Node, map_: AxisMap) -> Ax
             result[dim] = map_[position]
         return tuple(result)
     if node.target is aten.expand.default:
-        return _broadcast(source, map_)
+        return broadcast_map(source, map_)
     axes = iter(axis for axis, size in zip(map_, node.meta["val"].shape, strict=True) if not is_one(size))
     return tuple(None if is_one(size) else next(axes) for size in sizes)
 
@@ -250,7 +251,7 @@ def grow_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset
         requests = growth.requests.get(node)
         if requests is None or node in stops or not is_fusible(node) or len(requests) != 1:
             continue
-        if any(user not in growth.maps for user in node.users):
+        if not is_parameter_arithmetic(node) and any(user not in growth.maps for user in node.users):
             continue
         map_, level = next(iter(requests))
         growth.include(node, map_, level)

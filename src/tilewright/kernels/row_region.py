@@ -17,6 +17,7 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import size_hint
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
+from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.region import permutation
 
@@ -180,7 +181,7 @@ def grow_row_region(
     for node in _reversed_before(root):
         if node not in growth.requests or node in stops or not is_row_fusible(node):
             continue
-        if all(user in growth.maps for user in node.users):
+        if is_parameter_arithmetic(node) or all(user in growth.maps for user in node.users):
             growth.include(node)
     region = growth.finished()
     return region if region is not None and _is_worth_it(region, plain) else None

@@ -51,14 +51,13 @@ def find_row_regions(
         stops: nodes that must stay operands.
         plain: take plain reductions too.
     """
-    state = {*graph.parameters, *graph.buffers, *graph.constants}
     found: dict[torch_fx.Node, RowRegion] = {}
     inside: set[torch_fx.Node] = set(taken)
     for node in reversed(list(graph.fx.nodes)):
         if node in inside or not node.users or not _is_float_tensor(node):
             continue
         region = grow_row_region(node, frozenset(stops), plain=plain)
-        if region is None or all(operand.node.name in state for operand in region.operands):
+        if region is None:
             continue
         found[node] = region
         inside |= set(region.nodes)

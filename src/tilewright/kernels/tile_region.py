@@ -12,8 +12,16 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
+from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.pointwise import is_pointwise
-from tilewright.kernels.region import AxisMap, is_reduction, is_relabelling, keeps_dims
+from tilewright.kernels.region import (
+    AxisMap,
+    broadcast_map,
+    is_reduction,
+    is_relabelling,
+    keeps_dims,
+    relabelled_map,
+)
 
 aten = torch.ops.aten
 
@@ -42,6 +50,7 @@ class TileRegion:
         nodes: what follows, in execution order; the anchor is not among them.
         maps: node -> the anchor's dims that its dims follow; None for dims of size 1.
         operands: tensors that are loaded.
+        computed: arithmetic on parameters alone, computed where it is read instead of loaded.
         outputs: the nodes whose values are stored, the anchor among them where others read it.
         columns: the anchor's dim that holds the columns.
         whole_rows: some value of a tile depends on whole rows.
@@ -54,6 +63,7 @@ class TileRegion:
     outputs: tuple[torch_fx.Node, ...]
     columns: int
     whole_rows: bool
+    computed: frozenset[torch_fx.Node] = frozenset()
 
     @property
     def reductions(self) -> tuple[torch_fx.Node, ...]:
@@ -228,12 +238,43 @@ def _finish(growth: _Growth) -> TileRegion:
         del growth.maps[last]
     outputs = tuple(node for node in (growth.anchor, *inside) if any(user not in growth.maps for user in node.users))
     operands: dict[TileOperand, None] = {}
+    computed: set[torch_fx.Node] = set()
     for node in inside:
         for source in node.all_input_nodes:
             if source not in growth.maps:
-                operands[TileOperand(source, operand_map(node, source, growth.maps[node], growth.columns))] = None
+                map_ = operand_map(node, source, growth.maps[node], growth.columns)
+                operands |= dict.fromkeys(_loaded(TileOperand(source, map_), computed))
     whole = any(node in growth.on_rows and growth.columns in growth.maps[node] for node in inside)
-    return TileRegion(growth.anchor, tuple(inside), dict(growth.maps), tuple(operands), outputs, growth.columns, whole)
+    return TileRegion(
+        growth.anchor,
+        tuple(inside),
+        dict(growth.maps),
+        tuple(operands),
+        outputs,
+        growth.columns,
+        whole,
+        frozenset(computed),
+    )
+
+
+def _loaded(operand: TileOperand, computed: set[torch_fx.Node]) -> list[TileOperand]:
+    """What is loaded for an operand: itself, or what arithmetic on parameters makes it of; adds that to `computed`."""
+    sources = sources_of(operand)
+    if sources is None:
+        return [operand]
+    computed.add(operand.node)
+    return [leaf for source in sources for leaf in _loaded(source, computed)]
+
+
+def sources_of(operand: TileOperand) -> list[TileOperand] | None:
+    """What an operand is computed of where it is read; None where it is loaded."""
+    node = operand.node
+    if not is_parameter_arithmetic(node) or not _is_float(node):
+        return None
+    if not is_relabelling(node):
+        return [TileOperand(source, broadcast_map(source, operand.map)) for source in node.all_input_nodes]
+    map_ = relabelled_map(node, source_of(node), operand.map)
+    return None if map_ is None else [TileOperand(source_of(node), map_)]
 
 
 def _is_trailing_view(node: torch_fx.Node, maps: dict[torch_fx.Node, AxisMap]) -> bool:

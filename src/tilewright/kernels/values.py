@@ -23,6 +23,11 @@ def short_name(node: torch_fx.Node) -> str:
     return str(node.target).split(".")[1] if node.op == "call_function" and "." in str(node.target) else node.name
 
 
+def value_name(node: torch_fx.Node) -> str:
+    """The name of a node's value in a kernel: the one that it was given, or its operation's."""
+    return str(node.meta.get(NAME, short_name(node)))
+
+
 class KernelNames:
     """Names in a kernel and its wrapper, whatever the kernel's shape.
 
@@ -123,7 +128,7 @@ class ValueEmitter(KernelNames):
                 self._name(lines, node, reduced)
 
     def _name(self, lines: Lines, node: torch_fx.Node, text: str) -> None:
-        name = self.names.unique(short_name(node))
+        name = self.names.unique(value_name(node))
         lines.add(f"{name} = {text}")
         self.values[node] = name
 
