@@ -109,13 +109,13 @@ class Watched:
                 table = vars(part) if kept == "method" else holder(part, name)
                 value = table.get(name, ABSENT)
                 if isinstance(value, torch.Tensor):
-                    places[f"{path}.{name}".lstrip(".")] = table, name, value.dtype, value.shape
+                    places[f"{path}.{name}".lstrip(".")] = table.get, name, value.dtype, value.shape
                 elif kept is float:
-                    places[f"{path}.{name}".lstrip(".")] = table, name, float, None
+                    places[f"{path}.{name}".lstrip(".")] = table.get, name, float, None
                 elif name == "_modules" or name in HOOKS:
                     self.tables.append((value, list(value.items())))
                 else:
-                    self.values.append((table, name, value))
+                    self.values.append((table.get, name, value))
                     if type(kept) in (tuple, dict) and type(value) is not tuple and not hasattr(value, "__code__"):
                         self.contents.append((table, name, kept))
             if "forward" in names and path:
@@ -124,31 +124,34 @@ class Watched:
         return True
 
     def now(self, module, device):
-        """The tensors and floats of `state` as they are; None where kernels do not hold, or gradients are wanted."""
+        """The tensors and floats of `state` as they are; None where kernels do not hold, or gradients are wanted.
+
+        `device` is the number of the device that all of them lie on.
+        """
         if self.values is None and not self.look(module):
             return None
-        for table, name, kept in self.values:
-            value = table.get(name, ABSENT)
+        for get, name, kept in self.values:
+            value = get(name, ABSENT)
             if value is not kept and isinstance(kept, nn.Module):
                 self.values = None  # another part may be like the one that it replaces: look again, next time
                 return None
             if value is not kept and not (type(value) is type(kept) and fits(plain(value), plain(kept))):
                 return None
         for table, kept in self.tables:
-            if list(table.items()) != kept:
+            if len(table) != len(kept) or (kept and list(table.items()) != kept):
                 self.values = None
                 return None
         for table, name, kept in self.contents:  # lists, dictionaries and the like change in place
             if not fits(plain(table[name]), kept):
                 return None
         found, wants_gradients = [], torch.is_grad_enabled()
-        for table, name, dtype, shape in self.places:
-            value = table.get(name)
+        for get, name, dtype, shape in self.places:
+            value = get(name)
             if dtype is float:
                 is_kept = type(value) is float
             else:
                 is_kept = type(value) in TENSORS and value.dtype is dtype and value.shape == shape
-                is_kept = is_kept and value.device == device and not (wants_gradients and value.requires_grad)
+                is_kept = is_kept and value.get_device() == device and not (wants_gradients and value.requires_grad)
             if not is_kept:
                 return None
             found.append(value)

@@ -145,7 +145,7 @@ def argument_conditions(graph: Graph) -> Iterator[str]:
             first = argument.name
             yield f"is_here({first})"
         else:
-            yield f"{argument.name}.device == {first}.device"
+            yield f"{argument.name}.get_device() == {first}.get_device()"
 
 
 def _constant_condition(argument: InputArgument, is_linked: bool) -> str:

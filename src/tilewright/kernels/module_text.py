@@ -53,7 +53,7 @@ class ForwardText:
         signature: how the forward pass is called.
         given: names of the parameters that the captured call gave, or left at their defaults.
         arguments: expressions that must hold of the call's arguments for the kernels to run, sizes apart.
-        device: expression of the device that all tensors must lie on.
+        device: expression of the number of the device that all tensors must lie on.
         conditions: expressions that must hold of sizes; they may use the names of `state`.
         state: attribute path -> the name under which the forward pass has the tensor or float.
         numbers: the paths among them of floats.
@@ -304,11 +304,11 @@ class _ForwardWriter:
         return f"{self.text[leaf]}.contiguous()" if plain else self.text[leaf]
 
     def _device(self) -> str:
-        """The device of the first tensor among the arguments."""
+        """The number of the device of the first tensor among the arguments."""
         first = next((argument.name for argument in self.arguments if argument.placeholder is not None), None)
         if first is None:
             raise EmissionError("the forward pass takes no tensor")
-        return f"{first}.device"
+        return f"{first}.get_device()"
 
     # -- conditions under which the kernels may run ---------------------------------------------------------
 
