@@ -78,6 +78,7 @@ class _Language:
             interpreter._patch_lang_tensor(module.tensor, scope)
             interpreter._patch_lang_core(module, scope)
             scope.set_attr(module, "range", counted)
+            scope.set_attr(module, "dot_scaled", _with_constants(module.dot_scaled))
             if hasattr(module, "map_elementwise"):
                 scope.set_attr(module, "map_elementwise", mapped)
         interpreter._patch_builtin(tl.math, builder, scope)
@@ -119,6 +120,20 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _with_constants(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of the language that asks its strings for their values, which the compiler gives as constants."""
+
+    def called(*arguments: Any, **options: Any) -> Any:
+        import triton.language as tl
+
+        def constant(value: Any) -> Any:
+            return tl.constexpr(value) if isinstance(value, str) else value
+
+        return function(*map(constant, arguments), **{key: constant(value) for key, value in options.items()})
+
+    return called
 
 
 def _missing(name: str) -> Callable[..., Any]:

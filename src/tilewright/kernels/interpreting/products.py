@@ -80,8 +80,11 @@ def _scaled(operand: Any, scale: Any, form: str, inner: int, packed: int) -> Any
     if scale is None:
         return values
     # One row of scales for each row of the left operand, for each column of the right one.
-    factors = np.exp2(scale.data.astype(np.float32) - 127.0)
-    factors = np.where(scale.data == 0xFF, np.nan, factors)
+    if scale.dtype.scalar.name in NARROW:
+        factors = widened(scale.dtype.scalar.name, scale.data)
+    else:
+        factors = np.exp2(scale.data.astype(np.float32) - 127.0)
+        factors = np.where(scale.data == 0xFF, np.nan, factors)
     width = values.shape[inner] // factors.shape[-1]
     wide = np.repeat(factors, max(width, 1), axis=-1)
     return values * (wide if inner == -1 else np.swapaxes(wide, -1, -2))
