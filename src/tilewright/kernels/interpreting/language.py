@@ -20,6 +20,11 @@ from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 #: Modules beside `triton.language` whose functions want to be told of the builder.
 _EXTRA = ("triton.language.extra.cuda.libdevice", "triton.language.extra.cuda.utils", "triton.language.extra.cuda.gdc",
           "triton.language.extra.cuda", "triton.language.extra")  # fmt: skip
+#: Operators of `tl.constexpr` whose right side may be a tensor.
+_OPERATORS = tuple(
+    f"__{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "and", "or", "xor", "lshift",
+                               "rshift", "lt", "le", "gt", "ge", "eq", "ne")
+)  # fmt: skip
 #: Functions without a body, which Triton's compiler takes from the target's library.
 _STUBS = "triton.language.extra.libdevice"
 _LIBRARY = "triton.language.extra.cuda.libdevice"
@@ -81,6 +86,8 @@ class _Language:
             scope.set_attr(module, "dot_scaled", _with_constants(module.dot_scaled))
             if hasattr(module, "map_elementwise"):
                 scope.set_attr(module, "map_elementwise", mapped)
+        for name in _OPERATORS:
+            scope.set_attr(tl.constexpr, name, _left_to_tensors(getattr(tl.constexpr, name)))
         interpreter._patch_builtin(tl.math, builder, scope)
         interpreter._patch_builtin(tl.core.tensor_descriptor_base, builder, scope)
         for name in _EXTRA:
@@ -120,6 +127,15 @@ def _module(name: str) -> Any:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _left_to_tensors(operator: Callable[..., Any]) -> Callable[..., Any]:
+    """An operator of constants that leaves what a block or scalar is on the right of to that."""
+
+    def called(self: Any, other: Any) -> Any:
+        return NotImplemented if hasattr(other, "handle") else operator(self, other)
+
+    return called
 
 
 def _with_constants(function: Callable[..., Any]) -> Callable[..., Any]:
