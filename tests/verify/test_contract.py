@@ -103,11 +103,14 @@ PUBLISHED = (
     "2.0 * x, mask=mask)\n    tl.atomic_add(x_ptr, 1)\n    y = tl.load(out_ptr + offsets)",
 )
 
+#: As the documents forbid them.
+FORBIDDEN = ("tl.tanh", "tl.sigmoid", "tl.gelu", "tl.silu", "tl.softmax", "tl.mish")
+
 CASES = [(check, old, new) for check, edits in BROKEN.items() for old, new in edits]
 
 
 def findings(source: str, *stage_rules: StageRules, strict: bool = False) -> dict[str, str]:
-    found = check_contract(source, OutputRules(strict_stores=strict), stage_rules)
+    found = check_contract(source, OutputRules(forbidden_functions=FORBIDDEN, strict_stores=strict), stage_rules)
     return {finding.check: finding.message for finding in found}
 
 
@@ -126,8 +129,43 @@ def test_each_rule_finds_what_breaks_it(check: str, old: str, new: str) -> None:
     assert check in findings(GOOD.replace(old, new, 1))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "missing"),
+    [
+        ("2.0 * x", "tl.sigmoid(x)", ""),
+        ("2.0 * x", "tl.math.exp2(x)", ""),
+        ("2.0 * x", "tl.extra.cuda.libdevice.tanh(x)", ""),
+        ("import triton\n", "import triton\nfrom triton.language.extra import libdevice\n", ""),
+        ("2.0 * x", "tl.tanh(x)", "tl.tanh"),
+        ("2.0 * x", "tl.math.tanh(x)", "tl.math.tanh"),
+        ("2.0 * x", 'getattr(tl, "tanh")(x)', "tl.tanh"),
+        ("2.0 * x", "tl.extra.cuda.libdevice.tanhh(x)", "tl.extra.cuda.libdevice.tanhh"),
+        ("import triton\n", "import triton\nfrom triton.language import tanh\n", "tl.tanh"),
+    ],
+)
+def test_without_a_document_what_triton_has_may_be_used(old: str, new: str, missing: str) -> None:
+    assert old in GOOD
+    found = check_contract(GOOD.replace(old, new, 1), OutputRules())
+    assert [finding.check for finding in found] == (["contract.unknown_name"] if missing else [])
+    assert all(f"{missing} does not exist" in finding.message for finding in found)
+
+
+@pytest.mark.parametrize("call", ["triton.jit(double)", "triton.jit(do_not_specialize=['n'])(double)"])
+def test_a_kernel_may_be_made_by_a_call(call: str) -> None:
+    head = GOOD.index("@triton.jit\n")
+    name = GOOD[head:].split("def ", 1)[1].split("(", 1)[0]
+    call = call.replace("double", name)
+    assert "contract.jit" not in findings(GOOD.replace("@triton.jit\n", "", 1) + f"\n\nmade = {call}\n")
+
+
+def test_a_load_within_a_store_comes_before_it() -> None:
+    assert "contract.store_then_load" not in findings(
+        GOOD.replace("tl.store(out_ptr + offsets, 2.0 * x", "tl.store(x_ptr + offsets, tl.load(x_ptr + offsets)")
+    )
+
+
 def test_findings_name_the_line() -> None:
-    found = check_contract(GOOD.replace("2.0 * x", "tl.tanh(x)"), OutputRules())
+    found = check_contract(GOOD.replace("2.0 * x", "tl.tanh(x)"), OutputRules(forbidden_functions=FORBIDDEN))
     assert [finding.where for finding in found if finding.check == "contract.forbidden"] == ["line 13"]
 
 

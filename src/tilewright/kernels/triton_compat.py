@@ -7,7 +7,6 @@ run can still be chosen (`TRITON_INTERPRET=1` must be set before Triton is impor
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import math
 import re
@@ -222,21 +221,21 @@ class Seen:
 
 
 def refine_interpreter() -> Seen:
-    """Make the interpreter's numbers those of the hardware where its own are not.
+    """Make the interpreter's kernels mean what they mean on the hardware, as far as a CPU can tell.
 
-    `erf` runs vectorised; float32 becomes bfloat16 by rounding to nearest even; products in TF32 see operands
-    without their last 13 bits, as the tensor cores do; bfloat16 operands are multiplied as numbers; minima and
-    maxima drop a NaN unless they are told to keep it; custom reductions run on whole slices; integers divided by
-    zero are nothing that a kernel may count on.
+    `tilewright.kernels.interpreting` adds what it lacks. Beside that: `erf` runs vectorised; products in TF32 see
+    operands without their last 13 bits, as the tensor cores do; minima and maxima drop a NaN unless they are told to
+    keep it; integers divided by zero are nothing that a kernel may count on.
     """
     import numpy as np
     from triton.runtime import interpreter
 
+    from tilewright.kernels.interpreting.install import install
+
     seen = Seen()
     builder = interpreter.InterpreterBuilder
     _lighten(interpreter)
-    _patch_once(interpreter)
-    _index_by_scalars(interpreter)
+    install(interpreter, lambda kind: seen.dots.update({kind: seen.dots.get(kind, 0) + 1}))
     _refine_numbers(builder, interpreter.TensorHandle, seen)
     _keep_truth_values(builder)
     for division in ("create_idiv", "create_srem", "create_urem"):
@@ -252,26 +251,11 @@ def refine_interpreter() -> Seen:
 
     builder.create_maxnumf, builder.create_minnumf = keeping(np.fmax), keeping(np.fmin)
     builder.create_clampf = clamp
-    reductions = interpreter.ReduceOps
-    plain_min_max = reductions.min_max
-    dropping = {np.max: np.fmax.reduce, np.min: np.fmin.reduce}
-
-    def min_max(self: Any, operand: Any, val_reduce_op: Any, idx_reduce_op: Any = None) -> Any:
-        if self.axis is None or idx_reduce_op is not None:
-            return plain_min_max(self, operand, val_reduce_op, idx_reduce_op)
-        return plain_min_max(self, operand, dropping.get(val_reduce_op, val_reduce_op), None)
-
-    reductions.min_max = min_max
-    plain_reduce = reductions.generic_reduce
-    reductions.generic_reduce = lambda self, operands: _reduce_slices(self, operands, plain_reduce)
     return seen
 
 
 def _lighten(interpreter: Any) -> None:
-    """Leave out what costs half of the interpreter's time and proves nothing at small sizes.
-
-    That is the check of each integer operation for overflow, and a table of types that is rebuilt for each value.
-    """
+    """Leave out what costs much of the interpreter's time: a table of types that is rebuilt for each value."""
     import triton.language as tl
 
     plain = interpreter._get_np_dtype
@@ -286,52 +270,6 @@ def _lighten(interpreter: Any) -> None:
         return found
 
     interpreter._get_np_dtype = np_dtype
-    interpreter.interpreter_builder.options = dataclasses.replace(
-        interpreter.interpreter_builder.options, sanitize_overflow=False
-    )
-
-
-def _patch_once(interpreter: Any) -> None:
-    """Prepare Triton's language once for a launch, not again for each call of a helper function in it."""
-    import triton.language as tl
-
-    plain = interpreter._patch_lang
-    languages: dict[int, frozenset[int]] = {}
-    ready: set[int] = set()
-    scopes: list[Any] = []
-
-    class Launch:
-        """Undoes what the launch and its helpers changed."""
-
-        def restore(self) -> None:
-            while scopes:
-                scopes.pop().restore()
-            ready.clear()
-
-    def patch_lang(function: Any) -> Any:
-        names = function.__globals__
-        if id(names) not in languages:
-            languages[id(names)] = frozenset(
-                id(value) for value in names.values() if inspect.ismodule(value) and value in (tl, tl.core)
-            )
-        wanted = languages[id(names)]
-        if not (wanted and wanted <= ready):
-            scopes.append(plain(function))
-            ready.update(wanted)
-        return Launch()
-
-    interpreter._patch_lang = patch_lang
-
-
-def _index_by_scalars(interpreter: Any) -> None:
-    """Let a scalar be the bound of a `range` with numpy 2.4, which Triton 3.6 does not do by itself."""
-    plain = interpreter._patch_lang_tensor
-
-    def patch_lang_tensor(tensor: Any, scope: Any) -> None:
-        plain(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.squeeze()))
-
-    interpreter._patch_lang_tensor = patch_lang_tensor
 
 
 def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:
@@ -339,34 +277,19 @@ def _refine_numbers(builder: Any, handle: Any, seen: Seen) -> None:
     import torch
     import triton.language as tl
 
-    plain_cast, plain_dot = builder.cast_impl, builder.create_dot
+    plain_cast = builder.cast_impl
 
     def erf(self: Any, arg: Any) -> Any:
         values = torch.erf(torch.from_numpy(np.ascontiguousarray(arg.data))).numpy()
         return handle(values.reshape(arg.data.shape), arg.dtype.scalar)
 
     def cast(self: Any, src: Any, dst_type: Any) -> Any:
-        source, target = src.dtype.scalar, dst_type.scalar
-        if source == tl.float32 and target in (tl.float16, tl.bfloat16):
+        target = dst_type.scalar
+        if src.dtype.scalar == tl.float32 and target in (tl.float16, tl.bfloat16):
             seen.narrowed[str(target)] = seen.narrowed.get(str(target), 0) + 1
-        if source == tl.float32 and target == tl.bfloat16:
-            values = torch.from_numpy(np.ascontiguousarray(src.data)).to(torch.bfloat16).view(torch.uint16)
-            return handle(values.numpy().reshape(src.data.shape), target)
         return plain_cast(self, src, dst_type)
 
-    def dot(self: Any, a: Any, b: Any, d: Any, input_precision: Any, *rest: Any) -> Any:
-        kind = str(a.dtype.scalar)
-        left, right = a, b
-        if a.dtype.scalar == tl.bfloat16:
-            left, right = (plain_cast(self, operand, tl.float32) for operand in (a, b))
-        elif a.dtype.scalar == tl.float32:
-            kind = str(input_precision).rpartition(".")[2].lower()
-            if kind == "tf32":
-                left, right = (handle(_without_low_bits(operand.data), operand.dtype) for operand in (a, b))
-        seen.dots[kind] = seen.dots.get(kind, 0) + 1
-        return plain_dot(self, left, right, d, input_precision, *rest)
-
-    builder.create_erf, builder.cast_impl, builder.create_dot = erf, cast, dot
+    builder.create_erf, builder.cast_impl = erf, cast
 
 
 def _keep_truth_values(builder: Any) -> None:
@@ -409,71 +332,40 @@ def _unspecified_by_zero(plain: Callable[..., Any], handle: Any) -> Callable[...
     return division
 
 
-def _without_low_bits(values: Any) -> Any:
-    """float32 values cut to 10 mantissa bits (toward zero)."""
-    import numpy as np
+def change_stores(change: Callable[[Any, Any, Callable[[float], Any], bool], Any]) -> None:
+    """Let `change` replace values that interpreted kernels store or add atomically, from now on.
 
-    return (np.ascontiguousarray(values).view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
-
-
-def _reduce_slices(operation: Any, operands: Any, plain: Callable[..., Any]) -> Any:
-    """`tl.reduce` with a custom combination, one call for each slice rather than for each element."""
-    import numpy as np
-
-    if operation.axis is None:
-        return plain(operation, operands)
-    axis = operation.axis
-    data = [operand.handle.data for operand in operands]
-    slices = [np.moveaxis(values, axis, 0) for values in data]
-
-    def at(index: int) -> tuple[Any, ...]:
-        return tuple(
-            operation.to_tensor(np.ascontiguousarray(values[index]), operand.dtype)
-            for values, operand in zip(slices, operands, strict=True)
-        )
-
-    if data[0].ndim < 2:
-        return plain(operation, operands)
-    total = at(0)
-    for index in range(1, data[0].shape[axis]):
-        combined = operation.combine_fn.fn(*total, *at(index))
-        total = combined if isinstance(combined, tuple) else (combined,)
-    results = [value.handle.data for value in total]
-    if operation.keep_dims:
-        results = [np.expand_dims(values, axis) for values in results]
-    return [operation.to_tensor(values, operand.dtype) for values, operand in zip(results, operands, strict=True)]
-
-
-def change_stores(change: Callable[[Any, Any, Callable[[float], Any]], Any]) -> None:
-    """Let `change` replace floating-point values that interpreted kernels store or add atomically, from now on.
-
-    It is called as `change(values, lanes, constant_of)` with NumPy arrays: what is stored, which lanes are, and a
-    function that makes an array of one value in the stored type. It returns what is stored instead.
+    It is called as `change(values, lanes, constant_of, whole)` with NumPy arrays: what is stored, which lanes are, a
+    function that makes an array of one value in the stored type, and whether that is one of integers. It returns
+    what is stored instead. Integers that one lane adds or exchanges by itself are left alone: locks and counters.
     """
     import numpy as np
     from triton.runtime import interpreter
 
+    from tilewright.kernels.interpreting.narrow import NARROW, narrowed
+
     builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
     plain_store, plain_add = builder.create_masked_store, builder.create_atomic_rmw
 
-    def changed(value: Any, mask: Any) -> Any:
-        if not value.dtype.scalar.is_floating():
+    def changed(value: Any, mask: Any, *, atomic: bool = False) -> Any:
+        scalar, data = value.dtype.scalar, value.data
+        whole = not scalar.is_floating()
+        if whole and (atomic and data.size == 1):
             return value
-        kind, data = str(value.dtype.scalar), value.data
 
         def constant_of(constant: float) -> Any:
-            # The interpreter keeps bfloat16 as the upper half of float32.
-            bits = int(np.float32(constant).view(np.uint32)) >> 16 if kind == "bf16" else constant
-            return np.full_like(data, bits)
+            if scalar.name in NARROW:  # kept as integers of its bits
+                return np.full_like(data, narrowed(scalar.name, np.array([constant], dtype=np.float32))[0])
+            return np.full_like(data, round(8 * constant) if whole else constant)
 
-        found = change(data, mask.data, constant_of)
+        found = change(data, mask if isinstance(mask, np.ndarray) else mask.data, constant_of, whole)
         return value if found is data else handle(found, value.dtype)
 
     def store(self: Any, ptrs: Any, value: Any, mask: Any, *rest: Any) -> Any:
         return plain_store(self, ptrs, changed(value, mask), mask, *rest)
 
     def atomic_rmw(self: Any, operation: Any, ptr: Any, val: Any, mask: Any, *rest: Any) -> Any:
-        return plain_add(self, operation, ptr, changed(val, mask), mask, *rest)
+        return plain_add(self, operation, ptr, changed(val, mask, atomic=True), mask, *rest)
 
     builder.create_masked_store, builder.create_atomic_rmw = store, atomic_rmw
 

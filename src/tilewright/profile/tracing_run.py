@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from tilewright.kernels import triton_compat
+from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import EndProgramError, observed_memory, source_line
 from tilewright.verify import runtime
 from tilewright.verify.accesses import AccessKind, Memory, Region, Touch
@@ -48,7 +49,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     with runtime.interpreted_kernels(int(job["configuration"])), observed_memory(memory), _cheap_products():
         try:
             _forward_twice(subject, reference, job["gpu"], watcher)
-        except Exception as problem:
+        except (Exception, NotInterpretableError) as problem:
             error = describe(problem)
     for index, launch in enumerate(watcher.launches):
         packed: dict[str, torch.Tensor] = {}

@@ -17,7 +17,8 @@ class OutputRules:
     """What a document demands of the answer, as data. All of it is on by default.
 
     Attributes:
-        forbidden_functions: dotted names that Triton lacks (`tl.tanh`).
+        forbidden_functions: dotted names that the answer must not use (`tl.tanh`), where the document names any; what
+            the installed Triton lacks is no name in any case.
         fixed_order: imports, kernels, wrappers, ModelNew.
         no_test_code: no testing code, `if __name__`, `get_inputs`, `get_init_inputs`.
         require_jit: every kernel is decorated.
@@ -28,14 +29,7 @@ class OutputRules:
         strict_stores: `--rules strict`: one literal `tl.store` an output and nothing else.
     """
 
-    forbidden_functions: tuple[str, ...] = (
-        "tl.tanh",
-        "tl.sigmoid",
-        "tl.gelu",
-        "tl.silu",
-        "tl.softmax",
-        "tl.mish",
-    )
+    forbidden_functions: tuple[str, ...] = ()
     fixed_order: bool = True
     no_test_code: bool = True
     require_jit: bool = True

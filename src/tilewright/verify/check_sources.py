@@ -46,6 +46,7 @@ SOURCES: Mapping[str, str] = {
     "correctness.value": f"{_KB165}; {_HIGHAM}; Sarkar, The correctness illusion in LLM-generated GPU kernels, "
     "arXiv:2606.20128",
     "correctness.not_finite": "IEEE 754-2019, propagation of NaN; Triton, tl.maximum's propagate_nan",
+    "correctness.not_interpretable": "NVIDIA, PTX ISA; Triton, TRITON_INTERPRET: no inline assembly, no libraries",
     "correctness.shape": "PyTorch, broadcasting semantics; torch.testing.assert_close",
     "correctness.device": "PyTorch, torch.testing.assert_close (check_device)",
     "correctness.stride": "PyTorch, torch.testing.assert_close (check_stride); channels last memory format",

@@ -29,8 +29,8 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "contract.forbidden", _E,
-        "No function that Triton lacks is named (tl.tanh, tl.sigmoid, ...), also not through an alias or getattr.",
-        "The documents' API constraints; such code fails at its first launch.",
+        "No function that the document forbids is named (tl.tanh, tl.sigmoid), also not through an alias or getattr.",
+        "The documents' API constraints; where a document names none, what the installed Triton has is free to use.",
     ),
     Check(
         "contract.unknown_name", _E,
@@ -174,6 +174,12 @@ CHECKS: tuple[Check, ...] = (
         "correctness.not_finite", _E,
         "Infinities and NaN stand where the reference has them, and nowhere else.",
         "An overflow that a clamp swallows, or a NaN that a maximum drops, is a wrong value that looks right.",
+    ),
+    Check(
+        "correctness.not_interpretable", _E,
+        "Every operation of the kernels has a plain twin, so that they can be run without a GPU.",
+        "Inline PTX and library functions are open ended: what is not known here is named with its line, and is not "
+        "taken for wrong. On a GPU nothing is interpreted to judge values.",
     ),
     Check(
         "correctness.shape", _E,

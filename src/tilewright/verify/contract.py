@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from types import ModuleType
+from typing import Any
 
 from tilewright.task.stage import StageRules
 from tilewright.task.task import OutputRules
@@ -124,7 +127,7 @@ def _forbidden(source: Source, rules: OutputRules) -> Iterator[Wrong]:
             line = getattr(node, "lineno", 0)
             if name in banned and (name, line) not in seen:
                 seen.add((name, line))
-                yield f"{banned[name]} is named; the rules say that Triton has no such function", line
+                yield f"{banned[name]} is named; the document's rules forbid it", line
 
 
 def _full(name: str) -> str:
@@ -132,21 +135,41 @@ def _full(name: str) -> str:
 
 
 def _unknown_name(source: Source, rules: OutputRules) -> Iterator[Wrong]:
-    import triton.language
+    import triton
 
     banned = {_full(name) for name in rules.forbidden_functions}
+    banned |= {name.replace(f"{LANGUAGE}.", f"{LANGUAGE}.math.") for name in banned}
     seen: set[str] = set()
     for node in ast.walk(source.tree):
-        if not isinstance(node, ast.Attribute):
-            continue
-        name = source.names.resolve(node) or ""
-        rest = name.removeprefix(f"{LANGUAGE}.")
-        if rest == name or name in banned or name in seen:
-            continue
-        first = rest.partition(".")[0]
-        if not hasattr(triton.language, first):
-            seen.add(name)
-            yield f"tl.{first} does not exist in triton {triton.__version__}", node.lineno
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(LANGUAGE):
+            used = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "*"]
+        else:
+            used = [source.names.resolve(node) or ""] if isinstance(node, ast.Attribute | ast.Call) else []
+        for name in used:
+            missing = _missing(name) if name not in banned else None
+            if missing is not None and missing not in seen:
+                seen.add(missing)
+                text = f"{missing.replace(LANGUAGE, 'tl', 1)} does not exist in triton {triton.__version__}"
+                yield text, getattr(node, "lineno", 1)
+
+
+def _missing(name: str) -> str | None:
+    """The part of a dotted name of the language that the installed Triton does not have; None where it has it all."""
+    if not name.startswith(f"{LANGUAGE}."):
+        return None
+    found: Any = importlib.import_module(LANGUAGE)
+    path = LANGUAGE
+    for part in name.removeprefix(f"{LANGUAGE}.").split("."):
+        path = f"{path}.{part}"
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(path)
+            except ImportError:
+                return path
+        found = getattr(found, part, None)
+        if not isinstance(found, ModuleType):
+            return None  # what a class or function has is not looked up
+    return None
 
 
 _TEST_NAMES = frozenset({"get_inputs", "get_init_inputs", "main", "benchmark"})

@@ -206,7 +206,10 @@ class Coverage:
     def touch(self, touch: Touch) -> None:
         """See `Sink`."""
         region = touch.region
-        if region is None or not region.backed:
+        if region is None:
+            self._by_address(touch)
+            return
+        if not region.backed:
             return
         mask = touch.mask
         if touch.outside is not None:
@@ -220,6 +223,17 @@ class Coverage:
             parts = np.arange(touch.element_bytes // shadow.granule)
             elements = (elements[:, None] + parts).reshape(-1)
         self._mark(touch, shadow, elements, mask, region)
+
+    def _by_address(self, touch: Touch) -> None:
+        """An address that a kernel took from memory: what it reads or writes of the tensors that are known."""
+        addresses = touch.addresses[touch.mask].astype(np.int64)
+        for shadow in self.shadows.values() if addresses.size else ():
+            offsets = addresses - int(shadow.storage.data_ptr())
+            inside = (offsets >= 0) & (offsets < shadow.written.size * shadow.granule)
+            for start in range(0, touch.element_bytes, shadow.granule) if inside.any() else ():
+                elements = np.minimum((offsets[inside] + start) // shadow.granule, shadow.written.size - 1)
+                shadow.read[elements] |= touch.kind is not AccessKind.STORE
+                shadow.written[elements] |= touch.kind is not AccessKind.LOAD
 
     def _mark(self, touch: Touch, shadow: Shadow, elements: npt.NDArray[np.int64], mask: Lanes, region: Region) -> None:
         if touch.kind is not AccessKind.STORE:

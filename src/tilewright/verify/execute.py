@@ -18,6 +18,7 @@ import cloudpickle
 import torch
 from torch import nn
 
+from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import ahead, coverage, runtime, wire
 from tilewright.verify.coverage import Coverage
@@ -140,6 +141,8 @@ class _Bench:
                     report["coverage"]["redone"] = self._redone(candidate, holder, inputs)
         except runtime.TooDearError as error:
             report["skipped"] = str(error)
+        except NotInterpretableError as error:
+            report["skipped"] = report["unknown"] = unknown_to_us(error, self.watch.running)
         except Exception as error:
             report["error"] = describe(error)
             # After either the process is not what it was: what it says from here on is not the candidate's doing.
@@ -211,7 +214,13 @@ class _Bench:
 _NO_MEMORY = ("not enough memory", "CUDA out of memory")
 
 
-def describe(error: Exception) -> dict[str, Any]:
+def unknown_to_us(error: NotInterpretableError, kernel: str) -> str:
+    """What of a kernel has no plain twin here, and where it stands."""
+    line = describe(error)["line"]
+    return f"{error.what} in {kernel}" + (f" (line {line})" if line else "")
+
+
+def describe(error: BaseException) -> dict[str, Any]:
     """What was raised, and the line of the candidate where."""
     lines: Sequence[traceback.FrameSummary] = traceback.extract_tb(error.__traceback__)
     inner: BaseException = error

@@ -37,6 +37,7 @@ from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
+from tilewright.verify.unjudged import judged_without
 from tilewright.verify.walls import own_folder
 
 Progress = Callable[[str], None]
@@ -485,19 +486,6 @@ def _input_findings(
         )
 
 
-def _time_findings(
-    ran: Sequence[judge.Outcome], expected: Sequence[Expected | None], own_code: bool
-) -> Iterator[Finding]:
-    """What the interpreter had no time for, where that is the task's own sizes or everything."""
-    if not ran:
-        text = "no probe could be interpreted in the time allowed: nothing is proved, one way or the other"
-        yield finding("cost.interpreter", text)
-    elif not any((e := expected[o.index]) is not None and e.probe.family is Family.OWN for o in ran):
-        text = "the task's own sizes are too large to be interpreted: it is verified at smaller sizes only"
-        severity = Severity.NOTE if own_code else Severity.LIMIT
-        yield replace(finding("cost.interpreter", text), severity=severity)
-
-
 def _run_findings(
     result: JobResult, outcomes: Sequence[judge.Outcome], expected: Sequence[Expected | None], own_code: bool
 ) -> list[Finding]:
@@ -517,8 +505,8 @@ def _run_findings(
     if lost:
         found.append(finding("correctness.parameters", f"parameters without a counterpart: {', '.join(lost)}"))
     if result.outcome is Outcome.OK and not any(o.problem == "correctness.raises" for o in outcomes):
-        found += _time_findings(ran, expected, own_code)
-    skipped = [o for o in outcomes if o.problem == "skipped"]
+        found += judged_without(outcomes, ran, expected, own_code)
+    skipped = [o for o in outcomes if o.problem == "skipped" and not o.unknown]
     if skipped:
         names = list(dict.fromkeys(e.probe.name for o in skipped if (e := expected[o.index]) is not None))
         found.append(finding("inputs.skipped", f"not run, the time for runs was up: {'; '.join(names)}"))

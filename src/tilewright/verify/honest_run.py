@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
+from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.verify import patches, pretend, runtime, wire, workbench
 from tilewright.verify.execute import describe
 from tilewright.verify.pretend import really
@@ -57,7 +58,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
             report, packed = _tried(EXPERIMENTS[name], stage, job)
             with really():
                 emit(name, report, packed)
-            if name == "first" and "error" in report:
+            if name == "first" and ("error" in report or "unknown" in report):
                 break  # its error is told by the gate's own runs
         found += patches.replaced(before, after_kernels=True)
         with really():
@@ -72,6 +73,8 @@ def _tried(experiment: Callable[[_Stage], Report], stage: _Stage, job: Mapping[s
         report = experiment(stage)
     except runtime.TooDearError as error:
         return {"skipped": str(error)}, None
+    except NotInterpretableError as error:
+        return {"skipped": error.what, "unknown": error.what}, None
     except Exception as error:
         return {"error": describe(error)}, None
     finally:
@@ -81,15 +84,19 @@ def _tried(experiment: Callable[[_Stage], Report], stage: _Stage, job: Mapping[s
 
 @dataclass
 class _Tamper:
-    """Replaces floating-point values that kernels store, in all launches or in one."""
+    """Replaces values that kernels store, in all launches or in one; integers where no floats are stored at all."""
 
     constant: float | None = None
     only: int = 0
     launch: int = 0
     stored: dict[int, int] = field(default_factory=dict)
+    floats: bool = False
 
-    def change(self, values: Any, lanes: Any, constant_of: Callable[[float], Any]) -> Any:
+    def change(self, values: Any, lanes: Any, constant_of: Callable[[float], Any], whole: bool) -> Any:
         """The values that are stored instead; `constant_of` makes a block of one value."""
+        self.floats = self.floats or not whole
+        if whole and self.floats:  # indices and flags that lead to floats
+            return values
         if lanes.any():
             self.stored[self.launch] = self.stored.get(self.launch, 0) + 1
         if self.constant is None or (self.only and self.only != self.launch):

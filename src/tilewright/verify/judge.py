@@ -65,6 +65,7 @@ class Outcome:
         errors, allowed, reference: where outputs could be compared: the candidate's, what is allowed, the
             reference's own in the class that was judged.
         launches: kernel -> launches.
+        unknown: what of a kernel cannot be interpreted here, of a run that was skipped for that.
     """
 
     index: int
@@ -77,6 +78,7 @@ class Outcome:
     reference: Errors | None = None
     launches: Mapping[str, int] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
+    unknown: str = ""
 
 
 def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected | None]:
@@ -124,7 +126,8 @@ def judge_run(
         launches = {str(k): int(v) for k, v in dict(data.get("launches", {})).items()}
         blank = replace(blank, launches=launches)
         if "skipped" in data:
-            return replace(blank, problem="skipped", message=str(data["skipped"])[:300])
+            unknown = str(data.get("unknown", ""))[:300]
+            return replace(blank, problem="skipped", message=str(data["skipped"])[:300], unknown=unknown)
         if "error" in data:
             line = data["error"].get("line")
             where = f"line {int(line)}" if line else ""

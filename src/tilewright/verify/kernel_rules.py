@@ -205,10 +205,11 @@ def store_then_load(function: Function) -> Iterator[Wrong]:
 
     That is: all threads of the program met at a barrier, and then an atomic operation told other programs.
     """
-    barriers = [(call.lineno, None) for call in function.calls(f"{LANGUAGE}.debug_barrier")]
-    steps = sorted([*barriers, *((a.call.lineno, a) for a in function.accesses)], key=lambda step: step[0])
+    barriers = [(call.end_lineno or 0, None) for call in function.calls(f"{LANGUAGE}.debug_barrier")]
+    # In the order in which they end: a load within the arguments of a store comes before it.
+    steps = sorted([*barriers, *((a.call.end_lineno or 0, a) for a in function.accesses)], key=lambda step: step[0])
     stored: dict[str, bool] = {}  # parameter -> whether threads have met since
-    for line, access in steps:
+    for _, access in steps:
         if access is None:
             stored = dict.fromkeys(stored, True)
         elif access.kind == "store" and access.root:
@@ -216,7 +217,7 @@ def store_then_load(function: Function) -> Iterator[Wrong]:
         elif access.kind == "atomic":
             stored = {root: met for root, met in stored.items() if not met}
         elif access.kind == "load" and access.root in stored:
-            yield f"{function.name} loads from `{access.root}` after it stored there", line
+            yield f"{function.name} loads from `{access.root}` after it stored there", access.call.lineno
 
 
 #: Check -> rule, in the order of the table of checks.

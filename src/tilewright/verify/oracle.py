@@ -17,6 +17,7 @@ from typing import Any
 import cloudpickle
 import torch
 
+from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import draws, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
@@ -79,7 +80,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 state = oracle.weights(plan, probe)
                 answer = oracle.answer(plan, probe)
                 refusal = _refusal(oracle, plan, probe, answer, followed)
-            except runtime.TooDearError as error:
+            except (runtime.TooDearError, NotInterpretableError) as error:
                 emit(f"probe {index}", {"skipped": str(error)}, None)
                 continue
             except Exception as error:
@@ -344,7 +345,7 @@ class Oracle:
             return Errors(0.0, 0.0)
         try:
             return reordered(1)
-        except runtime.TooDearError:
+        except (runtime.TooDearError, NotInterpretableError):
             return Errors(0.0, 0.0)
 
     def _class_errors(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ import torch
 from torch.utils.flop_counter import flop_registry
 
 from tilewright.kernels import triton_compat
+from tilewright.kernels.interpreting.compiled import stand_in
 from tilewright.verify import runtime
 from tilewright.verify.execute import describe
 from tilewright.verify.pretend import pretend, really
@@ -103,7 +105,7 @@ class Recorder:
         """Record instead of launching, and note what goes to PyTorch."""
         jit, autotuner = triton_compat.jit_function_type(), triton_compat.autotuner_type()
         plain_run, plain_tune = jit.run, autotuner.run  # type: ignore[attr-defined]
-        jit.run = lambda kernel, *args, **kwargs: self._launch(kernel, args, kwargs)  # type: ignore[attr-defined]
+        jit.run = lambda kernel, *args, **kwargs: self._run(kernel, args, kwargs)  # type: ignore[attr-defined]
         autotuner.run = lambda tuner, *args, **kwargs: self._tuned(tuner, args, kwargs)  # type: ignore[attr-defined]
         try:
             with _Native(self):
@@ -119,6 +121,12 @@ class Recorder:
             tuner.fn.run(*args, **kwargs, **config.all_kwargs())
         self.steps[first]["alternatives"] = self.steps[first + 1 :]
         del self.steps[first + 1 :]
+
+    def _run(self, kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Note a launch; a warmup launches nothing. Either gives what stands for the compiled kernel."""
+        if not kwargs.get("warmup"):
+            self._launch(kernel, args, kwargs)
+        return stand_in(kernel, functools.partial(type(kernel).run, kernel), args, kwargs)
 
     def _launch(self, kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         with really():

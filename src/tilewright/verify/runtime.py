@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.util
+import inspect
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +17,7 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
+from tilewright.kernels.interpreting.compiled import stand_in
 from tilewright.verify.pretend import Redirect, pretend, really
 
 #: Name under which a candidate's file is imported, and of that file in the scratch directory.
@@ -41,6 +44,7 @@ class Watch:
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
+        running: the kernel that was launched last.
     """
 
     launches: dict[str, int] = field(default_factory=dict)
@@ -50,6 +54,7 @@ class Watch:
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
     on_launch: Callable[[str], None] | None = None
+    running: str = ""
     _first: float = 0.0
 
     def reset(self, choice: int | None, deadline: float) -> None:
@@ -63,6 +68,7 @@ class Watch:
         """Count a launch; returns the grid, or a wrapped one that notes its value."""
         name = triton_compat.kernel_name(kernel)
         self.launches[name] = self.launches.get(name, 0) + 1
+        self.running = name
         if self.on_launch is not None:
             self.on_launch(name)
         if callable(grid):
@@ -121,13 +127,23 @@ def _use_interpreter(watch: Watch) -> None:
     plain = interpreted.run  # type: ignore[attr-defined]
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> Any:
-        if any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values())):
-            return None
-        with really():
-            return plain(self, *args, grid=watch.count(self, grid), warmup=warmup, **kwargs)
+        on_meta = any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values()))
+        if not (on_meta or warmup):
+            grid = evaluated_grid(self, grid, args, kwargs)
+            with really():
+                plain(self, *args, grid=watch.count(self, grid), warmup=False, **kwargs)
+        return stand_in(self, functools.partial(interpreted.run, self), args, kwargs)  # type: ignore[attr-defined]
 
     interpreted.run = run  # type: ignore[attr-defined]
     _choose_configurations(watch)
+
+
+def evaluated_grid(kernel: Any, grid: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """A launch's grid as a tuple; a function is given the arguments as they were passed, as Triton does."""
+    if callable(grid):
+        named = {key: value for key, value in kwargs.items() if key in kernel.arg_names}
+        grid = grid({**kwargs, **inspect.getcallargs(kernel.fn, *args, **named)})
+    return tuple(grid) if isinstance(grid, list | tuple) else (grid,)
 
 
 @contextlib.contextmanager
@@ -136,9 +152,12 @@ def interpreted_kernels(choice: int) -> Iterator[None]:
     interpreted, autotuner = triton_compat.interpreted_function_type(), triton_compat.autotuner_type()
     plain_run, plain_tune = interpreted.run, autotuner.run  # type: ignore[attr-defined]
 
-    def run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        with really():
-            return plain_run(self, *args, **{"warmup": False, **kwargs})
+    def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> Any:
+        if not warmup:
+            grid = evaluated_grid(self, grid, args, kwargs)
+            with really():
+                plain_run(self, *args, grid=grid, warmup=False, **kwargs)
+        return stand_in(self, functools.partial(interpreted.run, self), args, kwargs)  # type: ignore[attr-defined]
 
     interpreted.run = run  # type: ignore[attr-defined]
     _choose_configurations(Watch(choice=choice))

@@ -162,7 +162,8 @@ class Function:
             else:
                 continue
             found.append(Access(kind, _root(pointer, dict(self.roots)), ast.unparse(pointer), node))
-        return tuple(sorted(found, key=lambda access: (access.call.lineno, access.call.col_offset)))
+        # By their ends: what stands in an argument of a call is done before the call itself.
+        return tuple(sorted(found, key=lambda access: (access.call.end_lineno or 0, access.call.end_col_offset or 0)))
 
 
 def _pointer_parameters(function: Function) -> set[str]:
@@ -233,10 +234,12 @@ class Source:
         """
         tree = parse_tree(text)
         names = Names.of(tree)
+        called = _jitted_by_call(tree, names)
         functions = [
-            Function(node, _is_jit(node, names), _configs(node, names, tree), names)
+            Function(node, _is_jit(node, names) or node.name in called, _configs(node, names, tree), names)
             for node in ast.walk(tree)
-            if isinstance(node, ast.FunctionDef) and (_is_jit(node, names) or _looks_like_kernel(node, names))
+            if isinstance(node, ast.FunctionDef)
+            and (_is_jit(node, names) or node.name in called or _looks_like_kernel(node, names))
         ]
         functions.sort(key=lambda function: function.node.lineno)
         launched = {
@@ -249,12 +252,30 @@ class Source:
         return cls(tree, names, tuple(functions), frozenset(launched))
 
 
+_JIT = frozenset({"triton.jit", "triton.runtime.jit", "triton.runtime.jit.jit"})
+_MAKERS = _JIT | {"triton.JITFunction", "triton.runtime.JITFunction", "triton.runtime.jit.JITFunction"}
+
+
 def _is_jit(node: ast.FunctionDef, names: Names) -> bool:
     for decorator in node.decorator_list:
-        target = decorator.func if isinstance(decorator, ast.Call) else decorator
-        if names.resolve(target) in {"triton.jit", "triton.runtime.jit", "triton.runtime.jit.jit"}:
+        calls = [decorator, *(n.func for n in ast.walk(decorator) if isinstance(n, ast.Call))]
+        # Also `functools.partial(triton.jit, ...)` and the like.
+        inner = [argument for n in ast.walk(decorator) if isinstance(n, ast.Call) for argument in n.args]
+        if any(names.resolve(target) in _JIT for target in (*calls, *inner)):
             return True
     return False
+
+
+def _jitted_by_call(tree: ast.Module, names: Names) -> frozenset[str]:
+    """Functions that become kernels by a call: `kernel = triton.jit(function)`."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        maker = node.func.func if isinstance(node.func, ast.Call) else node.func
+        if names.resolve(maker) in _MAKERS:
+            found |= {argument.id for argument in node.args if isinstance(argument, ast.Name)}
+    return frozenset(found)
 
 
 def _looks_like_kernel(node: ast.FunctionDef, names: Names) -> bool:

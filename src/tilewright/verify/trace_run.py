@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from tilewright.kernels import triton_compat
+from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
 from tilewright.verify import runtime
 from tilewright.verify.accesses import Memory, Sample, TracedLaunch, Tracer
@@ -37,7 +38,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     with runtime.interpreted_kernels(int(job["configuration"])), observed_memory(Memory([tracer])):
         try:
             _forward(subject, reference, str(job["device"]), job["gpu"])
-        except Exception as problem:
+        except (Exception, NotInterpretableError) as problem:
             error = describe(problem)
     for launch in tracer.launches():
         packed: dict[str, torch.Tensor] = {}

@@ -1,0 +1,29 @@
+"""Minimum and maximum of bfloat16 values."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+
+@triton.jit
+def kernel(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    o = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    m = o < n
+    x = tl.load(x_ptr + o, mask=m, other=0.0)
+    above = tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    below = tl.minimum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    y = (above + below.to(tl.float32) * 0.01).to(tl.bfloat16)
+    tl.store(y_ptr + o, y, mask=m)
+
+
+class ModelNew(nn.Module):
+    """See the file."""
+
+    def forward(self, x):
+        """See the file."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        n = x.numel()
+        kernel[(triton.cdiv(n, 256),)](x, y, n, BLOCK=256)
+        return y

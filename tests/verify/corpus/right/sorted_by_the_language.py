@@ -1,0 +1,26 @@
+"""`tl.sort`, with infinity behind the row."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import nn
+
+
+@triton.jit
+def kernel(x_ptr, y_ptr, width, BLOCK: tl.constexpr):
+    o = tl.program_id(0) * width + tl.arange(0, BLOCK)
+    m = tl.arange(0, BLOCK) < width
+    x = tl.load(x_ptr + o, mask=m, other=float("inf"))
+    tl.store(y_ptr + o, tl.sort(x) * 2.0, mask=m)
+
+
+class ModelNew(nn.Module):
+    """See the file."""
+
+    def forward(self, x):
+        """See the file."""
+        x = x.contiguous()
+        y = torch.empty_like(x)
+        width = x.shape[-1]
+        kernel[(x.numel() // width,)](x, y, width, BLOCK=triton.next_power_of_2(width))
+        return y
