@@ -444,8 +444,10 @@ def _reduce_slices(operation: Any, operands: Any, plain: Callable[..., Any]) -> 
     return [operation.to_tensor(values, operand.dtype) for values, operand in zip(results, operands, strict=True)]
 
 
-def change_stores(change: Callable[[Any, Any, Callable[[float], Any]], Any]) -> None:
-    """Let `change` replace floating-point values that interpreted kernels store or add atomically, from now on.
+def change_stores(change: Callable[[Any, Any, Callable[[float], Any]], Any], *, integers: bool = False) -> None:
+    """Let `change` replace values that interpreted kernels store or add atomically, from now on.
+
+    Floating-point ones; `integers`: whole numbers too, of which a constant above zero is 1.
 
     It is called as `change(values, lanes, constant_of)` with NumPy arrays: what is stored, which lanes are, and a
     function that makes an array of one value in the stored type. It returns what is stored instead.
@@ -457,11 +459,14 @@ def change_stores(change: Callable[[Any, Any, Callable[[float], Any]], Any]) -> 
     plain_store, plain_add = builder.create_masked_store, builder.create_atomic_rmw
 
     def changed(value: Any, mask: Any) -> Any:
-        if not value.dtype.scalar.is_floating():
+        floating = value.dtype.scalar.is_floating()
+        if not floating and not integers:
             return value
         kind, data = str(value.dtype.scalar), value.data
 
         def constant_of(constant: float) -> Any:
+            if not floating:
+                return np.full_like(data, constant > 0)
             # The interpreter keeps bfloat16 as the upper half of float32.
             bits = int(np.float32(constant).view(np.uint32)) >> 16 if kind == "bf16" else constant
             return np.full_like(data, bits)

@@ -129,6 +129,7 @@ class _Bench:
             self.watch.reset(choice, 0.0 if on_gpu else deadline)
             inputs, native = self._followed(inputs, holder)
             with torch.no_grad(), product_precision(str(probe["precision"])), native:
+                runtime.seed_generators()
                 outputs = candidate(*inputs)
                 if on_gpu:
                     torch.cuda.synchronize()
@@ -199,7 +200,8 @@ class _Bench:
         with really():
             outputs = as_tensors(outputs)
             found = leaves(outputs)
-            plain = [leaf.detach().cpu() for leaf in found]
+            # Packed: a view with gaps is its values; how it lies is its form.
+            plain = [leaf.detach().cpu().contiguous() for leaf in found]
             return {
                 "outputs": wire.pack(plain, packed, "out"),
                 "form": Form.of(outputs).as_data(),
