@@ -20,9 +20,12 @@ BIAS_MULTIPLE = 2.0
 #: ... plus so many units of rounding of the output's type, so that a reference without error allows some.
 NORM_ULPS = 8.0
 WORST_ULPS = 64.0
-#: In 16 bits a unit is 0.4 %: one is allowed of the norm and of the bias (a constant is rounded, too), and four of the
-#: largest element; of n elements 1 + 2 / sqrt(n), since the errors of few are luck.
-SHORT_ULPS = 1.0
+#: In 16 bits a unit is 0.4 %. What is computed in 32 and rounded once has the reference's own error, and what rounds at
+#: every step not many times that: three times it and half a unit. A constant is rounded, too: one unit of bias. Of the
+#: largest element four; of n elements 1 + 2 / sqrt(n) times as much, since the errors of few are luck.
+SHORT_NORM_MULTIPLE = 3.0
+SHORT_NORM_ULPS = 0.5
+SHORT_BIAS_ULPS = 1.0
 SHORT_WORST_ULPS = 4.0
 _OF_FEW = 2.0
 
@@ -101,9 +104,9 @@ class Allowed:
             )
         unit *= 1.0 + _OF_FEW / math.sqrt(max(elements, 1))
         return cls(
-            NORM_MULTIPLE * reference.norm + SHORT_ULPS * unit,
+            SHORT_NORM_MULTIPLE * reference.norm + SHORT_NORM_ULPS * unit,
             WORST_MULTIPLE * reference.worst + SHORT_WORST_ULPS * unit * max(reference.peak, 1.0),
-            BIAS_MULTIPLE * reference.bias + SHORT_ULPS * unit,
+            BIAS_MULTIPLE * reference.bias + SHORT_BIAS_ULPS * unit,
         )
 
     def pass_(self, errors: Errors) -> bool:

@@ -13,6 +13,7 @@ import torch
 
 from tilewright.verify import draws, excuses, nudge, options, planning, ties
 from tilewright.verify.planning import Effort, Family, Plan, Probe
+from tilewright.verify.scales import judges_bias
 from tilewright.verify.subject import leaves
 
 if TYPE_CHECKING:
@@ -42,8 +43,8 @@ def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     _size_probes(plan, trace, groups, base, home, constants, effort)
     _apart_probes(plan, trace, apart, home)
     _measure_response(plan, oracle)
-    plan.probes = [_with_quantities(plan, trace, probe) for probe in plan.probes]
-    plan.own_sizes = planning.named_quantities(trace(own, {}))
+    plan.probes = [_with_quantities(plan, trace, shapes, probe) for probe in plan.probes]
+    plan.own_sizes = (*planning.named_quantities(trace(own, {})), *_of_inputs(shapes, ()))
     return plan
 
 
@@ -54,9 +55,19 @@ def _measure_response(plan: Plan, oracle: Oracle) -> None:
         oracle.own_response = oracle.response(plan, own, oracle.weights(plan, own)).share
 
 
-def _with_quantities(plan: Plan, trace: planning.Tracer, probe: Probe) -> Probe:
+def _with_quantities(plan: Plan, trace: planning.Tracer, shapes: Sequence[tuple[int, ...]], probe: Probe) -> Probe:
     found = trace(plan.constructors[probe.constructor], dict(probe.sizes))
-    return replace(probe, quantities=planning.named_quantities(found))
+    return replace(probe, quantities=(*planning.named_quantities(found), *_of_inputs(shapes, probe.sizes)))
+
+
+def _of_inputs(shapes: Sequence[tuple[int, ...]], sizes: planning.Place) -> list[tuple[str, int]]:
+    """Sizes of the inputs themselves, by name: what is summed over is in no result."""
+    changed = dict(sizes)
+    return [
+        (f"dim {dim} of input {leaf}", changed.get((leaf, dim), size))
+        for leaf, shape in enumerate(shapes)
+        for dim, size in enumerate(shape)
+    ]
 
 
 def _own_probes(
@@ -179,6 +190,10 @@ def _value_probes(
         plan.probes.append(replace(probe("own", Family.VALUE), name="the task's kind of inputs, once more", seed=6))
     if oracle.operations & (nudge.FIRST_OF_EQUAL | nudge.ANY_OF_EQUAL):
         plan.probes.append(probe("of few values", Family.VALUE))
+    many = _many(oracle, trace, plan.constructors[constructor], groups, sizes)
+    if many:
+        one = probe("normal", Family.VALUE)
+        plan.probes.append(replace(one, name=f"{one.name}, many", sizes=tuple(sorted(many.items()))))
     template = planning.resized(oracle.template, dict(place))
     for layout in _layouts(template):
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
@@ -201,6 +216,33 @@ def _value_probes(
     for draw in ("own", *ordinary) if smallest != place else ():
         one = probe(draw, Family.SIZE)
         plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
+
+
+#: Elements of the largest tensor of a pass at which the direction of errors in 16 bits is seen.
+_MANY = 1 << 15
+
+
+def _many(
+    oracle: Oracle,
+    trace: planning.Tracer,
+    arguments: tuple[Any, ...] | None,
+    groups: Sequence[planning.Group],
+    sizes: Mapping[planning.Member, int],
+) -> dict[planning.Member, int]:
+    """Sizes with so many elements that a formula that is off shows through the rounding of 16 bits; else empty."""
+    state = oracle.subject.build(oracle.subject.own_arguments, "meta").state_dict()
+    if not groups or not any(judges_bias(leaf.dtype) for leaf in (*leaves(list(oracle.template)), *state.values())):
+        return {}
+    best: dict[planning.Member, int] = {}
+    size = 2 * max(sizes.get(groups[0].members[0], 1), 1) + 1
+    while size < _MANY:
+        larger = {**sizes, **groups[0].at(size)}
+        found = trace(arguments, larger)
+        if found is not None and found.largest > _MANY:
+            break
+        best = larger if found is not None else best
+        size = 2 * size + 1
+    return best
 
 
 #: Elements of the largest tensor of a pass at sizes as aligned as the task's own.

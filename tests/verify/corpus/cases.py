@@ -108,6 +108,14 @@ RIGHT: tuple[Right, ...] = (
     Right("smaller_tile_when_refused", "bias_gelu"),
     Right("thread_that_is_joined", "bias_gelu"),
     Right("guarded_by_a_flag", "bias_gelu"),
+    Right("rounded_once", "rms_norm_short", quick=True),
+    Right("first_of_equal", "arg_max"),
+    Right("outputs_of_two_types", "two_types"),
+    Right("masked_by_fill", "masked_scores"),
+    Right("takes_its_arguments", "scaled_by_argument"),
+    Right("takes_its_option", "sloped"),
+    Right("positions_in_a_table", "picked_rows", quick=True),
+    Right("in_place_as_asked", "changed_in_place"),
 )
 
 _VALUE = ("correctness.value",)
@@ -146,6 +154,17 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("random_noise", "bias_gelu", ("correctness.value", "honesty.repeat")),
     Wrong("wide_tile_too_few_programs", "bias_gelu", _UNWRITTEN),
     Wrong("one_bad_configuration", "bias_gelu", _UNWRITTEN),
+    # --- types, and arguments that are no tensors
+    Wrong("two_percent_in_short_type", "rms_norm_short", _VALUE),
+    Wrong("other_epsilon_in_short_type", "rms_norm_short", _VALUE),
+    Wrong("last_of_equal", "arg_max", _VALUE, quick=True),
+    Wrong("second_output_off", "two_types", _VALUE),
+    Wrong("scores_beside_fill", "masked_scores", _VALUE),
+    Wrong("number_of_the_example", "scaled_by_argument", _VALUE, quick=True),
+    Wrong("passes_over_a_flag", "scaled_by_argument", _VALUE),
+    Wrong("option_of_the_example", "sloped", _VALUE, strict=True),
+    Wrong("positions_cut_to_a_byte", "picked_rows", _VALUE),
+    Wrong("in_place_to_other_values", "changed_in_place", ("honesty.inputs",)),
     # --- memory
     Wrong("returns_unwritten_memory", "clamp_scale", _UNWRITTEN),
     Wrong("reads_past_the_end", "bias_gelu", ("coverage.outside",)),
