@@ -368,7 +368,7 @@ def _expected() -> Any:
     right = torch.arange(6.0).reshape(2, 3)
     return judge.Expected(
         probe=Probe("fuzz", Family.VALUE), weights_key="w", inputs=[], exact=(right.double(),), native=(right,),
-        types=(right.dtype,), errors={"ieee": Errors(1e-8, 1e-7)}, form=Form("(tensor)", ("cpu",), ("contiguous",)),
+        types=(right.dtype,), errors={"ieee": [Errors(1e-8, 1e-7)]}, form=Form("(tensor)", ("cpu",), ("contiguous",)),
     )  # fmt: skip
 
 

@@ -15,15 +15,15 @@ from tilewright.verify.planning import Family, Probe
 from tilewright.verify.subject import Form, as_tensors, layout_kind
 
 EXACT = torch.arange(1.0, 25.0, dtype=torch.float64).reshape(4, 6)
-POOL = {"ieee": Errors(1e-7, 1e-7)}
+POOL = {"ieee": [Errors(1e-7, 1e-7)] * 3}
 
 
 def expected(probe: Probe, output: Any = None) -> Expected:
     tree = EXACT.float() if output is None else output
     leaves = (tree,) if isinstance(tree, torch.Tensor) else tuple(tree)
-    exact = tuple(leaf.double() for leaf in leaves)
+    exact = tuple(leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves)
     types = tuple(leaf.dtype for leaf in leaves)
-    return Expected(probe, "w", [], exact, leaves, types, {"ieee": Errors(1e-7, 1e-7)}, Form.of(tree))
+    return Expected(probe, "w", [], exact, leaves, types, {"ieee": [Errors(1e-7, 1e-7)] * len(leaves)}, Form.of(tree))
 
 
 def judged(output: Any, probe: Probe | None = None, right: Any = None) -> Outcome:

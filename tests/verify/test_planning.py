@@ -109,10 +109,11 @@ def test_constructor_arguments_that_are_sizes_go_beyond_every_constant() -> None
     changed = [plan.constructors[p.constructor] for p in plan.probes if p.family is Family.CONSTRUCTOR]
     assert (131, 6, 3) in changed
     assert (8, 131, 3) in changed
-    assert all(arguments is not None and arguments[2] == 3 for arguments in changed)
+    # The kernel's size is no size of the data: it is varied once, as an option.
+    assert [arguments for arguments in changed if arguments is not None and arguments[2] != 3] == [(8, 6, 4)]
     for probe in plan.probes:
         answer = oracle.answer(plan, probe)
-        assert all(torch.isfinite(torch.tensor(errors.norm)) for errors in answer.errors.values())
+        assert all(torch.isfinite(torch.tensor(one.norm)) for errors in answer.errors.values() for one in errors)
 
 
 def test_constructor_arguments_also_lie_on_a_constant() -> None:
@@ -147,7 +148,7 @@ def test_huge_values_stay_away_from_where_the_reference_overflows() -> None:
         assert powers == names, line
 
 
-def test_what_the_reference_refuses_nobody_is_asked() -> None:
+def test_indices_follow_the_table_and_what_the_reference_refuses_nobody_is_asked() -> None:
     text = """
 import torch
 from torch import nn
@@ -159,6 +160,8 @@ class Model(nn.Module):
         self.table = nn.Embedding(rows, width)
 
     def forward(self, indices):
+        if len(indices) == 1:
+            raise ValueError("one is not enough")
         return self.table(indices).sum(dim=1)
 """
     given = source(text, (50, 6), (7, 9))
@@ -172,7 +175,7 @@ class Model(nn.Module):
     probes = parts["plan"]["probes"]
     refused = [probes[i]["name"] for i in range(len(probes)) if "refused" in parts[f"probe {i}"]]
     answered = [probes[i]["name"] for i in range(len(probes)) if "oracle" in parts[f"probe {i}"]]
-    assert any(name.startswith("rows = ") for name in refused)
+    assert "rows = 5" in answered
     assert any(name.startswith("own sizes") for name in answered)
     assert not any(name.startswith("own sizes") for name in refused)
 
@@ -237,7 +240,7 @@ class Model(nn.Module):
     for probe in rows:
         _, responds = oracle.chosen(plan, probe)
         assert responds is (oracle.response(plan, probe, oracle.weights(plan, probe)).strength > 1e-3), probe.name
-        assert responds or dict(probe.sizes)[0, 1] > 64, f"{probe.name}: there are weights that respond"
+        assert responds or dict(probe.sizes)[0, 1] >= 32, f"{probe.name}: there are weights that respond"
     assert len({oracle.chosen(plan, probe)[0] for probe in rows}) > 1
 
 
@@ -305,4 +308,4 @@ class Model(nn.Module):
     answer = oracle.answer(plan, plan.probes[0])
     assert oracle.kind == "float32 reference without TF32 (no float64: there is no kernel for Double)"
     assert torch.equal(answer.exact[0], answer.native[0].double())
-    assert answer.errors["ieee"].norm > 0  # of the same operations on inputs changed in the last bit
+    assert answer.errors["ieee"][0].norm > 0  # of the same operations on inputs changed in the last bit

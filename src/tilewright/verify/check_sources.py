@@ -48,6 +48,7 @@ SOURCES: Mapping[str, str] = {
     "correctness.not_finite": "IEEE 754-2019, propagation of NaN; Triton, tl.maximum's propagate_nan",
     "correctness.not_interpretable": "NVIDIA, PTX ISA; Triton, TRITON_INTERPRET: no inline assembly, no libraries",
     "correctness.shape": "PyTorch, broadcasting semantics; torch.testing.assert_close",
+    "correctness.unjudged": "this tool's own rule",
     "correctness.device": "PyTorch, torch.testing.assert_close (check_device)",
     "correctness.stride": "PyTorch, torch.testing.assert_close (check_stride); channels last memory format",
     "correctness.parameters": "PyTorch, Module.load_state_dict (strict)",

@@ -187,6 +187,11 @@ CHECKS: tuple[Check, ...] = (
         "Broadcasting hides a wrong shape in a naive comparison.",
     ),
     Check(
+        "correctness.unjudged", _E,
+        "Outputs are of types that can be compared: whole numbers, booleans, floating-point and complex ones.",
+        "What cannot be compared is not shown wrong, but not shown right either; the message names the types.",
+    ),
+    Check(
         "correctness.device", _E,
         "Outputs lie on the device of the inputs.",
         "A result left on the host is not the module that was asked for.",

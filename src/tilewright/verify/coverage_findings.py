@@ -306,7 +306,7 @@ def _questions(
     return questions, sent
 
 
-_ORDER = (Family.OWN, Family.VALUE, Family.SIZE, Family.CONSTRUCTOR, Family.EXTREME)
+_ORDER = (Family.OWN, Family.VALUE, Family.ARGUMENT, Family.SIZE, Family.CONSTRUCTOR, Family.EXTREME)
 
 
 def _rank(run: Covered, expected: Sequence[Expected | None]) -> tuple[int, int, int]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from tilewright.verify.scales import fill_bounds
+from tilewright.verify.structure import Structure, kept, resampled
 from tilewright.verify.subject import Tree, leaves, map_leaves
 
 Draw = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -43,6 +45,12 @@ def _non_finite(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Ten
     return values
 
 
+def _steps(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Few distinct values, many of them equal."""
+    normal = torch.randn(shape_of.shape, generator=generator, dtype=torch.float64)
+    return normal.mul_(2.0).round_().div_(2.0).to(shape_of.dtype)
+
+
 def _mean(value: float) -> Draw:
     def draw(shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         values = torch.randn(shape_of.shape, generator=generator, dtype=torch.float64)
@@ -61,6 +69,8 @@ DRAWS: Mapping[str, Draw] = {
     "normal": _normal(1.0),
     "negative": _negative,
     "zeros": _zeros,
+    "times 1e-3": _normal(1e-3),
+    "of few values": _steps,
     "heavy-tailed": _heavy,
     "with mean 1000": _mean(1e3),
     "with mean -1000": _mean(-1e3),
@@ -112,7 +122,16 @@ def samples(inputs: Sequence[Any]) -> list[torch.Tensor]:
     return [leaf.detach().reshape(-1)[:SAMPLE].clone() for leaf in leaves(list(inputs))]
 
 
-def draw_inputs(template: Sequence[Any], own: Sequence[torch.Tensor], how: str, seed: int) -> list[Any]:
+def draw_inputs(
+    template: Sequence[Any],
+    own: Sequence[torch.Tensor],
+    how: str,
+    seed: int,
+    *,
+    structures: Sequence[Structure] = (),
+    made: Sequence[torch.Tensor] | None = None,
+    bounds: Mapping[int, int] | None = None,
+) -> list[Any]:
     """Inputs of the template's shapes and dtypes.
 
     Args:
@@ -120,21 +139,51 @@ def draw_inputs(template: Sequence[Any], own: Sequence[torch.Tensor], how: str, 
         own: samples of the task's own values, one tensor for each of the template's.
         how: `own` (drawn from the samples) or a name of `DRAWS`.
         seed: of the draw.
+        structures: of each tensor, what every draw of it keeps.
+        made: what the task itself makes at these shapes; None where it cannot be asked.
+        bounds: sizes of the task that have shrunk, old to new: positions below the old stay below the new.
     """
     generator = torch.Generator().manual_seed(seed)
-    values = iter(own)
+    number = iter(range(len(own)))
 
     def draw(shape_of: torch.Tensor) -> torch.Tensor:
-        source = next(values)
-        if how == "own" or not shape_of.is_floating_point() or source.numel() == 0:
-            if source.numel() == 0:
-                return torch.zeros(shape_of.shape, dtype=shape_of.dtype)
-            picks = torch.randint(source.numel(), (shape_of.numel(),), generator=generator)
-            return source[picks].reshape(shape_of.shape)
-        return DRAWS[how](shape_of, generator)
+        index = next(number)
+        structure = structures[index] if structures else Structure()
+        mine = None if made is None else made[index]
+        if how == "own" or not shape_of.is_floating_point() or own[index].numel() == 0:
+            if mine is not None:
+                return mine
+            picked = _picked(shape_of, own[index], structure, bounds or {}, generator)
+            return kept(structure, picked, None)
+        return kept(structure, _named(how, shape_of, generator), mine)
 
     drawn: list[Any] = map_leaves(list(template), draw)
     return drawn
+
+
+def _picked(
+    shape_of: torch.Tensor, source: torch.Tensor, structure: Structure, bounds: Mapping[int, int],
+    generator: torch.Generator,
+) -> torch.Tensor:  # fmt: skip
+    """Values of the task's own in another order."""
+    if source.numel() == 0:
+        return torch.zeros(shape_of.shape, dtype=shape_of.dtype)
+    picked = resampled(structure, source, shape_of.numel(), generator)
+    if not (shape_of.is_floating_point() or shape_of.is_complex() or shape_of.dtype is torch.bool):
+        low, high = int(source.min()), int(source.max())
+        # Positions reach nearly to the size that they lie below.
+        old = min((size for size in bounds if low >= 0 and size / 2 <= high < size), default=None)
+        picked = picked if old is None else picked % max(bounds[old], 1)
+    return picked.reshape(shape_of.shape)
+
+
+def _named(how: str, shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """A draw by its name; a type of 8 bits takes what it can hold."""
+    if torch.finfo(shape_of.dtype).bits >= 16:
+        return DRAWS[how](shape_of, generator)
+    most = torch.finfo(shape_of.dtype).max
+    wide = DRAWS[how](torch.empty(shape_of.shape, device="meta"), generator)
+    return wide.nan_to_num().clamp(-most, most).to(shape_of.dtype)
 
 
 def redraw_weights(
@@ -191,10 +240,16 @@ def response(first: Tree, second: Tree) -> Response:
 
 
 def _response(a: torch.Tensor, b: torch.Tensor) -> Response:
+    if a.is_complex():
+        a, b = (torch.view_as_real(values.resolve_conj()).reshape(-1) for values in (a, b))
+    if a.shape != b.shape:
+        return Response(1.0, 1.0)  # the very shape depends on the inputs
     pieces = [(start, start + _PIECE) for start in range(0, a.numel(), _PIECE)]
     squares = count = 0.0
+    most = min(fill_bounds(a), default=math.inf)  # a mask's -1e9 says nothing of how large answers are
     for start, stop in pieces:
         values, finite = _finite(a[start:stop], b[start:stop])
+        finite = finite & (values.abs() <= most)
         squares += float(torch.where(finite, values, 0.0).square().sum())
         count += float(finite.sum())
     if not count:
@@ -211,4 +266,5 @@ def _response(a: torch.Tensor, b: torch.Tensor) -> Response:
 
 def _finite(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The first as float64, and where both are finite."""
-    return a.double(), torch.isfinite(a) & torch.isfinite(b)
+    first = a.double()
+    return first, torch.isfinite(first) & torch.isfinite(b.double())

@@ -130,10 +130,11 @@ class _Bench:
             self.watch.reset(choice, 0.0 if on_gpu else deadline)
             inputs, native = self._followed(inputs, holder)
             with torch.no_grad(), product_precision(str(probe["precision"])), native:
+                runtime.seed_generators()
                 outputs = candidate(*inputs)
                 if on_gpu:
                     torch.cuda.synchronize()
-            report |= self._outputs(outputs, packed)
+            report |= self._outputs(outputs, packed, keep=bool(probe.get("twice")) and choice == 0)
             if self.coverage is not None:
                 with really():
                     report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
@@ -198,11 +199,14 @@ class _Bench:
         built = module_source.build_module(self.source, init_args=given)
         return (built.to("cuda") if self.job["device"] == "cuda" else built).eval().requires_grad_(False)
 
-    def _outputs(self, outputs: Any, packed: dict[str, torch.Tensor]) -> dict[str, Any]:
+    def _outputs(self, outputs: Any, packed: dict[str, torch.Tensor], *, keep: bool) -> dict[str, Any]:
+        """What is sent back; `keep`: a later call may change what this one returned."""
         with really():
             outputs = as_tensors(outputs)
             found = leaves(outputs)
-            plain = [leaf.detach().cpu() for leaf in found]
+            # Packed: a view with gaps is its values; how it lies is its form.
+            plain = [leaf.detach().cpu().contiguous() for leaf in found]
+            plain = [leaf.clone() for leaf in plain] if keep else plain
             return {
                 "outputs": wire.pack(plain, packed, "out"),
                 "form": Form.of(outputs).as_data(),

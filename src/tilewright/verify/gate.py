@@ -21,17 +21,19 @@ from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
 from tilewright.verify import coverage_findings, honesty, judge, wire
+from tilewright.verify.answers import LARGE
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.coverage_findings import Covered
+from tilewright.verify.excuses import excuses_of
 from tilewright.verify.execute import MAX_CONFIGURATIONS
 from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
 from tilewright.verify.limits import CHECK_OF, Limits, Outcome
-from tilewright.verify.oracle import LARGE, SENSITIVE
+from tilewright.verify.oracle import SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
@@ -205,6 +207,9 @@ class _Gate:
             float(plan["response"]) >= SENSITIVE,
             {str(name): int(size) for name, size in plan["own_sizes"]},
         )
+        if not self._own_code:
+            excused = excuses_of(expected, outcomes).indices | judge.apart(expected)
+            covered = [run for run in covered if run.index not in excused]
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
         launches: dict[str, int] = {}
@@ -447,6 +452,8 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         str(data["layout"]),
         bool(data["own_size"]),
         int(data["multiprocessors"]),
+        tuple((int(number), value) for number, value in data["scalars"]),
+        bool(data["apart"]),
     )
 
 
@@ -501,7 +508,8 @@ def _run_findings(
         found.append(
             finding("correctness.no_kernel", "no Triton kernel of the candidate was launched: nothing is proved")
         )
-    lost = sorted({name for outcome in ran for name in outcome.parameters})
+    same = [o for o in ran if (e := expected[o.index]) is not None and e.probe.family is not Family.CONSTRUCTOR]
+    lost = sorted({name for outcome in same for name in outcome.parameters})
     if lost:
         found.append(finding("correctness.parameters", f"parameters without a counterpart: {', '.join(lost)}"))
     if result.outcome is Outcome.OK and not any(o.problem == "correctness.raises" for o in outcomes):

@@ -13,6 +13,7 @@ import torch
 from tilewright.values.candidate import Candidate
 from tilewright.values.verdict import Finding
 from tilewright.verify import honesty, judge, wire
+from tilewright.verify.compare import is_exact
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
@@ -96,7 +97,10 @@ class Stage:
             if index is not None:
                 probes[role] = self._probe(index, tensors)
         budget = BUDGET_S[self.effort]
+        answer = self.expected[scene.first]
+        assert answer is not None
         job = {
+            "aliases": answer.aliases, "integers": any(is_exact(one) for one in answer.types),
             **self.job, **probes, "entry": "tilewright.verify.honest_run:run", "device": device,
             "experiments": list(names), "budget_s": budget, "share_s": budget / 3,
         }  # fmt: skip

@@ -12,13 +12,12 @@ import torch
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import ErrorRow, Finding, Severity
 from tilewright.verify import wire
-from tilewright.verify.compare import Allowed, Errors, compare, wrong_ranges
+from tilewright.verify.compare import Allowed, Errors
+from tilewright.verify.exactness import Right, compared, worst_of
+from tilewright.verify.excuses import Excuses, excuses_of
 from tilewright.verify.planning import Family, Probe
 from tilewright.verify.sandbox import JobResult
 from tilewright.verify.subject import Form, leaves
-
-#: Errors of outputs with fewer elements are luck as much as precision: the median of all probes counts too.
-_FEW = 4096
 
 
 @dataclass(frozen=True)
@@ -32,9 +31,12 @@ class Expected:
         exact: outputs in float64 (float32 where they are very large).
         native: outputs in the reference's own precision; empty where they are very large and all finite.
         types: of the reference's outputs.
-        errors: the reference's own errors by precision class.
+        errors: the reference's own errors by precision class, of each output.
         form: how its outputs are nested, and where and how they lie.
         responds: its outputs answer to its inputs there; where they do not, passing shows nothing of its sizes.
+        ranges: of each output that is whole numbers, lowest and highest right values where rounding decides.
+        after: inputs that the reference changes in place, by their number, as it leaves them.
+        aliases: an output of the reference lies in an input's memory.
     """
 
     probe: Probe
@@ -43,9 +45,12 @@ class Expected:
     exact: tuple[torch.Tensor, ...]
     native: tuple[torch.Tensor, ...]
     types: tuple[torch.dtype, ...]
-    errors: Mapping[str, Errors]
+    errors: Mapping[str, Sequence[Errors]]
     form: Form
     responds: bool = True
+    ranges: tuple[tuple[torch.Tensor, torch.Tensor] | None, ...] = ()
+    after: Mapping[int, torch.Tensor] = field(default_factory=dict)
+    aliases: bool = False
 
     @property
     def elements(self) -> int:
@@ -91,23 +96,39 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
             continue
         exact, native = (tuple(leaves(wire.unpack(part.data[name], part.tensors))) for name in ("oracle", "native"))
         types = tuple(getattr(torch, str(name)) for name in part.data["types"])
-        errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
+        errors = {name: [Errors.of_data(one) for one in data] for name, data in part.data["errors"].items()}
         form = Form.of_data(part.data["form"])
         weights, inputs, responds = part.data["weights"], part.data["inputs"], bool(part.data["responds"])
-        found.append(Expected(probe, weights, inputs, exact, native, types, errors, form, responds))
+        ranges = tuple(wire.unpack(part.data["ranges"], part.tensors))
+        after = {int(index): value for index, value in wire.unpack(part.data["after"], part.tensors)}
+        found.append(
+            Expected(
+                probe, weights, inputs, exact, native, types, errors, form, responds, ranges, after,
+                bool(part.data["aliases"]),
+            )
+        )  # fmt: skip
     return found
 
 
-def pooled(expected: Sequence[Expected | None], precision: str) -> Errors:
-    """The median of the reference's errors over all ordinary probes."""
+def apart(expected: Sequence[Expected | None]) -> frozenset[int]:
+    """Probes at sizes that the task cannot have: equal ones in it are not equal there."""
+    return frozenset(index for index, answer in enumerate(expected) if answer is not None and answer.probe.apart)
+
+
+def pooled(expected: Sequence[Expected | None], precision: str) -> list[Errors]:
+    """The median of the reference's errors over all ordinary probes, of each output."""
     ordinary = [e.errors[precision] for e in expected if e is not None and e.probe.family is not Family.EXTREME]
-    if not ordinary:
-        return Errors(0.0, 0.0)
-    return Errors(median(errors.norm for errors in ordinary), median(errors.worst for errors in ordinary))
+    outputs = range(max((len(errors) for errors in ordinary), default=0))
+    return [_median([errors[number] for errors in ordinary if number < len(errors)]) for number in outputs]
+
+
+def _median(errors: Sequence[Errors]) -> Errors:
+    norm, worst, bias = (median(getattr(one, name) for one in errors) for name in ("norm", "worst", "bias"))
+    return Errors(norm, worst, bias=bias)
 
 
 def judge_run(
-    name: str, data: Any, tensors: Mapping[str, torch.Tensor], expected: Expected, pool: Mapping[str, Errors],
+    name: str, data: Any, tensors: Mapping[str, torch.Tensor], expected: Expected, pool: Mapping[str, Sequence[Errors]],
     precision: str, reduced: bool,
 ) -> Outcome:  # fmt: skip
     """One run's outcome. `data` is what the candidate's process sent: nothing in it is trusted.
@@ -116,7 +137,7 @@ def judge_run(
         name: `run I C`.
         data, tensors: the part.
         expected: the oracle's answer.
-        pool: median errors by precision class.
+        pool: median errors by precision class, of each output.
         precision: the task's class.
         reduced: the candidate is known to multiply in reduced precision.
     """
@@ -142,11 +163,16 @@ def judge_run(
         reduced = reduced or bool(data.get("narrowed")) or any(k != "ieee" for k in data.get("dots", {}))
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         return replace(blank, problem="sandbox.garbage", message=f"its report cannot be read: {error!r}")
-    return _compare(blank, got, form, expected, pool, precision if reduced else "ieee")
+    try:
+        return _compare(blank, got, form, expected, pool, precision if reduced else "ieee")
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        types = ", ".join(str(one).removeprefix("torch.") for one in expected.types)
+        text = f"outputs of the types {types} cannot be compared here: {str(error).splitlines()[0][:200]}"
+        return replace(blank, problem="correctness.unjudged", message=text)
 
 
 def _compare(
-    blank: Outcome, got: list[torch.Tensor], form: Form, expected: Expected, pool: Mapping[str, Errors],
+    blank: Outcome, got: list[torch.Tensor], form: Form, expected: Expected, pool: Mapping[str, Sequence[Errors]],
     precision: str,
 ) -> Outcome:  # fmt: skip
     if form.structure != expected.form.structure:
@@ -164,26 +190,32 @@ def _compare(
     if form.devices != expected.form.devices:
         text = f"outputs lie on {', '.join(form.devices)}, right is {', '.join(expected.form.devices)}"
         return replace(blank, problem="correctness.device", message=text)
-    reference = expected.errors.get(precision, expected.errors["ieee"])
-    if expected.elements < _FEW:
-        few = pool.get(precision, Errors(0.0, 0.0))
-        reference = replace(reference, norm=max(reference.norm, few.norm), worst=max(reference.worst, few.worst))
-    allowed = Allowed.by(reference, expected.types[0])
-    errors = compare(expected.exact, got, expected.native or None)
-    blank = replace(blank, errors=errors, allowed=allowed, reference=reference)
-    if errors.not_finite:
-        text = f"{errors.not_finite} outputs are not finite where they should be, or the reverse; {errors.where}"
-        return replace(blank, problem="correctness.not_finite", message=text)
-    if allowed.pass_(errors):
+    if not got:
+        return blank
+    found = [compared(right, output) for right, output in zip(_rights(expected, pool, precision), got, strict=True)]
+    number, worst = worst_of(found)
+    blank = replace(blank, errors=worst.errors, allowed=worst.allowed, reference=worst.reference)
+    if not worst.problem:
         return _laid_out(blank, form, expected)
-    exact = expected.exact[0]
-    size = float(torch.where(torch.isfinite(exact), exact, 0).norm()) / max(exact.numel(), 1) ** 0.5
-    wrong = wrong_ranges(exact, got[0], allowed.worst * size)
-    text = (
-        f"relative error {errors.norm:.2g} where {allowed.norm:.2g} is allowed (the reference's own is "
-        f"{reference.norm:.2g}); wrong: {wrong or 'spread over the output'}; {errors.where}"
-    )
-    return replace(blank, problem="correctness.value", message=text)
+    which = f"output {number}: " if len(got) > 1 else ""
+    return replace(blank, problem=worst.problem, message=which + worst.message)
+
+
+def _rights(expected: Expected, pool: Mapping[str, Sequence[Errors]], precision: str) -> list[Right]:
+    """What is right for each output, in the class in which the candidate is judged."""
+    class_ = precision if precision in expected.errors else "ieee"
+    few = pool.get(class_, ())
+    return [
+        Right(
+            exact,
+            expected.native[number] if expected.native else None,
+            expected.types[number],
+            expected.ranges[number] if expected.ranges else None,
+            expected.errors[class_][number],
+            few[number] if number < len(few) else Errors(0.0, 0.0),
+        )
+        for number, exact in enumerate(expected.exact)
+    ]
 
 
 def _laid_out(right: Outcome, form: Form, expected: Expected) -> Outcome:
@@ -246,6 +278,9 @@ def findings_of(
     own = [o for o in outcomes if o.index in answered and answered[o.index].family is Family.OWN]
     own_ran = [o for o in own if o.problem != "skipped"]
     own_right = bool(own_ran) and all(not o.problem for o in own_ran)
+    excuses = excuses_of(expected, outcomes)
+    excused = [o for o in failed if o.index in excuses.indices]
+    failed = [o for o in failed if o.index not in excuses.indices]
     level = _general_level([o for o in failed if answered[o.index].family is Family.VALUE])
     said = {_same_fault(o) for o in failed if _family(o, answered) in {Family.OWN, Family.VALUE}}
     by_family: dict[Family, list[Outcome]] = {family: [] for family in Family}
@@ -254,7 +289,7 @@ def findings_of(
         if family in {Family.OWN, Family.VALUE} or not (_explained(outcome, level) or _same_fault(outcome) in said):
             by_family[family].append(outcome)
     bad = {o.index for group in by_family.values() for o in group}
-    good = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"} - bad
+    good = {o.index for o in outcomes if o.index in answered and o.problem != "skipped"} - bad - excuses.indices
     silent = {index for index, answer in enumerate(expected) if answer is not None and not answer.responds}
     telling = [answered[i] for i in good - silent if _tells(answered[i], sensitive)]
     ranged = by_family.pop(Family.SIZE) + by_family.pop(Family.CONSTRUCTOR)
@@ -281,7 +316,21 @@ def findings_of(
         found.append(_range_finding(str(one), group, answered, weight))
     for group in by_family.values():
         found += _plain_findings(group, answered, severity(group))
+    found += _excused_findings(excuses, excused, answered, Severity.ERROR if own_code else Severity.LIMIT)
     return sorted(found, key=lambda finding: finding.severity is not Severity.ERROR)
+
+
+def _excused_findings(
+    excuses: Excuses, excused: Sequence[Outcome], answered: Mapping[int, Probe], severity: Severity
+) -> list[Finding]:
+    """Limits of a candidate that is right for the task, and not beside it."""
+    found = []
+    for one, indices in excuses.ranges:
+        found.append(_range_finding(str(one), [o for o in excused if o.index in indices], answered, severity))
+    elsewhere = [o for o in excused if o.index in excuses.constructors]
+    for group in _plain_findings(elsewhere, answered, severity):
+        found.append(replace(group, message=f"with other constructor arguments, {group.message}"))
+    return found
 
 
 def _family(outcome: Outcome, answered: Mapping[int, Probe]) -> Family:
@@ -289,6 +338,8 @@ def _family(outcome: Outcome, answered: Mapping[int, Probe]) -> Family:
     probe = answered[outcome.index]
     if outcome.problem == "correctness.raises" and probe.layout != "packed":
         return Family.EXTREME
+    if probe.family is Family.ARGUMENT and outcome.problem in {"correctness.value", "correctness.not_finite"}:
+        return Family.VALUE  # an argument that is passed over; to refuse it aloud is a limit
     return probe.family
 
 

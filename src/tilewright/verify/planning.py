@@ -30,6 +30,7 @@ class Family(StrEnum):
     SIZE = "size"  #: other sizes of the inputs
     EXTREME = "extreme"  #: values far outside of the task's: huge, tiny, infinite, NaN
     CONSTRUCTOR = "constructor"  #: other constructor arguments
+    ARGUMENT = "argument"  #: other numbers, flags and words among the inputs: must be right, or be refused aloud
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Probe:
         quantities: inner sizes of the reference's pass at these sizes, by name.
         own_size: the dimension that was varied has the task's own size.
         multiprocessors: of the GPU that is pretended; 0 for the target's own number.
+        scalars: other values of inputs that are no tensors, by their number among those.
+        apart: sizes that are equal in the task are not here.
     """
 
     name: str
@@ -108,6 +111,8 @@ class Probe:
     layout: str = "packed"
     own_size: bool = False
     multiprocessors: int = 0
+    scalars: tuple[tuple[int, Any], ...] = ()
+    apart: bool = False
 
 
 @dataclass
@@ -168,26 +173,55 @@ class Tracer:
     each combination of changed dimensions must have run for real once, at a size where that is cheap.
     """
 
-    def __init__(self, subject: Subject, inputs: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        subject: Subject,
+        inputs: Sequence[Any],
+        example: Callable[[tuple[Any, ...] | None, Sizes], list[Any]] | None = None,
+    ) -> None:
+        """Args: the subject; its own inputs on the meta device; what makes inputs at other sizes (else zeros)."""
         self._subject = subject
         self._inputs = inputs
+        self._example = example
         self._memo: dict[tuple[str, tuple[tuple[Member, int], ...]], Trace | None] = {}
         self._real: set[tuple[str, tuple[Member, ...]]] = set()
+        self._with_data = False
+
+    def use_data(self) -> None:
+        """Trace on real inputs from now on: the shapes of this module depend on values."""
+        self._with_data = self._example is not None
+        self._memo.clear()
 
     def __call__(self, arguments: tuple[Any, ...] | None, sizes: Sizes) -> Trace | None:
         """The trace at these sizes, or None where the module does not accept them."""
         key = (repr(arguments), tuple(sorted(sizes.items())))
         if key not in self._memo:
-            shaped = resized(self._inputs, sizes)
-            found = self._subject.trace(arguments, shaped)
-            kind = _kind(*key)
-            if found is not None and found.largest <= _REAL_ELEMENTS and kind not in self._real:
-                if self._subject.accepts(arguments, shaped):
-                    self._real.add(kind)
-                else:
-                    found = None
-            self._memo[key] = found
+            self._memo[key] = self._found(arguments, sizes, _kind(*key))
         return self._memo[key]
+
+    def _found(
+        self, arguments: tuple[Any, ...] | None, sizes: Sizes, kind: tuple[str, tuple[Member, ...]]
+    ) -> Trace | None:
+        shaped = resized(self._inputs, sizes)
+        if self._with_data:
+            if sum(leaf.numel() for leaf in leaves(shaped)) > _REAL_ELEMENTS:
+                return None
+            found = self._subject.trace(arguments, self._real_inputs(arguments, shaped, sizes), "cpu")
+            if found is not None:
+                self._real.add(kind)
+            return found
+        found = self._subject.trace(arguments, shaped)
+        if found is not None and found.largest <= _REAL_ELEMENTS and kind not in self._real:
+            if not self._subject.accepts(arguments, self._real_inputs(arguments, shaped, sizes)):
+                return None
+            self._real.add(kind)
+        return found
+
+    def _real_inputs(self, arguments: tuple[Any, ...] | None, shaped: Sequence[Any], sizes: Sizes) -> list[Any]:
+        if self._example is not None:
+            return self._example(arguments, sizes)
+        zeros: list[Any] = map_leaves(list(shaped), lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+        return zeros
 
     def confirmed(self, arguments: tuple[Any, ...] | None, sizes: Sizes) -> bool:
         """True where the module accepts these sizes, and has run for real with the same dimensions changed."""

@@ -31,6 +31,7 @@ def poison(tensor: torch.Tensor) -> torch.Tensor:
     value: float | int | bool
     if tensor.is_floating_point() or tensor.is_complex():
         value = getattr(_STATE, "poison", None) or float("nan")
+        value = min(value, torch.finfo(tensor.dtype).max)  # a type of 8 bits takes what it can hold; NaN stays
     elif tensor.dtype is torch.bool:
         value = True
     else:

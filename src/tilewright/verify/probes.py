@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from tilewright.verify import draws, planning
+from tilewright.verify import draws, excuses, nudge, options, planning, ties
 from tilewright.verify.planning import Effort, Family, Plan, Probe
+from tilewright.verify.scales import judges_bias
 from tilewright.verify.subject import leaves
 
 if TYPE_CHECKING:
@@ -22,18 +23,28 @@ if TYPE_CHECKING:
 def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     """The probes, most telling first."""
     subject = oracle.subject
-    trace = planning.Tracer(subject, oracle.template)
+    trace = planning.Tracer(subject, oracle.template, oracle.example)
     own = subject.own_arguments
     plan = Plan([own], ["the task's own"])
-    groups, base = planning.settle(trace, own, planning.find_groups(trace, own, oracle.template))
+    oracle.constructors = plan.constructors
+    if trace(own, {}) is None:
+        trace.use_data()
+    whole = trace(own, {})
+    oracle.operations = frozenset(name for name, _ in whole.steps) if whole is not None else frozenset()
+    shapes = [tuple(leaf.shape) for leaf in leaves(list(oracle.template))]
+    apart = ties.tied(planning.find_groups(trace, own, oracle.template), shapes, oracle.structures)
+    groups, base = planning.settle(trace, own, [ties.joined(together) for together in apart])
     _own_probes(plan, oracle, trace, groups, effort)
     home = _home(plan, oracle, trace, base)
     _value_probes(plan, oracle, trace, groups, base, home)
+    options.argument_probes(plan, oracle, home)
     _constructor_probes(plan, oracle, trace, base, constants, effort)
+    options.option_probes(plan, oracle, trace, base)
     _size_probes(plan, trace, groups, base, home, constants, effort)
+    _apart_probes(plan, trace, apart, home)
     _measure_response(plan, oracle)
-    plan.probes = [_with_quantities(plan, trace, probe) for probe in plan.probes]
-    plan.own_sizes = planning.named_quantities(trace(own, {}))
+    plan.probes = [_with_quantities(plan, trace, shapes, probe) for probe in plan.probes]
+    plan.own_sizes = (*planning.named_quantities(trace(own, {})), *_of_inputs(shapes, ()))
     return plan
 
 
@@ -44,9 +55,19 @@ def _measure_response(plan: Plan, oracle: Oracle) -> None:
         oracle.own_response = oracle.response(plan, own, oracle.weights(plan, own)).share
 
 
-def _with_quantities(plan: Plan, trace: planning.Tracer, probe: Probe) -> Probe:
+def _with_quantities(plan: Plan, trace: planning.Tracer, shapes: Sequence[tuple[int, ...]], probe: Probe) -> Probe:
     found = trace(plan.constructors[probe.constructor], dict(probe.sizes))
-    return replace(probe, quantities=planning.named_quantities(found))
+    return replace(probe, quantities=(*planning.named_quantities(found), *_of_inputs(shapes, probe.sizes)))
+
+
+def _of_inputs(shapes: Sequence[tuple[int, ...]], sizes: planning.Place) -> list[tuple[str, int]]:
+    """Sizes of the inputs themselves, by name: what is summed over is in no result."""
+    changed = dict(sizes)
+    return [
+        (f"dim {dim} of input {leaf}", changed.get((leaf, dim), size))
+        for leaf, shape in enumerate(shapes)
+        for dim, size in enumerate(shape)
+    ]
 
 
 def _own_probes(
@@ -55,13 +76,14 @@ def _own_probes(
     """The task's own sizes: whole on a GPU; else as much of the batch as can be interpreted."""
     own, sizes, name = oracle.subject.own_arguments, {}, "own sizes"
     whole = trace(own, {})
-    if oracle.device == "cpu" and whole is not None and groups:
+    if oracle.device == "cpu" and whole is not None and groups and _may_be_cut(oracle, groups[0], whole.largest):
         cut = next((size for size in (1, 2, 4) if trace(own, groups[0].at(size)) is not None), None)
         if cut is not None and cut < groups[0].size:
             sizes, name = groups[0].at(cut), f"own sizes, {groups[0].name} cut to {cut}"
             whole = trace(own, sizes)
     if whole is None or (oracle.device == "cpu" and whole.largest > effort.own_elements):
-        plan.skipped.append("the task's own sizes (too large to interpret)")
+        reason = "too large to interpret" if whole is not None else "the reference does not run there"
+        plan.skipped.append(f"the task's own sizes ({reason})")
         return
     place = tuple(sorted(sizes.items()))
     for seed in range(effort.seeds if oracle.device == "cuda" and whole.largest < 1 << 26 else 1):
@@ -69,6 +91,37 @@ def _own_probes(
     plan.probes.append(
         Probe(f"{name}, weights redrawn", Family.OWN, sizes=place, weights="responsive at full size", seed=3)
     )
+
+
+#: Squares of at most so many elements are run whole.
+_WHOLE = 1 << 18
+
+
+def _may_be_cut(oracle: Oracle, batch: planning.Group, largest: int) -> bool:
+    """Whether the first group is a batch (the first dimension of inputs, before others), or the whole is too large."""
+    shapes = [leaf.shape for leaf in leaves(list(oracle.template))]
+    if all(dim == 0 and len(shapes[leaf]) > 1 for leaf, dim in batch.members):
+        return True
+    square = any(oracle.structures[leaf].square for leaf, _ in batch.members)
+    return not square and largest > _WHOLE
+
+
+def _apart_probes(
+    plan: Plan,
+    trace: planning.Tracer,
+    apart: Sequence[Sequence[planning.Group]],
+    home: tuple[int, Mapping[planning.Member, int]],
+) -> None:
+    """Dimensions of one size in the task, each at another."""
+    constructor, sizes = home
+    for together in apart:
+        for group in together if len(together) > 1 else ():
+            other = planning.prime_after(2 * max(sizes.get(group.members[0], 2), 2))
+            changed = {**sizes, **group.at(other)}
+            if trace(plan.constructors[constructor], changed) is not None:
+                name = f"{group.name} = {other}, unlike others that are {group.size} in the task"
+                place = tuple(sorted(changed.items()))
+                plan.probes.append(Probe(name, Family.SIZE, constructor, place, "responsive", "own", 7, apart=True))
 
 
 def _home(
@@ -113,7 +166,10 @@ def _value_probes(
     home: tuple[int, Mapping[planning.Member, int]],
 ) -> None:
     constructor, sizes = home[0], dict(home[1])
-    for group, prime in zip(groups, (3, 13, 11, 7, 5, 5, 5), strict=False):
+    primes = [3, 13, 11, 7, 5, 5, 5]
+    if groups and any(dim > 0 for _, dim in groups[0].members):
+        del primes[0]  # no batch comes first
+    for group, prime in zip(groups, primes, strict=False):
         larger = sizes | group.at(max(prime, base.get(group.members[0], 1)))
         if trace(plan.constructors[constructor], larger) is not None:
             sizes = larger
@@ -127,23 +183,89 @@ def _value_probes(
         )  # fmt: skip
 
     plan.probes += [probe("own", Family.VALUE), probe("own", Family.VALUE, "own")]
-    plan.probes += [probe(draw, Family.VALUE) for draw in _ORDINARY]
+    floats = any(leaf.is_floating_point() for leaf in leaves(list(oracle.template)))
+    ordinary, unusual = (_ORDINARY, _EXTREME) if floats else ((), ())
+    plan.probes += [probe(draw, Family.VALUE) for draw in ordinary]
+    if not floats:  # no draw by name changes anything: the task's own kind at another seed
+        plan.probes.append(replace(probe("own", Family.VALUE), name="the task's kind of inputs, once more", seed=6))
+    if oracle.operations & (nudge.FIRST_OF_EQUAL | nudge.ANY_OF_EQUAL):
+        plan.probes.append(probe("of few values", Family.VALUE))
+    many = _many(oracle, trace, plan.constructors[constructor], groups, sizes)
+    if many:
+        one = probe("normal", Family.VALUE)
+        plan.probes.append(replace(one, name=f"{one.name}, many", sizes=tuple(sorted(many.items()))))
     template = planning.resized(oracle.template, dict(place))
     for layout in _layouts(template):
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
     if oracle.device == "cpu":
         plan.probes += _on_few(trace, probe("own", Family.VALUE), plan.constructors[constructor], groups)
+    aligned = _aligned(trace, plan.constructors[constructor], groups, sizes)
+    if aligned:
+        plan.probes += [
+            replace(one, name=f"{one.name}, aligned sizes", sizes=tuple(sorted(aligned.items())))
+            for one in (probe("own", Family.VALUE), probe("own", Family.VALUE, "own"), probe("normal", Family.VALUE))
+        ]
     # Where the smallest sizes have values enough, extreme ones need no more.
     smallest = tuple(sorted(home[1].items()))
     few = trace(plan.constructors[constructor], dict(smallest))
     enough = few is not None and few.largest >= _ENOUGH_VALUES
-    extreme = [replace(probe(draw, Family.EXTREME), sizes=smallest if enough else place) for draw in _EXTREME]
+    extreme = [replace(probe(draw, Family.EXTREME), sizes=smallest if enough else place) for draw in unusual]
     plan.probes += [one for one in extreme if one.draw not in draws.HUGE]
     plan.probes += _huge(plan, oracle, [one for one in extreme if one.draw in draws.HUGE])
     # Where a kernel is so slow that the interpreter ends none of the above, the smallest sizes still tell.
-    for draw in ("own", *_ORDINARY) if smallest != place else ():
+    for draw in ("own", *ordinary) if smallest != place else ():
         one = probe(draw, Family.SIZE)
         plan.probes.append(replace(one, name=f"{one.name}, smallest sizes", sizes=smallest))
+
+
+#: Elements of the largest tensor of a pass at which the direction of errors in 16 bits is seen.
+_MANY = 1 << 15
+
+
+def _many(
+    oracle: Oracle,
+    trace: planning.Tracer,
+    arguments: tuple[Any, ...] | None,
+    groups: Sequence[planning.Group],
+    sizes: Mapping[planning.Member, int],
+) -> dict[planning.Member, int]:
+    """Sizes with so many elements that a formula that is off shows through the rounding of 16 bits; else empty."""
+    state = oracle.subject.build(oracle.subject.own_arguments, "meta").state_dict()
+    if not groups or not any(judges_bias(leaf.dtype) for leaf in (*leaves(list(oracle.template)), *state.values())):
+        return {}
+    best: dict[planning.Member, int] = {}
+    size = 2 * max(sizes.get(groups[0].members[0], 1), 1) + 1
+    while size < _MANY:
+        larger = {**sizes, **groups[0].at(size)}
+        found = trace(arguments, larger)
+        if found is not None and found.largest > _MANY:
+            break
+        best = larger if found is not None else best
+        size = 2 * size + 1
+    return best
+
+
+#: Elements of the largest tensor of a pass at sizes as aligned as the task's own.
+_ALIGNED = 1 << 14
+
+
+def _aligned(
+    trace: planning.Tracer,
+    arguments: tuple[Any, ...] | None,
+    groups: Sequence[planning.Group],
+    sizes: Mapping[planning.Member, int],
+) -> dict[planning.Member, int]:
+    """Small sizes as aligned as the task's own; empty where ordinary ones are so, or where that is not small.
+
+    A kernel without masks is right at these and wrong at ordinary ones: that is a limit with its range.
+    """
+    found = dict(sizes)
+    for group in groups:
+        alignment = min(excuses.ALIGNMENTS[1], group.size & -group.size)
+        size = max(sizes.get(group.members[0], 1), 1)
+        found |= group.at(min(-(-size // alignment) * alignment, group.size))
+    passed = trace(arguments, found) if found != dict(sizes) else None
+    return found if passed is not None and passed.largest <= _ALIGNED else {}
 
 
 #: With so few multiprocessors, kernels that share out a fixed number of programs take several turns at small sizes.
@@ -166,9 +288,9 @@ def _on_few(
 
 
 #: Draws that any module is expected to take.
-_ORDINARY = ("normal", "negative", "zeros")
+_ORDINARY = ("normal", "negative", "zeros", "times 1e-3")
 #: Draws far outside of a task's own, the huge ones from the largest on.
-_EXTREME = (*(draw for draw in draws.DRAWS if draw not in {*_ORDINARY, *draws.HUGE}), *draws.HUGE)
+_EXTREME = (*(draw for draw in draws.DRAWS if draw not in {*_ORDINARY, *draws.HUGE, "of few values"}), *draws.HUGE)
 #: Elements of the largest tensor of a pass at which extreme values meet every branch of a kernel.
 _ENOUGH_VALUES = 2048
 

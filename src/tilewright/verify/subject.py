@@ -207,10 +207,10 @@ class Subject:
 
         return list(module_source.make_inputs(self.source, seed=seed, device=device))
 
-    def trace(self, arguments: tuple[Any, ...] | None, inputs: Sequence[Any]) -> Trace | None:
-        """The shapes of a pass over meta tensors, or None where the module does not accept these inputs."""
+    def trace(self, arguments: tuple[Any, ...] | None, inputs: Sequence[Any], device: str = "meta") -> Trace | None:
+        """The shapes of a pass over meta tensors (or real ones), or None where the module does not accept them."""
         try:
-            module = self.build(arguments, "meta")
+            module = self.build(arguments, device)
             with torch.no_grad(), _Steps() as mode:
                 result = module(*inputs)
         except Exception:
@@ -221,11 +221,10 @@ class Subject:
         return Trace(outputs, tuple(mode.steps))
 
     def accepts(self, arguments: tuple[Any, ...] | None, inputs: Sequence[Any]) -> bool:
-        """True where the module runs on real tensors of these (meta) inputs' shapes."""
-        real = map_leaves(list(inputs), lambda tensor: torch.zeros(tensor.shape, dtype=tensor.dtype))
+        """True where the module runs on these inputs, which it may change."""
         try:
             with torch.no_grad():
-                self.build(arguments)(*real)
+                self.build(arguments)(*map_leaves(list(inputs), lambda tensor: tensor.clone()))
         except Exception:
             return False
         return True
@@ -292,5 +291,11 @@ def product_precision(precision: str) -> Iterator[None]:
 
 
 def to_double(tree: Tree) -> Tree:
-    """Floating-point tensors as float64."""
-    return map_leaves(tree, lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+    """Floating-point tensors as float64, complex ones as complex128."""
+
+    def widened(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.is_complex():
+            return tensor.to(torch.complex128)
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    return map_leaves(tree, widened)

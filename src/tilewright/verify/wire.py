@@ -32,6 +32,10 @@ def pack(value: Any, tensors: dict[str, torch.Tensor], prefix: str) -> Any:
     """
     if isinstance(value, torch.Tensor):
         name = f"{prefix}.{len(tensors)}"
+        if value.is_complex():
+            # The file format knows one complex type; pairs of real numbers go as they are.
+            tensors[name] = torch.view_as_real(value.detach().resolve_conj())
+            return {"$tensor": name, "stride": list(value.stride()), "complex": True}
         tensors[name] = value
         return {"$tensor": name, "stride": list(value.stride())}
     if isinstance(value, tuple):
@@ -59,6 +63,8 @@ def unpack(tree: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
         if not isinstance(tree["$tensor"], str) or tree["$tensor"] not in tensors:
             raise GarbageError(f"no tensor named {tree['$tensor']!r} came along")
         tensor = tensors[tree["$tensor"]]
+        if tree.get("complex"):
+            tensor = torch.view_as_complex(tensor.contiguous())
         return with_stride(tensor, _checked_stride(tensor, tree.get("stride")))
     if isinstance(tree.get("$tuple"), list):
         return tuple(unpack(item, tensors) for item in tree["$tuple"])

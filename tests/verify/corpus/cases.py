@@ -143,6 +143,14 @@ RIGHT: tuple[Right, ...] = (
     Right("addresses_in_a_tensor", "interleaved"),
     Right("scan_with_a_function", "running_maximum"),
     Right("split_pairs", "complex_product"),
+    Right("rounded_once", "rms_norm_short", quick=True),
+    Right("first_of_equal", "arg_max"),
+    Right("outputs_of_two_types", "two_types"),
+    Right("masked_by_fill", "masked_scores"),
+    Right("takes_its_arguments", "scaled_by_argument"),
+    Right("takes_its_option", "sloped"),
+    Right("positions_in_a_table", "picked_rows", quick=True),
+    Right("in_place_as_asked", "changed_in_place"),
 )
 
 _VALUE = ("correctness.value",)
@@ -187,6 +195,17 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("unknown_instruction", "tanh_gelu", ("correctness.not_interpretable",), quick=True),
     Wrong("words_that_mask_too_much", "tanh_gelu", _VALUE),
     Wrong("bits_of_bfloat16", "leaky_bf16", ("correctness.value", "correctness.not_finite")),
+    # --- types, and arguments that are no tensors
+    Wrong("two_percent_in_short_type", "rms_norm_short", _VALUE),
+    Wrong("other_epsilon_in_short_type", "rms_norm_short", _VALUE),
+    Wrong("last_of_equal", "arg_max", _VALUE, quick=True),
+    Wrong("second_output_off", "two_types", _VALUE),
+    Wrong("scores_beside_fill", "masked_scores", _VALUE),
+    Wrong("number_of_the_example", "scaled_by_argument", _VALUE, quick=True),
+    Wrong("passes_over_a_flag", "scaled_by_argument", _VALUE),
+    Wrong("option_of_the_example", "sloped", _VALUE, strict=True),
+    Wrong("positions_cut_to_a_byte", "picked_rows", _VALUE),
+    Wrong("in_place_to_other_values", "changed_in_place", ("honesty.inputs",)),
     # --- memory
     Wrong("returns_unwritten_memory", "clamp_scale", _UNWRITTEN),
     Wrong("reads_past_the_end", "bias_gelu", ("coverage.outside",)),
