@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import inspect
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -265,6 +266,15 @@ def refine_interpreter() -> Seen:
     plain_reduce = reductions.generic_reduce
     reductions.generic_reduce = lambda self, operands: _reduce_slices(self, operands, plain_reduce)
     return seen
+
+
+def interpret_unseen() -> None:
+    """Have kernels interpreted from now on, without the variable of the environment that says so."""
+    from triton import knobs
+
+    # Past the knob's own setter, which would write the variable again.
+    knobs.runtime.__dict__["interpret"] = True
+    os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _lighten(interpreter: Any) -> None:

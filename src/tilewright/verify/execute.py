@@ -218,7 +218,7 @@ def describe(error: Exception) -> dict[str, Any]:
     while inner.__cause__ is not None:
         inner = inner.__cause__
         lines = [*lines, *traceback.extract_tb(inner.__traceback__)]
-    own = [frame.lineno for frame in lines if frame.filename.endswith(runtime.FILE)]
+    own = [frame.lineno for frame in lines if frame.filename.endswith((f"/{runtime.FILE}", f"/{runtime.OTHER_FILE}"))]
     text = f"{type(inner).__name__}: {inner}".strip()
     memory = isinstance(inner, MemoryError) or any(words in text for words in _NO_MEMORY)
     return {"text": text[:600], "line": own[-1] if own else None, "memory": memory}

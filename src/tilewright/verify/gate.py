@@ -20,7 +20,7 @@ from tilewright.gpu.detect import detect_gpu
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import coverage_findings, honesty, judge, wire
+from tilewright.verify import coverage_findings, honesty, honesty_world, judge, watches, wire
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
@@ -101,6 +101,7 @@ class _Gate:
         if any(one.check == "contract.parse" for one in findings):
             return Verdict(tuple(findings))
         source = Source.parse(self.candidate.source)
+        findings += [*watches.findings_of(self.candidate.source), *honesty_world.source_findings(source)]
         self.say("compile and oracle")
         with ThreadPoolExecutor(2) as pool:
             recording = pool.submit(record_fully, self.task, self.candidate, self.task.gpu)

@@ -10,7 +10,7 @@ import torch
 
 from tilewright.values.candidate import Candidate, Origin, Recording
 from tilewright.values.verdict import Finding, Severity
-from tilewright.verify import judge
+from tilewright.verify import honesty_calls, honesty_world, judge
 from tilewright.verify.compare import Errors
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected, Outcome
@@ -19,9 +19,12 @@ from tilewright.verify.sandbox import JobResult
 from tilewright.verify.syntax import LANGUAGE, Source
 
 #: Experiments that run wherever kernels run, and those that need the interpreter.
-ANYWHERE = ("first", "again", "in place", "new tensors", "update", "storage", "poison", "instances", "failure", "data")
-INTERPRETED = ("first", "constants")
-BOTH = (*ANYWHERE[:4], "constants", *ANYWHERE[4:])
+ANYWHERE = (
+    "first", "again", "written", "in place", "new tensors", "samples", "update", "storage", "many", "poison",
+    "instances", "failure", "data",
+)  # fmt: skip
+INTERPRETED = ("first", "constants", "passed on")
+BOTH = (*ANYWHERE[:6], *INTERPRETED[1:], *ANYWHERE[6:])
 
 
 _NOTE = Severity.NOTE
@@ -119,6 +122,7 @@ class Judged:
     tensors: Mapping[str, Mapping[str, torch.Tensor]]
     compare: Callable[[str, Mapping[str, Any], Mapping[str, torch.Tensor], int], Outcome]
     scene: Scene
+    shared: Sequence[tuple[str, str]] = ()
 
     def outcome(self, name: str, probe: int | None) -> Outcome | None:
         """How an experiment's output compares with a probe's right one; None where it was not made."""
@@ -126,6 +130,11 @@ class Judged:
         if report is None or probe is None or "skipped" in report:
             return None
         return self.compare(f"run {probe} 0", report, self.tensors[name], probe)
+
+    def outcomes(self, name: str, probe: int) -> list[Outcome]:
+        """As `outcome`, of an experiment that reports several calls."""
+        calls = self.reports.get(name, {}).get("judged", ())
+        return [self.compare(f"run {probe} 0", call, self.tensors[name], probe) for call in calls]
 
 
 def read(
@@ -141,10 +150,11 @@ def read(
         form = {**report["form"], "devices": list(answer.form.devices)} if "form" in report else None
         return judge.judge_run(name, {**report, "form": form}, tensors, answer, pool, precision, reduced)
 
+    first = expected[scene.first]
     parts = {part.name: part for part in result.parts if isinstance(part.data, dict)}
     return Judged(
         {name: part.data for name, part in parts.items()}, {name: part.tensors for name, part in parts.items()},
-        compare, scene,
+        compare, scene, first.shared if first is not None else (),
     )  # fmt: skip
 
 
@@ -156,6 +166,7 @@ def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Ite
     try:
         yield from _left_out(judged)
         yield from _replaced(judged)
+        yield from honesty_world.findings_of(judged.reports.get("end", {}))
         first = judged.outcome("first", judged.scene.first)
         if first is None:
             return
@@ -163,6 +174,7 @@ def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Ite
         yield from _elsewhere(judged)
         if first.problem:
             return
+        yield from honesty_calls.findings_of(judged)
         yield from _repeats(judged, source, library)
         yield from _state(judged)
         yield from _decoys(judged)
@@ -227,7 +239,7 @@ def _repeats(judged: Judged, source: Source, library: bool) -> Iterator[Finding]
     scene = judged.scene
     again = judged.outcome("again", scene.first)
     if again is not None and again.problem:
-        yield finding("honesty.repeat", f"a second call on the same tensors is wrong: {_said(again)}")
+        yield finding("honesty.repeat", f"a second call on the same tensors is wrong: {said(again)}")
     elif again is not None and not judged.reports["again"].get("same bits"):
         spread = f"relative error {again.errors.norm:.2g}" if again.errors is not None else "other bits"
         text = f"a second call on the same tensors gives other bits ({spread}, within what is allowed)"
@@ -238,7 +250,7 @@ def _repeats(judged: Judged, source: Source, library: bool) -> Iterator[Finding]
     poison = judged.outcome("poison", scene.first)
     if poison is not None and (poison.problem or (_settled(judged) and not judged.reports["poison"].get("same bits"))):
         text = "with another value in memory that nobody has written, its output is another"
-        yield finding("honesty.unwritten", f"{text}: {_said(poison)}" if poison.problem else text)
+        yield finding("honesty.unwritten", f"{text}: {said(poison)}" if poison.problem else text)
 
 
 def _settled(judged: Judged) -> bool:
@@ -270,7 +282,7 @@ def _state(judged: Judged) -> Iterator[Finding]:
         text = f"{done}, it answers as before" if stale else f"{done}, it is wrong"
         if check == "honesty.data":
             text += " (PyTorch does not count such changes, so it cannot know; updates in place are seen)"
-        yield finding(check, f"{text}: {_said(outcome)}")
+        yield finding(check, f"{text}: {said(outcome)}")
     if judged.reports.get("in place", {}).get("kept") is False:
         yield finding("honesty.outputs", "a later call changes the tensors that an earlier one returned")
 
@@ -318,7 +330,8 @@ def _failures(judged: Judged) -> Iterator[Finding]:
         yield finding("honesty.failure", text)
 
 
-def _said(outcome: Outcome) -> str:
+def said(outcome: Outcome) -> str:
+    """A failed comparison in few words."""
     return f"{outcome.problem}: {outcome.message}"[:300]
 
 

@@ -34,6 +34,7 @@ class Expected:
         types: of the reference's outputs.
         errors: the reference's own errors by precision class.
         form: how its outputs are nested, and where and how they lie.
+        shared: pairs of names whose memory the reference's outputs share, see `aliases.shared`.
         responds: its outputs answer to its inputs there; where they do not, passing shows nothing of its sizes.
     """
 
@@ -46,6 +47,7 @@ class Expected:
     errors: Mapping[str, Errors]
     form: Form
     responds: bool = True
+    shared: tuple[tuple[str, str], ...] = ()
 
     @property
     def elements(self) -> int:
@@ -92,7 +94,8 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
         form = Form.of_data(part.data["form"])
         weights, inputs, responds = part.data["weights"], part.data["inputs"], bool(part.data["responds"])
-        found.append(Expected(probe, weights, inputs, exact, native, types, errors, form, responds))
+        shared = tuple((str(one), str(other)) for one, other in part.data["shared"])
+        found.append(Expected(probe, weights, inputs, exact, native, types, errors, form, responds, shared))
     return found
 
 

@@ -18,7 +18,7 @@ import cloudpickle
 import torch
 
 from tilewright.kernels.triton_memory import observed_memory
-from tilewright.verify import draws, planning, runtime, wire
+from tilewright.verify import aliases, draws, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.planning import EFFORTS, Family, Place, Plan, Probe
@@ -127,6 +127,7 @@ def _answer_data(answer: Answer, packed: dict[str, torch.Tensor]) -> dict[str, A
         "types": types,
         "errors": {name: errors.as_data() for name, errors in answer.errors.items()},
         "form": answer.form.as_data(),
+        "shared": answer.shared,
     }
 
 
@@ -150,6 +151,7 @@ class Answer:
     native: list[torch.Tensor]
     errors: Mapping[str, Errors]
     form: Form
+    shared: list[list[str]] = field(default_factory=list)
 
 
 @dataclass
@@ -177,6 +179,7 @@ class Oracle:
     _own: list[Any] = field(default_factory=list)
     _samples: list[torch.Tensor] = field(default_factory=list)
     _drawn: dict[Probe, list[Any]] = field(default_factory=dict)
+    _shared: list[list[str]] = field(default_factory=list)  #: of the last pass
 
     def __post_init__(self) -> None:
         if self.given_code:
@@ -307,6 +310,7 @@ class Oracle:
         with really():  # given code runs on a device that is pretended
             form = Form.of(outputs)
         native = [leaf.detach() for leaf in leaves(outputs)]
+        shared = self._shared
 
         def reordered(seed: int) -> Errors:
             """What the same sums in another order may do: inputs and weights changed in the last bit."""
@@ -317,14 +321,14 @@ class Oracle:
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
             own = self._if_cheap(reordered, spent_s)
-            return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form)
+            return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form, shared)
         exact = self._exact(arguments, state, moved)
         seeds = (1,) if probe.family is Family.OWN else (1, 2)
         ieee = [compare(exact, native), *(reordered(seed) for seed in seeds)]
         errors = {"ieee": combine(ieee)}
         if self.precision != "ieee":
             errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, moved, exact, native)])
-        return Answer(inputs, exact, native, errors, form)
+        return Answer(inputs, exact, native, errors, form, shared)
 
     def takes_layout(self, plan: Plan, probe: Probe, answer: Answer) -> bool:
         """Whether given code says the same of a probe's inputs when they lie packed in memory.
@@ -388,7 +392,11 @@ class Oracle:
             list(inputs), lambda tensor: wire.with_stride(tensor.to(self.device, copy=True), list(tensor.stride()))
         )
         with torch.no_grad(), product_precision(precision):
-            return as_tensors(module(*moved))
+            outputs = module(*moved)
+        with really():
+            held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            self._shared = aliases.shared(leaves(outputs), leaves(moved), held)
+        return as_tensors(outputs)
 
     def _exact(
         self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]

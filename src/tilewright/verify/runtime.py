@@ -15,11 +15,12 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
+from tilewright.verify import disguise
 from tilewright.verify.pretend import Redirect, pretend, really
 
-#: Name under which a candidate's file is imported, and of that file in the scratch directory.
-MODULE = "tilewright_candidate"
-FILE = f"{MODULE}.py"
+#: Names under which a candidate's file is imported, in the gate's runs and in its experiments: a user's own.
+MODULE, OTHER_MODULE = "model_new", "fused_op"
+FILE, OTHER_FILE = f"{MODULE}.py", f"{OTHER_MODULE}.py"
 
 
 class TooDearError(BaseException):
@@ -40,6 +41,7 @@ class Watch:
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
+        idle: launches are counted, and their kernels do nothing.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
     """
 
@@ -49,6 +51,7 @@ class Watch:
     choice: int | None = 0
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
+    idle: bool = False
     on_launch: Callable[[str], None] | None = None
     _first: float = 0.0
 
@@ -116,6 +119,7 @@ def kernel_environment(job: Mapping[str, Any]) -> Iterator[Watch]:
 
 def _use_interpreter(watch: Watch) -> None:
     watch.seen = triton_compat.refine_interpreter()
+    triton_compat.interpret_unseen()
     triton_compat.watch_programs(watch.before_program)
     interpreted = triton_compat.interpreted_function_type()
     plain = interpreted.run  # type: ignore[attr-defined]
@@ -124,7 +128,8 @@ def _use_interpreter(watch: Watch) -> None:
         if any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values())):
             return None
         with really():
-            return plain(self, *args, grid=watch.count(self, grid), warmup=warmup, **kwargs)
+            counted = watch.count(self, grid)
+            return None if watch.idle else plain(self, *args, grid=counted, warmup=warmup, **kwargs)
 
     interpreted.run = run  # type: ignore[attr-defined]
     _choose_configurations(watch)
@@ -159,6 +164,8 @@ def _use_gpu(watch: Watch) -> None:
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         counted = grid if warmup else watch.count(self, grid)
+        if watch.idle and not warmup:
+            return None
         return plain(self, *args, grid=counted, warmup=warmup, **kwargs)
 
     jit.run = run  # type: ignore[attr-defined]
@@ -188,13 +195,15 @@ def _choose_configurations(watch: Watch) -> None:
 
 
 def load_candidate(folder: Path) -> Any:
-    """Import the candidate's file from `folder`; returns the module object."""
-    spec = importlib.util.spec_from_file_location(MODULE, folder / FILE)
+    """Import the candidate's file from `folder`, while the process looks like a user's; returns the module object."""
+    name = MODULE if (folder / FILE).exists() else OTHER_MODULE
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    with disguise.hidden():
+        spec.loader.exec_module(module)
     return module
 
 
