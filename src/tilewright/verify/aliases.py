@@ -53,5 +53,6 @@ def overlap(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 def _extent(tensor: torch.Tensor) -> tuple[int, int]:
     """The first element in the storage, and the one after the last."""
-    start = tensor.storage_offset()
-    return start, start + 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+    start = int(tensor.storage_offset())
+    steps = zip(tensor.shape, tensor.stride(), strict=True)
+    return start, start + 1 + sum(int((size - 1) * step) for size, step in steps)

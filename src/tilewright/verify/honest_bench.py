@@ -108,11 +108,12 @@ class Bench:
         finally:
             self.watch.idle = False
 
-    def build(self) -> tuple[nn.Module, nn.Module]:
+    def build(self, mode: str = "") -> tuple[nn.Module, nn.Module]:
         """Another instance with the first weights."""
         if self.source is None:
             self.source = workbench.source_of(self.job)
-        model, holder = workbench.build(self.job, self.module, self.source, int(self.job["first"]["constructor"]))
+        job = {**self.job, "mode": mode} if mode else self.job
+        model, holder = workbench.build(job, self.module, self.source, int(self.job["first"]["constructor"]))
         runtime.load_state(holder, workbench.state_of(self.job["first"], self.tensors))
         return model, holder
 

@@ -129,23 +129,34 @@ def _inner(shape: torch.Size) -> torch.Tensor:
 def many(bench: Bench) -> Report:
     """After many calls, most of them without their kernels' work, and with its counters set far forward.
 
-    Where one of the calls launched less than the second, another instance is brought to the same call.
+    Where one of the calls launched less than the first, another instance is brought to the same call. What a candidate
+    kept before each call that counts is worthless, since the kernels of the call before it did nothing.
     """
-    bench.call(bench.model, bench.fresh())
-    idle = _idle_calls(bench, bench.model, int(bench.job["calls"]))
-    judged = [_judged(bench, bench.fresh(), "0.")]
-    odd = next((number for number, count in enumerate(idle) if count < idle[0]), None)
-    counters = _counters(bench, bench.model)
+    at_first = _numbers([vars(bench.module)])
+    model = _called(bench)
+    idle = _idle_calls(bench, model, int(bench.job["calls"]))
+    judged = [_judged(bench, bench.fresh(), "0.", model)]
+    counters = _counters(bench, model)
     for number, step in enumerate(_FORWARD if counters else ()):
+        _idle_calls(bench, model, 1)
         for counter in counters:
             counter.add(step)
-        judged.append(_judged(bench, bench.fresh(), f"{number + 1}."))
+        judged.append(_judged(bench, bench.fresh(), f"{number + 1}.", model))
+    odd = next((number for number, count in enumerate(idle) if count < idle[0]), None)
     if odd is not None:
-        model, _ = bench.build()
-        bench.call(model, bench.fresh())
+        for holder, key, value in at_first.values():
+            holder[key] = value
+        model = _called(bench)
         _idle_calls(bench, model, odd)
         judged.append(_judged(bench, bench.fresh(), "odd.", model))
     return {"calls": len(idle), "odd": odd, "counters": len(counters), "judged": judged}
+
+
+def _called(bench: Bench) -> nn.Module:
+    """A new instance that has prepared what it prepares on its first call."""
+    model, _ = bench.build()
+    bench.call(model, bench.fresh())
+    return model
 
 
 def _judged(bench: Bench, inputs: Any, prefix: str, model: nn.Module | None = None) -> Report:

@@ -18,7 +18,8 @@ from tilewright.verify.subject import DispatchMode, leaves, map_leaves
 _COPIES = frozenset(
     {
         "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "fill_",
-        "zero_", "copy_", "clone", "_to_copy", "contiguous", "arange", "detach", "scalar_tensor", "lift_fresh",
+        "zero_", "set_", "resize_", "copy_", "clone", "_to_copy", "contiguous", "arange", "detach", "scalar_tensor",
+        "lift_fresh",
     }
 )  # fmt: skip
 #: Elements of the largest result that is kept, and of all of them.

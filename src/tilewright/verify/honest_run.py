@@ -15,7 +15,18 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
-from tilewright.verify import aliases, honest_calls, honest_library, patches, pretend, runtime, wire, workbench, world
+from tilewright.verify import (
+    aliases,
+    gradients,
+    honest_calls,
+    honest_library,
+    patches,
+    pretend,
+    runtime,
+    wire,
+    workbench,
+    world,
+)
 from tilewright.verify.execute import describe
 from tilewright.verify.honest_bench import Bench, Call, Report, Tamper, changed, copies, held, same
 from tilewright.verify.pretend import really
@@ -190,13 +201,13 @@ def _constants(stage: Bench) -> Report:
 def _without(stage: Bench, number: int) -> list[bool]:
     """Whether the output stays the same, bit by bit, while one launch stores a constant: for each constant."""
     assert stage.first is not None
-    same = []
+    alike = []
     for constant in reversed(CONSTANTS):
         call, _ = _controlled(stage, constant, number)
-        same.append(same(stage.first.at_once, call.at_once))
-        if not same[-1]:
+        alike.append(same(stage.first.at_once, call.at_once))
+        if not alike[-1]:
             break
-    return same
+    return alike
 
 
 def _controlled(stage: Bench, constant: float, only: int) -> tuple[Call, nn.Module]:
@@ -239,6 +250,27 @@ def _failure(stage: Bench) -> Report:
     return {"swallowed": swallowed}
 
 
+def _as_built(stage: Bench) -> Report:
+    """An instance that nobody has switched to eval mode."""
+    model, _ = stage.build(mode="built")
+    return stage.report(stage.call(model, stage.fresh()))
+
+
+def _gradients(stage: Bench) -> Report:
+    """Gradients of the first inputs and weights."""
+    model, holder = stage.build()
+    parameters = dict(holder.named_parameters())
+    try:
+        taken = gradients.take(lambda given: model(*given), stage.fresh(), parameters)
+    except Exception as error:  # it says aloud that it has none
+        return {"raises": describe(error)}
+    with really():
+        names = list(taken.values)
+        stage.packed |= {f"gradient {number}": taken.values[name].cpu() for number, name in enumerate(names)}
+    keys = {name: f"gradient {number}" for number, name in enumerate(names)}
+    return {"carries": taken.carries, "pretends": taken.pretends, "gradients": keys}
+
+
 #: Name -> experiment. `first` comes before all others.
 EXPERIMENTS: Mapping[str, Callable[[Bench], Report]] = {
     "first": _first,
@@ -252,6 +284,8 @@ EXPERIMENTS: Mapping[str, Callable[[Bench], Report]] = {
     "instances": _instances,
     "failure": _failure,
     "data": _data,
+    "as built": _as_built,
+    "gradients": _gradients,
     "written": honest_calls.written,
     "samples": honest_calls.samples,
     "many": honest_calls.many,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tilewright.values.candidate import Candidate, Origin, Recording
 from tilewright.values.verdict import Finding, Severity
-from tilewright.verify import honesty_calls, honesty_world, judge
+from tilewright.verify import gradients, honesty_calls, honesty_world, judge
 from tilewright.verify.compare import Errors
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected, Outcome
@@ -21,7 +21,7 @@ from tilewright.verify.syntax import LANGUAGE, Source
 #: Experiments that run wherever kernels run, and those that need the interpreter.
 ANYWHERE = (
     "first", "again", "written", "in place", "new tensors", "samples", "update", "storage", "many", "poison",
-    "instances", "failure", "data",
+    "instances", "failure", "data", "as built", "gradients",
 )  # fmt: skip
 INTERPRETED = ("first", "constants", "passed on")
 BOTH = (*ANYWHERE[:6], *INTERPRETED[1:], *ANYWHERE[6:])
@@ -123,6 +123,7 @@ class Judged:
     compare: Callable[[str, Mapping[str, Any], Mapping[str, torch.Tensor], int], Outcome]
     scene: Scene
     shared: Sequence[tuple[str, str]] = ()
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def outcome(self, name: str, probe: int | None) -> Outcome | None:
         """How an experiment's output compares with a probe's right one; None where it was not made."""
@@ -155,6 +156,7 @@ def read(
     return Judged(
         {name: part.data for name, part in parts.items()}, {name: part.tensors for name, part in parts.items()},
         compare, scene, first.shared if first is not None else (),
+        first.gradients if first is not None else {},
     )  # fmt: skip
 
 
@@ -179,6 +181,9 @@ def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Ite
         yield from _state(judged)
         yield from _decoys(judged)
         yield from _failures(judged)
+        yield from _as_built(judged)
+        report, tensors = judged.reports.get("gradients", {}), judged.tensors.get("gradients", {})
+        yield from gradients.findings_of(report, tensors, judged.gradients, source)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         yield finding("sandbox.garbage", f"what the experiments sent back cannot be read: {error!r}"[:300])
 
@@ -328,6 +333,14 @@ def _failures(judged: Judged) -> Iterator[Finding]:
         right = "the right one, by other means" if all(one.get("same bits") for one in bad) else "another"
         text = f"a launch of {names} that fails is passed over: an answer comes back all the same ({right})"
         yield finding("honesty.failure", text)
+
+
+def _as_built(judged: Judged) -> Iterator[Finding]:
+    """Where the reference's modes are the same, the candidate's must be."""
+    outcome = judged.outcome("as built", judged.scene.first)
+    if outcome is not None and outcome.problem:
+        text = "in training mode, as it is built, it is wrong, where the reference computes the same in both modes"
+        yield replace(finding("correctness.mode", f"{text}: {said(outcome)}"), severity=Severity.ERROR)
 
 
 def said(outcome: Outcome) -> str:

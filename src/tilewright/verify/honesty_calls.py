@@ -85,7 +85,7 @@ def _passed_on(report: Mapping[str, Any]) -> Iterator[Finding]:
         kernels = ", ".join(str(name) for name in report.get("kernels", ())) or "its kernels"
         operations = ", ".join(f"aten.{name}" for name in names)
         text = f"PyTorch computes its output ({operations}); {kernels} only pass it on, on all inputs that were tried"
-        yield replace(finding("honesty.passed", text), evidence={"operations": names})
+        yield replace(finding("honesty.passed", text), evidence={"operations": list(names)})
 
 
 def _said(outcome: Outcome) -> str:

@@ -45,6 +45,7 @@ class Stage:
         effort: decides the budget.
         limits: of each process.
         readable: folders that it may read.
+        same_modes: the reference computes the same in training mode.
     """
 
     job: Mapping[str, Any]
@@ -58,6 +59,7 @@ class Stage:
     effort: str
     limits: Limits
     readable: tuple[Path, ...]
+    same_modes: bool = False
 
     def findings(self) -> list[Finding]:
         """Run the experiments and say what they mean."""
@@ -68,6 +70,8 @@ class Stage:
             if self.job["device"] == "cuda":
                 # What a kernel stores can be replaced in the interpreter alone.
                 runs = [("cuda", honesty.ANYWHERE), ("cpu", honesty.INTERPRETED)]
+            if not self.same_modes:
+                runs = [(device, [name for name in names if name != "as built"]) for device, names in runs]
             with ThreadPoolExecutor(len(runs)) as pool:
                 for part in pool.map(lambda run: self._run(scene, *run), runs):
                     found += part

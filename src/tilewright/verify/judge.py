@@ -35,6 +35,8 @@ class Expected:
         errors: the reference's own errors by precision class.
         form: how its outputs are nested, and where and how they lie.
         shared: pairs of names whose memory the reference's outputs share, see `aliases.shared`.
+        updated: names of the buffers that the reference's pass changes.
+        gradients: the reference's own, by name (see `gradients`); empty where they were not asked for.
         responds: its outputs answer to its inputs there; where they do not, passing shows nothing of its sizes.
     """
 
@@ -48,6 +50,8 @@ class Expected:
     form: Form
     responds: bool = True
     shared: tuple[tuple[str, str], ...] = ()
+    updated: tuple[str, ...] = ()
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -67,6 +71,8 @@ class Outcome:
         errors, allowed, reference: where outputs could be compared: the candidate's, what is allowed, the
             reference's own in the class that was judged.
         launches: kernel -> launches.
+        parameters: names without a counterpart.
+        updated: names of the buffers that its pass changed.
     """
 
     index: int
@@ -79,6 +85,7 @@ class Outcome:
     reference: Errors | None = None
     launches: Mapping[str, int] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
+    updated: tuple[str, ...] = ()
 
 
 def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected | None]:
@@ -94,8 +101,12 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
         errors = {name: Errors.of_data(data) for name, data in part.data["errors"].items()}
         form = Form.of_data(part.data["form"])
         weights, inputs, responds = part.data["weights"], part.data["inputs"], bool(part.data["responds"])
+        gradient = wire.unpack(part.data["gradients"], part.tensors)
+        updated = tuple(str(name) for name in part.data["updated"])
         shared = tuple((str(one), str(other)) for one, other in part.data["shared"])
-        found.append(Expected(probe, weights, inputs, exact, native, types, errors, form, responds, shared))
+        found.append(
+            Expected(probe, weights, inputs, exact, native, types, errors, form, responds, shared, updated, gradient)
+        )
     return found
 
 
@@ -134,7 +145,8 @@ def judge_run(
             check = "sandbox.memory" if data["error"].get("memory") else "correctness.raises"
             return replace(blank, problem=check, message=str(data["error"]["text"]), where=where)
         lost = tuple(str(n) for n in (*data.get("missing", ()), *data.get("unset", ())))
-        blank = replace(blank, parameters=lost)
+        updated = tuple(str(name) for name in data.get("updated", ()))
+        blank = replace(blank, parameters=lost, updated=updated)
         got = leaves(wire.unpack(data["outputs"], tensors))
         form = Form.of_data(data["form"])
         if not len(form.layouts) == len(form.devices) == len(got):
@@ -268,6 +280,7 @@ def findings_of(
         unsure = not own_right and not (in_range and not own_ran)
         must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and unsure) or own_code
         must = must or (not in_range and any(answered[o.index].own_size for o in group))
+        must = must or any(answered[o.index].mode == "built" for o in group)
         return Severity.ERROR if must else Severity.LIMIT
 
     found: list[Finding] = []

@@ -18,7 +18,7 @@ import cloudpickle
 import torch
 
 from tilewright.kernels.triton_memory import observed_memory
-from tilewright.verify import aliases, draws, planning, runtime, wire
+from tilewright.verify import aliases, draws, gradients, modes, planning, runtime, wire
 from tilewright.verify.compare import Errors, combine, compare
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.planning import EFFORTS, Family, Place, Plan, Probe
@@ -67,7 +67,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
             watch = stack.enter_context(runtime.kernel_environment(job))
         if job["given_code"] and job["device"] == "cpu":
             stack.enter_context(observed_memory(followed.memory))
-        oracle = Oracle(Subject.of(source), job["precision"], job["device"], bool(job["given_code"]))
+        found = modes.choose(source, str(job["wanted_mode"]))
+        subject = Subject.of(source, found.mode)
+        oracle = Oracle(subject, job["precision"], job["device"], bool(job["given_code"]), modes=found)
         plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])
         emit("plan", _plan_data(plan, oracle), None)
         sent: set[str] = set()
@@ -128,6 +130,8 @@ def _answer_data(answer: Answer, packed: dict[str, torch.Tensor]) -> dict[str, A
         "errors": {name: errors.as_data() for name, errors in answer.errors.items()},
         "form": answer.form.as_data(),
         "shared": answer.shared,
+        "updated": answer.updated,
+        "gradients": wire.pack(answer.gradients, packed, "gradients"),
     }
 
 
@@ -139,6 +143,9 @@ def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
         "skipped": plan.skipped,
         "response": oracle.own_response,
         "own_sizes": plan.own_sizes,
+        "mode": oracle.modes.mode,
+        "random_mode": oracle.modes.random,
+        "same_modes": oracle.modes.same,
     }
 
 
@@ -152,6 +159,8 @@ class Answer:
     errors: Mapping[str, Errors]
     form: Form
     shared: list[list[str]] = field(default_factory=list)
+    updated: list[str] = field(default_factory=list)
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -172,6 +181,7 @@ class Oracle:
     given_code: bool = False
     kind: str = "float64 reference"
     own_response: float = 1.0
+    modes: modes.Modes = field(default_factory=modes.Modes)
     _states: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     _searches: dict[str, int] = field(default_factory=dict)
     _chosen: dict[tuple[str, Place], tuple[str, bool]] = field(default_factory=dict)
@@ -180,6 +190,7 @@ class Oracle:
     _samples: list[torch.Tensor] = field(default_factory=list)
     _drawn: dict[Probe, list[Any]] = field(default_factory=dict)
     _shared: list[list[str]] = field(default_factory=list)  #: of the last pass
+    _updated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.given_code:
@@ -301,8 +312,16 @@ class Oracle:
 
     def answer(self, plan: Plan, probe: Probe) -> Answer:
         """The right outputs of a probe, and the reference's own errors."""
+        if probe.mode and probe.mode != self.subject.mode:
+            other = Oracle(
+                Subject(self.subject.source, self.subject.own_arguments, probe.mode), self.precision, self.device
+            )
+            return other.answer_with(plan, probe, self.weights(plan, probe), self.inputs(probe))
+        return self.answer_with(plan, probe, self.weights(plan, probe), self.inputs(probe))
+
+    def answer_with(self, plan: Plan, probe: Probe, state: dict[str, torch.Tensor], inputs: list[Any]) -> Answer:
+        """As `answer`, for given weights and inputs."""
         arguments = plan.constructors[probe.constructor]
-        state, inputs = self.weights(plan, probe), self.inputs(probe)
         moved = self._moved(inputs)
         began = time.process_time()
         outputs = self._outputs(arguments, state, moved)
@@ -310,7 +329,7 @@ class Oracle:
         with really():  # given code runs on a device that is pretended
             form = Form.of(outputs)
         native = [leaf.detach() for leaf in leaves(outputs)]
-        shared = self._shared
+        shared, updated = self._shared, self._updated
 
         def reordered(seed: int) -> Errors:
             """What the same sums in another order may do: inputs and weights changed in the last bit."""
@@ -321,14 +340,30 @@ class Oracle:
         if self.given_code:
             exact = [value.double() if value.is_floating_point() else value for value in native]
             own = self._if_cheap(reordered, spent_s)
-            return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form, shared)
+            return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form, shared, updated)
         exact = self._exact(arguments, state, moved)
         seeds = (1,) if probe.family is Family.OWN else (1, 2)
         ieee = [compare(exact, native), *(reordered(seed) for seed in seeds)]
         errors = {"ieee": combine(ieee)}
         if self.precision != "ieee":
             errors[self.precision] = combine([*ieee, *self._class_errors(arguments, state, moved, exact, native)])
-        return Answer(inputs, exact, native, errors, form, shared)
+        gradient = self._gradients(arguments, state, moved) if _ordinary(probe) else {}
+        return Answer(inputs, exact, native, errors, form, shared, updated, gradient)
+
+    def _gradients(
+        self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]
+    ) -> Mapping[str, torch.Tensor]:
+        """The reference's own gradients by name; none where it has none, or is not made for them."""
+        module = self.subject.build(arguments)
+        module.load_state_dict(dict(state))
+        module.to(self.device)
+        try:
+            given = map_leaves(list(inputs), lambda tensor: tensor.detach().clone())
+            return gradients.take(lambda leaves: module(*leaves), given, dict(module.named_parameters())).values
+        except Exception:  # nobody has to be differentiable
+            return {}
+        finally:
+            module.requires_grad_(False)
 
     def takes_layout(self, plan: Plan, probe: Probe, answer: Answer) -> bool:
         """Whether given code says the same of a probe's inputs when they lie packed in memory.
@@ -396,6 +431,7 @@ class Oracle:
         with really():
             held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
             self._shared = aliases.shared(leaves(outputs), leaves(moved), held)
+            self._updated = modes.updated(state, module)
         return as_tensors(outputs)
 
     def _exact(
@@ -414,6 +450,11 @@ class Oracle:
                 leaf.double() if leaf.is_floating_point() else leaf
                 for leaf in leaves(self._run(arguments, state, inputs))
             ]
+
+
+def _ordinary(probe: Probe) -> bool:
+    """Whether the experiments may use a probe: there the reference's gradients are asked for, too."""
+    return probe.family is Family.VALUE and probe.draw == "own" and probe.layout == "packed"
 
 
 def _nudged(state: Mapping[str, torch.Tensor], seed: int) -> dict[str, torch.Tensor]:

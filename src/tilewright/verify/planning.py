@@ -30,6 +30,7 @@ class Family(StrEnum):
     SIZE = "size"  #: other sizes of the inputs
     EXTREME = "extreme"  #: values far outside of the task's: huge, tiny, infinite, NaN
     CONSTRUCTOR = "constructor"  #: other constructor arguments
+    MODE = "mode"  #: training mode where all else is judged in eval mode, or the reverse
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class Probe:
         quantities: inner sizes of the reference's pass at these sizes, by name.
         own_size: the dimension that was varied has the task's own size.
         multiprocessors: of the GPU that is pretended; 0 for the target's own number.
+        mode: of the modules, `eval` or `built`; empty for the one in which all else is judged.
     """
 
     name: str
@@ -108,6 +110,7 @@ class Probe:
     layout: str = "packed"
     own_size: bool = False
     multiprocessors: int = 0
+    mode: str = ""
 
 
 @dataclass

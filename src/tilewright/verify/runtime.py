@@ -207,10 +207,12 @@ def load_candidate(folder: Path) -> Any:
     return module
 
 
-def build_candidate(module: Any, arguments: tuple[Any, ...] | None, reference: nn.Module | None) -> nn.Module:
-    """`ModelNew` of a candidate: from constructor arguments, or from a live reference; eval mode, no gradients."""
+def build_candidate(
+    module: Any, arguments: tuple[Any, ...] | None, reference: nn.Module | None, mode: str = "eval"
+) -> nn.Module:
+    """`ModelNew` of a candidate: from constructor arguments, or from a live reference; in a mode, no gradients."""
     made: nn.Module = module.ModelNew(reference) if reference is not None else module.ModelNew(*(arguments or ()))
-    return made.eval().requires_grad_(False)
+    return (made if mode == "built" else made.eval()).requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -231,10 +231,10 @@ def _is_guard(node: ast.stmt) -> bool:
 
 def _looks_in(root: ast.stmt, names: Names, kernels: frozenset[str]) -> Iterator[Look]:
     harmless = _harmless(root, names)
-    for node, variable in _settings(root, names):
-        if id(node) not in harmless:
-            yield Look("os.environ", "the environment", node.lineno, variable)
-        harmless |= {id(inner) for inner in ast.walk(node)}
+    for read, variable in _settings(root, names):
+        if id(read) not in harmless:
+            yield Look("os.environ", "the environment", read.lineno, variable)
+        harmless |= {id(inner) for inner in ast.walk(read)}
     for node in ast.walk(root):
         if id(node) in harmless:
             continue

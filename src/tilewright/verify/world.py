@@ -123,7 +123,7 @@ class Operators:
             note(namespace, str(rest[0]) if rest else "")
             return plain(kind, namespace, *rest, **options)
 
-        torch._C._dispatch_library = library
+        torch._C._dispatch_library = library  # type: ignore[assignment]
 
     def _note(self, namespace: str, key: str) -> None:
         if namespace not in self._known:
