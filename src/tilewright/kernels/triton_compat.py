@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import os
 import re
 import subprocess
 import tempfile
@@ -252,6 +253,15 @@ def refine_interpreter() -> Seen:
     builder.create_maxnumf, builder.create_minnumf = keeping(np.fmax), keeping(np.fmin)
     builder.create_clampf = clamp
     return seen
+
+
+def interpret_unseen() -> None:
+    """Have kernels interpreted from now on, without the variable of the environment that says so."""
+    from triton import knobs
+
+    # Past the knob's own setter, which would write the variable again.
+    knobs.runtime.__dict__["interpret"] = True
+    os.environ.pop("TRITON_INTERPRET", None)
 
 
 def _lighten(interpreter: Any) -> None:

@@ -25,7 +25,12 @@ from tilewright.task.task import InputSpec, ModuleSource
 
 
 def build_module(
-    source: ModuleSource, *, init_args: Sequence[Any] | None = None, seed: int = 0, device: str | torch.device = "cpu"
+    source: ModuleSource,
+    *,
+    init_args: Sequence[Any] | None = None,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    as_built: bool = False,
 ) -> nn.Module:
     """The module, in eval mode, its parameters drawn from `seed`.
 
@@ -37,6 +42,7 @@ def build_module(
         init_args: constructor arguments, in the place of the source's own.
         seed: of torch's, Python's and numpy's generators; their states are restored.
         device: where the parameters lie; `meta` for shapes alone.
+        as_built: leave it in the mode in which it comes: torch builds modules in training mode.
 
     Raises:
         SourceError: the source does not parse or run, or has no such class; the message has file and line.
@@ -44,7 +50,7 @@ def build_module(
     """
     if source.pickled is not None:
         module: nn.Module = _unpickled(source)[0]
-        return _on_device(module.eval(), device)
+        return _on_device(module if as_built else module.eval(), device)
     namespace = load_namespace(source)
     made = namespace.get(source.class_name)
     if not (isinstance(made, type) and issubclass(made, nn.Module)):
@@ -54,7 +60,7 @@ def build_module(
     _check_arguments(made, arguments, source)
     with _seeded(seed), _placed(device):
         module = _guarded(source, f"the constructor of `{source.class_name}`", lambda: made(*arguments))
-    return _on_device(module.eval(), device)
+    return _on_device(module if as_built else module.eval(), device)
 
 
 def init_args(source: ModuleSource, seed: int = 0) -> tuple[Any, ...]:

@@ -21,6 +21,9 @@ class Answer:
         ranges: of integer outputs, lowest and highest right values where rounding decides; None where one is right.
         after: inputs that the reference changes in place, by their number, as it leaves them.
         aliases: an output of the reference lies in an input's memory.
+        shared: pairs of outputs, inputs and parameters of the reference's pass that lie in one memory.
+        updated: names of the buffers that its pass changed.
+        gradients: of its inputs and parameters, by name, where they were asked for.
     """
 
     inputs: list[Any]
@@ -31,6 +34,9 @@ class Answer:
     ranges: Sequence[tuple[torch.Tensor, torch.Tensor] | None] = ()
     after: Mapping[int, torch.Tensor] = field(default_factory=dict)
     aliases: bool = False
+    shared: Sequence[Sequence[str]] = ()
+    updated: Sequence[str] = ()
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 #: Outputs with more elements travel as float32: half a unit of rounding against gigabytes.
@@ -54,6 +60,9 @@ def answer_data(answer: Answer, packed: dict[str, torch.Tensor]) -> dict[str, An
         "ranges": wire.pack(ranges, packed, "ranges"),
         "after": wire.pack([[index, value] for index, value in answer.after.items()], packed, "after"),
         "aliases": answer.aliases,
+        "shared": [list(pair) for pair in answer.shared],
+        "updated": list(answer.updated),
+        "gradients": wire.pack(answer.gradients, packed, "gradients"),
         "types": types,
         "errors": {name: [one.as_data() for one in errors] for name, errors in answer.errors.items()},
         "form": answer.form.as_data(),
@@ -62,12 +71,18 @@ def answer_data(answer: Answer, packed: dict[str, torch.Tensor]) -> dict[str, An
 
 @dataclass(frozen=True)
 class Pass:
-    """One pass of the reference: its outputs, the inputs that it left changed, and whether it drew random numbers."""
+    """One pass of the reference: its outputs, the inputs that it left changed, and whether it drew random numbers.
+
+    Attributes:
+        shared, updated: as those of `Answer`.
+    """
 
     outputs: Tree
     after: Mapping[int, torch.Tensor]
     aliases: bool
     random: bool
+    shared: Sequence[Sequence[str]] = ()
+    updated: Sequence[str] = ()
 
 
 class OtherShapesError(Exception):

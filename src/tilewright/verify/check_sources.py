@@ -52,6 +52,8 @@ SOURCES: Mapping[str, str] = {
     "correctness.device": "PyTorch, torch.testing.assert_close (check_device)",
     "correctness.stride": "PyTorch, torch.testing.assert_close (check_stride); channels last memory format",
     "correctness.parameters": "PyTorch, Module.load_state_dict (strict)",
+    "correctness.gradient": "PyTorch, torch.autograd.Function; torch.autograd.gradcheck",
+    "correctness.mode": "PyTorch, Module.train and Module.eval; BatchNorm's batch and running statistics",
     "correctness.no_kernel": "Wafer, A Field Guide to Reward Hacking in AI Kernel Generation (2026): benign shortcuts",
     "coverage.unread": "AI-Hypercomputer/accelerator-agents pull request 50: work that is left out and not noticed",
     "coverage.unwritten": "ScalingIntelligence/KernelBench pull request 82: torch.empty holds the reference's output",

@@ -203,8 +203,22 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "correctness.parameters", _E,
-        "Every parameter of the reference has its counterpart in the candidate, by name, or else by shape.",
+        "Every parameter of the reference has its counterpart in the candidate, by name and shape (in a document's "
+        "code, by shape); the candidate has none of its own. Other persistent buffers are a limit.",
         "A drop-in module takes the same state_dict; parameters of its own would be random.",
+    ),
+    Check(
+        "correctness.gradient", _E,
+        "An output that says that it carries gradients has all of the reference's: an error where the candidate has a "
+        "backward pass of its own, a limit where a kernel stands beside torch's graph. No gradients at all: a note.",
+        "Training with a gradient that silently is zero, or another one, fails weeks later; a missing one raises.",
+    ),
+    Check(
+        "correctness.mode", _L,
+        "A candidate is judged in the mode in which it is built, unless a document asks for eval mode, or its own "
+        "code tells the modes apart; the other mode is probed too. Buffers change where the reference changes them.",
+        "The usual harness calls no `eval()`: a batch norm then takes the batch's own statistics. A module that is "
+        "right in one mode can be wrong in the other, and the verdict must say which.",
     ),
     Check(
         "correctness.no_kernel", _E,

@@ -69,6 +69,9 @@ def _work(scratch: Path) -> int:
         wire.save_json(scratch / "out" / f"{count}.json", {"name": name, "data": data})
         count += 1
 
+    from tilewright.verify import disguise
+
+    disguise.as_script(scratch)
     package, _, function = job["entry"].partition(":")
     if not package.startswith("tilewright."):
         raise ValueError(f"an entry lies in tilewright, not in {package}")

@@ -20,7 +20,7 @@ from torch import nn
 
 from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
-from tilewright.verify import ahead, coverage, runtime, wire
+from tilewright.verify import ahead, coverage, modes, runtime, states, wire
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.pretend import really
 from tilewright.verify.subject import Form, as_tensors, leaves, map_leaves, product_precision
@@ -99,7 +99,7 @@ class _Bench:
     module: Any = None
     broken: bool = False
     _modules: dict[int, Any] = field(default_factory=dict)
-    _built: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+    _built: dict[tuple[int, int, str], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 
     def load(self, multiprocessors: int) -> None:
         """Take the candidate's file as imported on a GPU of so many multiprocessors: it may ask once, on import."""
@@ -119,10 +119,11 @@ class _Bench:
         report: dict[str, Any] = {"configurations": 1}
         packed: dict[str, torch.Tensor] = {}
         try:
-            candidate, holder = self._candidate(int(probe["constructor"]))
+            candidate, holder = self._candidate(int(probe["constructor"]), str(probe.get("mode") or self.job["mode"]))
             prefix = f"{probe['weights_key']}|"
             state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
             matched = runtime.load_state(holder, state)
+            report["names"] = states.differences(holder, state)
             report |= {"missing": matched.missing, "unset": matched.unset, "reshaped": matched.reshaped}
             inputs = wire.unpack(probe["inputs"], self.tensors)
             if on_gpu:
@@ -135,6 +136,7 @@ class _Bench:
                 if on_gpu:
                     torch.cuda.synchronize()
             report |= self._outputs(outputs, packed, keep=bool(probe.get("twice")) and choice == 0)
+            report["updated"] = modes.updated(state, holder)
             if self.coverage is not None:
                 with really():
                     report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
@@ -177,13 +179,13 @@ class _Bench:
             candidate(*inputs)
         return list(dict.fromkeys(self.coverage.redone))
 
-    def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
-        """The candidate for constructor arguments, and the module that holds its parameters."""
-        key = constructor, int(self.job["gpu"]["sm_count"])
+    def _candidate(self, constructor: int, mode: str) -> tuple[nn.Module, nn.Module]:
+        """The candidate for constructor arguments in a mode, and the module that holds its parameters."""
+        key = constructor, int(self.job["gpu"]["sm_count"]), mode
         if key not in self._built:
             arguments = cloudpickle.loads(base64.b64decode(self.job["constructors"][constructor]))
             reference = self._reference(arguments)
-            candidate = runtime.build_candidate(self.module, arguments, reference)
+            candidate = runtime.build_candidate(self.module, arguments, reference, mode)
             holder = candidate if reference is None else reference
             if self.job["device"] == "cuda":
                 candidate, holder = candidate.to("cuda"), holder.to("cuda")
@@ -231,7 +233,7 @@ def describe(error: BaseException) -> dict[str, Any]:
     while inner.__cause__ is not None:
         inner = inner.__cause__
         lines = [*lines, *traceback.extract_tb(inner.__traceback__)]
-    own = [frame.lineno for frame in lines if frame.filename.endswith(runtime.FILE)]
+    own = [frame.lineno for frame in lines if frame.filename.endswith((f"/{runtime.FILE}", f"/{runtime.OTHER_FILE}"))]
     text = f"{type(inner).__name__}: {inner}".strip()
     memory = isinstance(inner, MemoryError) or any(words in text for words in _NO_MEMORY)
     return {"text": text[:600], "line": own[-1] if own else None, "memory": memory}

@@ -20,7 +20,7 @@ from tilewright.gpu.detect import detect_gpu
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import coverage_findings, honesty, judge, wire
+from tilewright.verify import coverage_findings, honesty, honesty_world, judge, modes, states, watches, wire
 from tilewright.verify.answers import LARGE
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
@@ -104,6 +104,7 @@ class _Gate:
         if any(one.check == "contract.parse" for one in findings):
             return Verdict(tuple(findings))
         source = Source.parse(self.candidate.source)
+        findings += [*watches.findings_of(self.candidate.source), *honesty_world.source_findings(source)]
         self.say("compile and oracle")
         with ThreadPoolExecutor(2) as pool:
             recording = pool.submit(record_fully, self.task, self.candidate, self.task.gpu)
@@ -114,7 +115,7 @@ class _Gate:
         if plan is None:
             raise InputMismatchError(f"the reference cannot be run: {_last_line(oracle)}")
         expected = judge.read_expected(oracle, [_probe(data) for data in plan.data["probes"]])
-        findings += _input_findings(plan.data, oracle, expected)
+        findings += [*_input_findings(plan.data, oracle, expected), *modes.plan_findings(plan.data)]
         errors: list[ErrorRow] = []
         launches: Mapping[str, int] = {}
         if recorded.ended not in _FATAL:
@@ -124,7 +125,7 @@ class _Gate:
                 at_once = self.effort != "none"
                 honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source) if at_once else None
                 errors, launches, found, launched = self._correctness(plan.data, oracle, expected, recorded, source)
-                if honest is None and not any(one.severity is Severity.ERROR for one in (*findings, *found)):
+                if honest is None and not any(self._rejects(one) for one in (*findings, *found)):
                     honest = pool.submit(self._honesty, plan.data, oracle, expected, recorded, source)
                 findings += found
                 if honest is not None:
@@ -134,6 +135,9 @@ class _Gate:
         end = oracle.part("oracle")
         kind = str(end.data["kind"]) if end is not None else "incomplete oracle"
         return Verdict(weighed, tuple(errors), recorded.resources, launches, how, kind)
+
+    def _rejects(self, found: Finding) -> bool:
+        return self._weighed(found).severity is Severity.ERROR
 
     def _weighed(self, found: Finding) -> Finding:
         """Rules on the form of an answer bind answers, not the code that was given or somebody's file."""
@@ -170,6 +174,7 @@ class _Gate:
             "constants": integer_constants(self.candidate.source),
             "effort": self.effort,
             "given_code": self.task.given_code_is_specification,
+            "wanted_mode": modes.wanted(self.task, self.candidate),
             "needs_reference": False,
         }
         return _oracle_result(json.dumps(job))
@@ -197,7 +202,8 @@ class _Gate:
                 continue
             class_ = reduced or (_on_gpu() and answer.probe.family is Family.OWN)
             outcomes.append(judge.judge_run(part.name, part.data, part.tensors, answer, pool, precision, class_))
-            covered += coverage_findings.read_covered(part, outcomes[-1].index, outcomes[-1].choice)
+            if answer.probe.family is not Family.MODE:  # what is never read is asked of the reference in one mode
+                covered += coverage_findings.read_covered(part, outcomes[-1].index, outcomes[-1].choice)
         covered += beside.result() if beside is not None else []
         found = judge.findings_of(
             expected,
@@ -212,6 +218,9 @@ class _Gate:
             covered = [run for run in covered if run.index not in excused]
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
+        found += modes.run_findings(expected, outcomes)
+        if states.asked(self.task, self.candidate):
+            found += states.findings_of([part.data.get("names", {}) for part in result.parts if part.name[:3] == "run"])
         launches: dict[str, int] = {}
         for outcome in outcomes:
             for name, count in outcome.launches.items():
@@ -231,10 +240,11 @@ class _Gate:
         assert self.task.reference is not None
         sizes = [sum(output.nbytes for output in answer.exact) for answer in expected if answer is not None]
         stage = Stage(
-            self._job("") | {"constructors": plan["constructors"]}, oracle, expected, self.candidate, source, recorded,
+            self._job("") | {name: plan[name] for name in ("constructors", "mode")}, oracle, expected, self.candidate,
+            source, recorded,
             self.task.precision.value, _reduces(recorded, source), self.effort,
             candidate_limits((sum(sizes), max(sizes, default=0)), BUDGET_S[self.effort]),
-            own_folder(self.task.reference.path),
+            own_folder(self.task.reference.path), bool(plan["same_modes"]),
         )  # fmt: skip
         return stage.findings(), stage
 
@@ -286,6 +296,7 @@ class _Gate:
             job = self._job("tilewright.verify.perturb:run") | {
                 "constructors": plan["constructors"],
                 "questions": questions,
+                "mode": plan["mode"],
                 "needs_reference": False,
             }
             return run_job(job, tensors, deadline_s=_ORACLE_DEADLINE_S[self.effort], limits=_oracle_limits())
@@ -347,6 +358,7 @@ class _Gate:
                     "multiprocessors": answer.probe.multiprocessors or self.task.gpu.sm_count,
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
+                    "mode": answer.probe.mode,
                 }
             )
         for part in oracle.parts:
@@ -357,6 +369,7 @@ class _Gate:
         job = self._job("tilewright.verify.execute:run") | {
             "constructors": plan["constructors"],
             "probes": probes,
+            "mode": plan["mode"],
             "budget_s": budget,
             "run_s": _RUN_S[self.effort],
             "ahead_s": _AHEAD_S[self.effort],
@@ -454,6 +467,7 @@ def _probe(data: Mapping[str, Any]) -> Probe:
         int(data["multiprocessors"]),
         tuple((int(number), value) for number, value in data["scalars"]),
         bool(data["apart"]),
+        str(data["mode"]),
     )
 
 

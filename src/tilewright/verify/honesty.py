@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from tilewright.values.candidate import Candidate, Origin, Recording
 from tilewright.values.verdict import Finding, Severity
-from tilewright.verify import in_place, judge
+from tilewright.verify import gradients, honesty_calls, honesty_world, in_place, judge
 from tilewright.verify.compare import Errors
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected, Outcome
@@ -19,9 +19,12 @@ from tilewright.verify.sandbox import JobResult
 from tilewright.verify.syntax import LANGUAGE, Source
 
 #: Experiments that run wherever kernels run, and those that need the interpreter.
-ANYWHERE = ("first", "again", "in place", "new tensors", "update", "storage", "poison", "instances", "failure", "data")
-INTERPRETED = ("first", "constants")
-BOTH = (*ANYWHERE[:4], "constants", *ANYWHERE[4:])
+ANYWHERE = (
+    "first", "again", "written", "in place", "new tensors", "samples", "update", "storage", "many", "poison",
+    "instances", "failure", "data", "as built", "gradients",
+)  # fmt: skip
+INTERPRETED = ("first", "constants", "passed on")
+BOTH = (*ANYWHERE[:6], *INTERPRETED[1:], *ANYWHERE[6:])
 
 
 _NOTE = Severity.NOTE
@@ -120,6 +123,8 @@ class Judged:
     compare: Callable[[str, Mapping[str, Any], Mapping[str, torch.Tensor], int], Outcome]
     scene: Scene
     answer: Expected | None = None
+    shared: Sequence[tuple[str, str]] = ()
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     def outcome(self, name: str, probe: int | None) -> Outcome | None:
         """How an experiment's output compares with a probe's right one; None where it was not made."""
@@ -127,6 +132,11 @@ class Judged:
         if report is None or probe is None or "skipped" in report:
             return None
         return self.compare(f"run {probe} 0", report, self.tensors[name], probe)
+
+    def outcomes(self, name: str, probe: int) -> list[Outcome]:
+        """As `outcome`, of an experiment that reports several calls."""
+        calls = self.reports.get(name, {}).get("judged", ())
+        return [self.compare(f"run {probe} 0", call, self.tensors[name], probe) for call in calls]
 
 
 def read(
@@ -147,7 +157,7 @@ def read(
     assert answer is not None
     return Judged(
         {name: part.data for name, part in parts.items()}, {name: part.tensors for name, part in parts.items()},
-        compare, scene, answer,
+        compare, scene, answer, answer.shared, answer.gradients,
     )  # fmt: skip
 
 
@@ -159,6 +169,7 @@ def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Ite
     try:
         yield from _left_out(judged)
         yield from _replaced(judged)
+        yield from honesty_world.findings_of(judged.reports.get("end", {}))
         first = judged.outcome("first", judged.scene.first)
         if first is None:
             return
@@ -168,10 +179,14 @@ def findings_of(judged: Judged, source: Source, *, library: bool = False) -> Ite
         yield from _elsewhere(judged)
         if first.problem:
             return
+        yield from honesty_calls.findings_of(judged)
         yield from _repeats(judged, source, library)
         yield from _state(judged)
         yield from _decoys(judged)
         yield from _failures(judged)
+        yield from _as_built(judged)
+        report, tensors = judged.reports.get("gradients", {}), judged.tensors.get("gradients", {})
+        yield from gradients.findings_of(report, tensors, judged.gradients, source)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         yield finding("sandbox.garbage", f"what the experiments sent back cannot be read: {error!r}"[:300])
 
@@ -230,7 +245,7 @@ def _repeats(judged: Judged, source: Source, library: bool) -> Iterator[Finding]
     scene = judged.scene
     again = judged.outcome("again", scene.first)
     if again is not None and again.problem:
-        yield finding("honesty.repeat", f"a second call on the same tensors is wrong: {_said(again)}")
+        yield finding("honesty.repeat", f"a second call on the same tensors is wrong: {said(again)}")
     elif again is not None and not judged.reports["again"].get("same bits"):
         spread = f"relative error {again.errors.norm:.2g}" if again.errors is not None else "other bits"
         text = f"a second call on the same tensors gives other bits ({spread}, within what is allowed)"
@@ -241,7 +256,7 @@ def _repeats(judged: Judged, source: Source, library: bool) -> Iterator[Finding]
     poison = judged.outcome("poison", scene.first)
     if poison is not None and (poison.problem or (_settled(judged) and not judged.reports["poison"].get("same bits"))):
         text = "with another value in memory that nobody has written, its output is another"
-        yield finding("honesty.unwritten", f"{text}: {_said(poison)}" if poison.problem else text)
+        yield finding("honesty.unwritten", f"{text}: {said(poison)}" if poison.problem else text)
 
 
 def _settled(judged: Judged) -> bool:
@@ -273,7 +288,7 @@ def _state(judged: Judged) -> Iterator[Finding]:
         text = f"{done}, it answers as before" if stale else f"{done}, it is wrong"
         if check == "honesty.data":
             text += " (PyTorch does not count such changes, so it cannot know; updates in place are seen)"
-        yield finding(check, f"{text}: {_said(outcome)}")
+        yield finding(check, f"{text}: {said(outcome)}")
     if judged.reports.get("in place", {}).get("kept") is False:
         yield finding("honesty.outputs", "a later call changes the tensors that an earlier one returned")
 
@@ -321,7 +336,16 @@ def _failures(judged: Judged) -> Iterator[Finding]:
         yield finding("honesty.failure", text)
 
 
-def _said(outcome: Outcome) -> str:
+def _as_built(judged: Judged) -> Iterator[Finding]:
+    """Where the reference's modes are the same, the candidate's must be."""
+    outcome = judged.outcome("as built", judged.scene.first)
+    if outcome is not None and outcome.problem:
+        text = "in training mode, as it is built, it is wrong, where the reference computes the same in both modes"
+        yield replace(finding("correctness.mode", f"{text}: {said(outcome)}"), severity=Severity.ERROR)
+
+
+def said(outcome: Outcome) -> str:
+    """A failed comparison in few words."""
     return f"{outcome.problem}: {outcome.message}"[:300]
 
 

@@ -33,6 +33,9 @@ class Expected:
         types: of the reference's outputs.
         errors: the reference's own errors by precision class, of each output.
         form: how its outputs are nested, and where and how they lie.
+        shared: pairs of names whose memory the reference's outputs share, see `aliases.shared`.
+        updated: names of the buffers that the reference's pass changes.
+        gradients: the reference's own, by name (see `gradients`); empty where they were not asked for.
         responds: its outputs answer to its inputs there; where they do not, passing shows nothing of its sizes.
         ranges: of each output that is whole numbers, lowest and highest right values where rounding decides.
         after: inputs that the reference changes in place, by their number, as it leaves them.
@@ -51,6 +54,9 @@ class Expected:
     ranges: tuple[tuple[torch.Tensor, torch.Tensor] | None, ...] = ()
     after: Mapping[int, torch.Tensor] = field(default_factory=dict)
     aliases: bool = False
+    shared: tuple[tuple[str, str], ...] = ()
+    updated: tuple[str, ...] = ()
+    gradients: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -71,6 +77,8 @@ class Outcome:
             reference's own in the class that was judged.
         launches: kernel -> launches.
         unknown: what of a kernel cannot be interpreted here, of a run that was skipped for that.
+        parameters: names without a counterpart.
+        updated: names of the buffers that its pass changed.
     """
 
     index: int
@@ -84,6 +92,7 @@ class Outcome:
     launches: Mapping[str, int] = field(default_factory=dict)
     parameters: tuple[str, ...] = ()
     unknown: str = ""
+    updated: tuple[str, ...] = ()
 
 
 def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected | None]:
@@ -101,10 +110,13 @@ def read_expected(result: JobResult, probes: Sequence[Probe]) -> list[Expected |
         weights, inputs, responds = part.data["weights"], part.data["inputs"], bool(part.data["responds"])
         ranges = tuple(wire.unpack(part.data["ranges"], part.tensors))
         after = {int(index): value for index, value in wire.unpack(part.data["after"], part.tensors)}
+        gradient = wire.unpack(part.data["gradients"], part.tensors)
+        updated = tuple(str(name) for name in part.data["updated"])
+        shared = tuple((str(one), str(other)) for one, other in part.data["shared"])
         found.append(
             Expected(
                 probe, weights, inputs, exact, native, types, errors, form, responds, ranges, after,
-                bool(part.data["aliases"]),
+                bool(part.data["aliases"]), shared, updated, gradient,
             )
         )  # fmt: skip
     return found
@@ -155,7 +167,8 @@ def judge_run(
             check = "sandbox.memory" if data["error"].get("memory") else "correctness.raises"
             return replace(blank, problem=check, message=str(data["error"]["text"]), where=where)
         lost = tuple(str(n) for n in (*data.get("missing", ()), *data.get("unset", ())))
-        blank = replace(blank, parameters=lost)
+        updated = tuple(str(name) for name in data.get("updated", ()))
+        blank = replace(blank, parameters=lost, updated=updated)
         got = leaves(wire.unpack(data["outputs"], tensors))
         form = Form.of_data(data["form"])
         if not len(form.layouts) == len(form.devices) == len(got):
@@ -303,6 +316,7 @@ def findings_of(
         unsure = not own_right and not (in_range and not own_ran)
         must = bool(families & {Family.OWN, Family.VALUE}) or (Family.SIZE in families and unsure) or own_code
         must = must or (not in_range and any(answered[o.index].own_size for o in group))
+        must = must or any(answered[o.index].mode == "built" for o in group)
         return Severity.ERROR if must else Severity.LIMIT
 
     found: list[Finding] = []

@@ -20,7 +20,7 @@ import torch
 from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
 from tilewright.task.task import ModuleSource
-from tilewright.verify import draws, nudge, planning, runtime, wire
+from tilewright.verify import aliases, draws, gradients, modes, nudge, planning, runtime, wire
 from tilewright.verify.answers import Answer, OtherShapesError, Pass, answer_data, largest, widened
 from tilewright.verify.arguments import with_values
 from tilewright.verify.compare import Errors, compare, compare_each, is_exact
@@ -74,7 +74,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
             watch = stack.enter_context(runtime.kernel_environment(job))
         if job["given_code"] and job["device"] == "cpu":
             stack.enter_context(observed_memory(followed.memory))
-        oracle = Oracle(Subject.of(source), job["precision"], job["device"], bool(job["given_code"]))
+        found = modes.choose(source, str(job["wanted_mode"]))
+        subject = Subject.of(source, found.mode)
+        oracle = Oracle(subject, job["precision"], job["device"], bool(job["given_code"]), modes=found)
         plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])
         emit("plan", _plan_data(plan, oracle), None)
         sent: set[str] = set()
@@ -124,6 +126,9 @@ def _plan_data(plan: Plan, oracle: Oracle) -> dict[str, Any]:
         "skipped": plan.skipped,
         "response": oracle.own_response,
         "own_sizes": plan.own_sizes,
+        "mode": oracle.modes.mode,
+        "random_mode": oracle.modes.random,
+        "same_modes": oracle.modes.same,
     }
 
 
@@ -148,6 +153,7 @@ class Oracle:
     kind: str = "float64 reference"
     own_response: float = 1.0
     operations: frozenset[str] = frozenset()
+    modes: modes.Modes = field(default_factory=modes.Modes)
     _states: dict[str, dict[str, torch.Tensor]] = field(default_factory=dict)
     _searches: dict[str, int] = field(default_factory=dict)
     _chosen: dict[tuple[str, Place], tuple[str, bool]] = field(default_factory=dict)
@@ -158,6 +164,8 @@ class Oracle:
     _remaker: Remaker = field(default_factory=lambda: Remaker(ModuleSource("", ""), ()))
     _samples: list[torch.Tensor] = field(default_factory=list)
     _drawn: dict[Probe, list[Any]] = field(default_factory=dict)
+    _shared: list[list[str]] = field(default_factory=list)  #: of the last pass
+    _updated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.given_code:
@@ -314,8 +322,16 @@ class Oracle:
 
     def answer(self, plan: Plan, probe: Probe) -> Answer:
         """The right outputs of a probe, and the reference's own errors."""
+        if probe.mode and probe.mode != self.subject.mode:
+            other = Oracle(
+                Subject(self.subject.source, self.subject.own_arguments, probe.mode), self.precision, self.device
+            )
+            return other.answer_with(plan, probe, self.weights(plan, probe), self.inputs(probe))
+        return self.answer_with(plan, probe, self.weights(plan, probe), self.inputs(probe))
+
+    def answer_with(self, plan: Plan, probe: Probe, state: dict[str, torch.Tensor], inputs: list[Any]) -> Answer:
+        """As `answer`, for given weights and inputs."""
         arguments = plan.constructors[probe.constructor]
-        state, inputs = self.weights(plan, probe), self.inputs(probe)
         moved = self._moved(inputs)
         began = time.process_time()
         passed = self._passed(arguments, state, moved)
@@ -336,7 +352,8 @@ class Oracle:
         if self.given_code:
             exact = [widened(value) for value in native]
             own = self._if_cheap(reordered, spent_s, len(exact))
-            return Answer(inputs, exact, native, dict.fromkeys({"ieee", self.precision}, own), form)
+            known = dict.fromkeys({"ieee", self.precision}, own)
+            return Answer(inputs, exact, native, known, form, shared=passed.shared, updated=passed.updated)
         exact = self._right(passed, arguments, state, moved, native)
         ranges = self._ranges(arguments, state, moved, native, exact)
         exact = [mine if is_exact(mine.dtype) else right for mine, right in zip(native, exact, strict=True)]
@@ -347,7 +364,11 @@ class Oracle:
         if self.precision != "ieee":
             classes = self._class_errors(arguments, state, moved, exact, native)
             errors[self.precision] = largest([*ieee, *classes])
-        return Answer(inputs, exact, native, errors, form, ranges, passed.after, passed.aliases)
+        gradient = self._gradients(arguments, state, moved) if _ordinary(probe) else {}
+        return Answer(
+            inputs, exact, native, errors, form, ranges, passed.after, passed.aliases, passed.shared, passed.updated,
+            gradient,
+        )  # fmt: skip
 
     def _looped(
         self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any],
@@ -397,6 +418,21 @@ class Oracle:
             nudge.open_range(mine, [run[index] for run in runs], ties_open=ties_open) if is_exact(mine.dtype) else None
             for index, mine in enumerate(native)
         ]
+
+    def _gradients(
+        self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]
+    ) -> Mapping[str, torch.Tensor]:
+        """The reference's own gradients by name; none where it has none, or is not made for them."""
+        module = self.subject.build(arguments)
+        module.load_state_dict(dict(state))
+        module.to(self.device)
+        try:
+            given = map_leaves(list(inputs), lambda tensor: tensor.detach().clone())
+            return gradients.take(lambda leaves: module(*leaves), given, dict(module.named_parameters())).values
+        except Exception:  # nobody has to be differentiable
+            return {}
+        finally:
+            module.requires_grad_(False)
 
     def takes_layout(self, plan: Plan, probe: Probe, answer: Answer) -> bool:
         """Whether given code says the same of a probe's inputs when they lie packed in memory.
@@ -473,13 +509,17 @@ class Oracle:
         runtime.seed_generators()
         before = torch.get_rng_state()
         with torch.no_grad(), product_precision(precision):
-            outputs = as_tensors(module(*moved))
+            outputs = module(*moved)
+        with really():
+            held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+            shared, updated = aliases.shared(leaves(outputs), given, held), modes.updated(state, module)
+        outputs = as_tensors(outputs)
         random = not torch.equal(before, torch.get_rng_state())
         changed = [index for index, tensor in enumerate(given) if tensor._version != versions[index]]
         after = {index: given[index].detach().clone() for index in changed}
         memory = {tensor.untyped_storage()._cdata for tensor in given}
-        aliases = any(leaf.untyped_storage()._cdata in memory for leaf in leaves(outputs))
-        return Pass(outputs, after, aliases, random)
+        is_alias = any(leaf.untyped_storage()._cdata in memory for leaf in leaves(outputs))
+        return Pass(outputs, after, is_alias, random, shared, updated)
 
     def _exact(
         self, arguments: tuple[Any, ...] | None, state: Mapping[str, torch.Tensor], inputs: Sequence[Any]
@@ -494,3 +534,8 @@ class Oracle:
         except (RuntimeError, NotImplementedError, TypeError) as error:
             self.kind = f"float32 reference without TF32 (no float64: {str(error).splitlines()[0][:120]})"
             return [widened(leaf) for leaf in leaves(self._run(arguments, state, inputs))]
+
+
+def _ordinary(probe: Probe) -> bool:
+    """Whether the experiments may use a probe: there the reference's gradients are asked for, too."""
+    return probe.family is Family.VALUE and probe.draw == "own" and probe.layout == "packed"

@@ -7,9 +7,12 @@ What is computed in a candidate's process is never believed because of this chec
 from __future__ import annotations
 
 import builtins
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from types import ModuleType
+
+import torch
 
 #: Modules whose functions and classes are watched, beside all of this package's own that are loaded.
 _MODULES = (
@@ -59,9 +62,17 @@ def replaced(before: Watched, *, after_kernels: bool) -> list[str]:
             continue
         if attribute == _NAMES:
             found += _hidden(owner, value)
-        elif _current(owner, attribute, value) is not value:
+        elif (now := _current(owner, attribute, value)) is not value and not _wrapped_by_torch(now, value):
             found.append(attribute if owner == "sys.modules" else f"{owner}.{attribute}")
     return sorted(set(found))
+
+
+def _wrapped_by_torch(now: object, before: object) -> bool:
+    """Torch's compiler wraps some of torch's functions itself, when it is first imported: by an operator, say."""
+    file = str(getattr(getattr(now, "__code__", None), "co_filename", ""))
+    own = os.path.dirname(str(torch.__file__))
+    inside = file == os.path.join(own, "_compile.py") or file.startswith(os.path.join(own, "_dynamo", ""))
+    return inside and before in (getattr(now, "__wrapped__", None), getattr(now, "_torchdynamo_orig_callable", None))
 
 
 def _hidden(owner: str, before: object) -> list[str]:

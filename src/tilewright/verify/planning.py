@@ -31,6 +31,7 @@ class Family(StrEnum):
     EXTREME = "extreme"  #: values far outside of the task's: huge, tiny, infinite, NaN
     CONSTRUCTOR = "constructor"  #: other constructor arguments
     ARGUMENT = "argument"  #: other numbers, flags and words among the inputs: must be right, or be refused aloud
+    MODE = "mode"  #: training mode where all else is judged in eval mode, or the reverse
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ class Probe:
         multiprocessors: of the GPU that is pretended; 0 for the target's own number.
         scalars: other values of inputs that are no tensors, by their number among those.
         apart: sizes that are equal in the task are not here.
+        mode: of the modules, `eval` or `built`; empty for the one in which all else is judged.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Probe:
     multiprocessors: int = 0
     scalars: tuple[tuple[int, Any], ...] = ()
     apart: bool = False
+    mode: str = ""
 
 
 @dataclass

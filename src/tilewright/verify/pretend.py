@@ -85,8 +85,11 @@ class Redirect(TorchFunctionMode):
             options.pop("pin_memory", None)
         if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket) and not _is_aten(func):
             # A custom operator's Python body is the candidate's own code: it sees the pretended device too.
-            with self:
-                return func(*args, **options)
+            body = _body_of(func)
+            if body is not None:
+                with self:
+                    return body(*args, **options)
+            return func(*args, **options)
         with really():
             result = func(*args, **options)
         if self.poisoned and name in _UNWRITTEN and isinstance(result, torch.Tensor) and not result.is_meta:
@@ -120,6 +123,21 @@ def _pretending() -> bool:
 def _is_aten(func: Any) -> bool:
     name = func._schema.name if isinstance(func, torch._ops.OpOverload) else func._qualified_op_name
     return str(name).startswith(("aten::", "prims::", "prim::"))
+
+
+def _body_of(func: Any) -> Callable[..., Any] | None:
+    """The Python function behind an operator that `torch.library.custom_op` made; None for any other.
+
+    To call the operator itself would bring the call back here, again and again.
+    """
+    from torch._library.custom_ops import OPDEFS
+
+    name = func._schema.name if isinstance(func, torch._ops.OpOverload) else func._qualified_op_name
+    made = OPDEFS.get(str(name).removesuffix(".default"))
+    if made is None:
+        return None
+    bodies: Mapping[str | None, Callable[..., Any]] = made._backend_fns
+    return bodies.get("cuda") or bodies.get(None) or made._init_fn
 
 
 def _patched_property(name: str, pretended: Any) -> property:

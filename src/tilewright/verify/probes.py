@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from tilewright.verify.oracle import Oracle
 
 
+#: Probes of the other mode.
+_MODE_PROBES = 3
+
+
 def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     """The probes, most telling first."""
     subject = oracle.subject
@@ -43,6 +47,7 @@ def make_plan(oracle: Oracle, constants: Sequence[int], effort: Effort) -> Plan:
     _size_probes(plan, trace, groups, base, home, constants, effort)
     _apart_probes(plan, trace, apart, home)
     _measure_response(plan, oracle)
+    plan.probes += _mode_probes(plan, oracle)
     plan.probes = [_with_quantities(plan, trace, shapes, probe) for probe in plan.probes]
     plan.own_sizes = (*planning.named_quantities(trace(own, {})), *_of_inputs(shapes, ()))
     return plan
@@ -53,6 +58,22 @@ def _measure_response(plan: Plan, oracle: Oracle) -> None:
     own = next((probe for probe in plan.probes if probe.weights == "own" and probe.draw == "own"), None)
     if own is not None and not oracle.given_code:
         oracle.own_response = oracle.response(plan, own, oracle.weights(plan, own)).share
+
+
+def _mode_probes(plan: Plan, oracle: Oracle) -> list[Probe]:
+    """Ordinary values in the other mode, where the reference computes something else there, and no random numbers."""
+    other = oracle.modes.other
+    if not other:
+        return []
+    names = {
+        "eval": "eval mode (all else is judged as it is built, in training mode)",
+        "built": "training mode, as built",
+    }
+    ordinary = [probe for probe in plan.probes if probe.family is Family.VALUE and probe.layout == "packed"]
+    return [
+        replace(probe, name=f"{names[other]}: {probe.name}", family=Family.MODE, mode=other)
+        for probe in ordinary[:_MODE_PROBES]
+    ]
 
 
 def _with_quantities(plan: Plan, trace: planning.Tracer, shapes: Sequence[tuple[int, ...]], probe: Probe) -> Probe:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-#: Environment variable that marks every process of a job, also one that left its session.
-MARK = "TILEWRIGHT_JOB"
+#: Environment variable that marks every process of a job, also one that left its session. Many batch systems have one.
+MARK = "JOB_ID"
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100

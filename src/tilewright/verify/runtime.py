@@ -19,11 +19,12 @@ from torch import nn
 
 from tilewright.kernels import triton_compat
 from tilewright.kernels.interpreting.compiled import stand_in
+from tilewright.verify import disguise
 from tilewright.verify.pretend import Redirect, pretend, really
 
-#: Name under which a candidate's file is imported, and of that file in the scratch directory.
-MODULE = "tilewright_candidate"
-FILE = f"{MODULE}.py"
+#: Names under which a candidate's file is imported, in the gate's runs and in its experiments: a user's own.
+MODULE, OTHER_MODULE = "model_new", "fused_op"
+FILE, OTHER_FILE = f"{MODULE}.py", f"{OTHER_MODULE}.py"
 
 
 class TooDearError(BaseException):
@@ -44,6 +45,7 @@ class Watch:
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
+        idle: launches are counted, and their kernels do nothing.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
         running: the kernel that was launched last.
     """
@@ -54,6 +56,7 @@ class Watch:
     choice: int | None = 0
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
+    idle: bool = False
     on_launch: Callable[[str], None] | None = None
     running: str = ""
     _first: float = 0.0
@@ -123,6 +126,7 @@ def kernel_environment(job: Mapping[str, Any]) -> Iterator[Watch]:
 
 def _use_interpreter(watch: Watch) -> None:
     watch.seen = triton_compat.refine_interpreter()
+    triton_compat.interpret_unseen()
     triton_compat.watch_programs(watch.before_program)
     interpreted = triton_compat.interpreted_function_type()
     plain = interpreted.run  # type: ignore[attr-defined]
@@ -132,7 +136,9 @@ def _use_interpreter(watch: Watch) -> None:
         if not (on_meta or warmup):
             grid = evaluated_grid(self, grid, args, kwargs)
             with really():
-                plain(self, *args, grid=watch.count(self, grid), warmup=False, **kwargs)
+                counted = watch.count(self, grid)
+                if not watch.idle:
+                    plain(self, *args, grid=counted, warmup=False, **kwargs)
         return stand_in(self, functools.partial(interpreted.run, self), args, kwargs)  # type: ignore[attr-defined]
 
     interpreted.run = run  # type: ignore[attr-defined]
@@ -179,6 +185,8 @@ def _use_gpu(watch: Watch) -> None:
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         counted = grid if warmup else watch.count(self, grid)
+        if watch.idle and not warmup:
+            return None
         return plain(self, *args, grid=counted, warmup=warmup, **kwargs)
 
     jit.run = run  # type: ignore[attr-defined]
@@ -220,20 +228,24 @@ def seed_generators() -> None:
 
 
 def load_candidate(folder: Path) -> Any:
-    """Import the candidate's file from `folder`; returns the module object."""
-    spec = importlib.util.spec_from_file_location(MODULE, folder / FILE)
+    """Import the candidate's file from `folder`, while the process looks like a user's; returns the module object."""
+    name = MODULE if (folder / FILE).exists() else OTHER_MODULE
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules[MODULE] = module
-    spec.loader.exec_module(module)
+    sys.modules[name] = module
+    with disguise.hidden():
+        spec.loader.exec_module(module)
     return module
 
 
-def build_candidate(module: Any, arguments: tuple[Any, ...] | None, reference: nn.Module | None) -> nn.Module:
-    """`ModelNew` of a candidate: from constructor arguments, or from a live reference; eval mode, no gradients."""
+def build_candidate(
+    module: Any, arguments: tuple[Any, ...] | None, reference: nn.Module | None, mode: str = "eval"
+) -> nn.Module:
+    """`ModelNew` of a candidate: from constructor arguments, or from a live reference; in a mode, no gradients."""
     made: nn.Module = module.ModelNew(reference) if reference is not None else module.ModelNew(*(arguments or ()))
-    return made.eval().requires_grad_(False)
+    return (made if mode == "built" else made.eval()).requires_grad_(False)
 
 
 @dataclass(frozen=True)

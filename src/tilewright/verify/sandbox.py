@@ -109,7 +109,7 @@ def run_job(
     """
     limits = limits or Limits()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="tilewright-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="tmp", ignore_cleanup_errors=True) as folder:
         scratch = Path(folder)
         shared = [*writable, *(Path(environment[name]) for name in _FOLDERS if environment and name in environment)]
         for path in shared:

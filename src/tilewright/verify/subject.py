@@ -170,19 +170,21 @@ class Subject:
     Attributes:
         source: how to build and call it.
         own_arguments: its constructor arguments; None for a live module.
+        mode: `eval`, or `built` for the mode in which it is built (see `modes`).
     """
 
     source: ModuleSource
     own_arguments: tuple[Any, ...] | None
+    mode: str = "eval"
     _built: dict[str, torch.nn.Module] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, source: ModuleSource) -> Subject:
+    def of(cls, source: ModuleSource, mode: str = "eval") -> Subject:
         """The subject of a source."""
         from tilewright.task import module_source
 
         arguments = None if source.pickled is not None else tuple(module_source.init_args(source))
-        return cls(source, arguments)
+        return cls(source, arguments, mode)
 
     @property
     def argument_names(self) -> tuple[str, ...]:
@@ -191,14 +193,15 @@ class Subject:
         return tuple(signature.parameters)[1:]
 
     def build(self, arguments: tuple[Any, ...] | None, device: str = "cpu") -> torch.nn.Module:
-        """The module, in eval mode, without gradients; the same arguments give the same weights."""
+        """The module, in its mode, without gradients; the same arguments give the same weights."""
         from tilewright.task import module_source
 
-        key = f"{device}:{arguments!r}"
+        key = f"{self.mode}:{device}:{arguments!r}"
         if key not in self._built:
             given = None if self.source.pickled is not None else arguments
-            module = module_source.build_module(self.source, init_args=given, device=device)
-            self._built[key] = module.eval().requires_grad_(False)
+            built = self.mode == "built"
+            module = module_source.build_module(self.source, init_args=given, device=device, as_built=built)
+            self._built[key] = module.requires_grad_(False)
         return self._built[key]
 
     def inputs(self, seed: int, device: str = "cpu") -> list[Any]:

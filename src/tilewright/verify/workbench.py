@@ -30,7 +30,7 @@ def build(job: Mapping[str, Any], module: Any, source: Any, constructor: int) ->
     """
     arguments = cloudpickle.loads(base64.b64decode(job["constructors"][constructor]))
     reference = _reference(job, source, arguments)
-    candidate = runtime.build_candidate(module, arguments, reference)
+    candidate = runtime.build_candidate(module, arguments, reference, str(job.get("mode", "eval")))
     holder = candidate if reference is None else reference
     if job["device"] == "cuda":
         return candidate.to("cuda"), holder.to("cuda")

@@ -17,11 +17,13 @@ class Right:
         name: of its file in `right/`.
         reference: name of the file in `references/`.
         quick: it belongs to the sample that every test run takes.
+        limits: checks that limit it rightly.
     """
 
     name: str
     reference: str
     quick: bool = False
+    limits: tuple[str, ...] = ()
 
     @property
     def source(self) -> str:
@@ -151,6 +153,15 @@ RIGHT: tuple[Right, ...] = (
     Right("takes_its_option", "sloped"),
     Right("positions_in_a_table", "picked_rows", quick=True),
     Right("in_place_as_asked", "changed_in_place"),
+    Right("counts_its_calls", "bias_gelu"),
+    Right("erf_by_torch", "bias_gelu"),
+    Right("script_beside_module", "bias_gelu"),
+    Right("restores_a_flag", "bias_gelu"),
+    Right("own_operator", "bias_gelu", quick=True),
+    Right("backward_in_torch", "bias_gelu"),
+    Right("outputs_apart", "scaled_twice"),
+    Right("batch_statistics", "batch_norm_as_built", quick=True, limits=("correctness.value", "correctness.mode")),
+    Right("batch_norm_in_both_modes", "batch_norm_as_built"),
 )
 
 _VALUE = ("correctness.value",)
@@ -224,11 +235,27 @@ WRONG: tuple[Wrong, ...] = (
     Wrong("reuses_its_output", "clamp_scale", ("honesty.outputs",)),
     Wrong("second_call_differs", "weighted_sum", ("honesty.repeat", "correctness.value")),
     Wrong("cache_across_instances", "bias_gelu", ("honesty.cache", "correctness.value")),
+    Wrong("lazy_after_many_calls", "bias_gelu", ("honesty.cache",), quick=True),
+    Wrong("lazy_every_hundredth_call", "bias_gelu", ("honesty.cache",)),
+    Wrong("cache_keyed_on_samples", "bias_gelu", ("honesty.cache",)),
+    Wrong("cache_keyed_on_version", "bias_gelu", ("honesty.cache",)),
+    Wrong("outputs_share_memory", "scaled_twice", ("honesty.outputs",)),
+    Wrong("returns_its_input", "scaled_twice", ("honesty.outputs",)),
     Wrong("accumulates_between_calls", "weighted_sum", ("honesty.repeat", "correctness.value")),
     # --- cheats
     Wrong("decoy_kernel", "linear_relu", ("honesty.decoy",)),
     Wrong("decoy_beside_library", "conv1x1", ("honesty.decoy", "correctness.not_finite")),
     Wrong("decoy_among_kernels", "linear_relu", ("honesty.decoy",)),
+    Wrong("library_result_copied", "bias_gelu", ("honesty.passed",), quick=True),
+    Wrong("first_row_by_kernel", "bias_gelu", ("honesty.passed",)),
+    Wrong("looks_at_module_name", "bias_gelu", ("honesty.watches",)),
+    Wrong("looks_at_call_stack", "bias_gelu", ("honesty.watches",)),
+    Wrong("sets_tf32", "bias_gelu", ("honesty.world",)),
+    Wrong("sets_default_type", "bias_gelu", ("honesty.world",)),
+    Wrong("overrides_operator", "bias_gelu", ("honesty.world",)),
+    Wrong("other_parameter_names", "bias_gelu", ("correctness.parameters",)),
+    Wrong("running_statistics_as_built", "batch_norm_as_built", ("correctness.value",)),
+    Wrong("gradient_of_zeros", "bias_gelu", ("correctness.gradient",)),
     Wrong("lazy_output", "bias_gelu", ("honesty.type", "record.run")),
     Wrong("falls_back_on_failure", "bias_gelu", ("honesty.failure",)),
     Wrong("passes_over_failure", "bias_gelu", ("honesty.failure",)),

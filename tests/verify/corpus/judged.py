@@ -31,6 +31,7 @@ def complaint(case: Right | Wrong, verdict: Verdict) -> str:
             return f"{case.name} was rejected by {rejecting}, not by {' or '.join(case.checks)}"
         return ""
     limits = [f"{found.check}: {found.message}" for found in verdict.findings if found.severity is Severity.LIMIT]
+    limits = [text for text in limits if not text.startswith(case.limits)] if case.limits else limits
     if rejecting or limits:
         return f"{case.name} is right, and was not accepted without limits: {[*rejecting, *limits]}"
     return ""

@@ -1,4 +1,4 @@
-"""Batch normalisation with its running statistics, then leaky ReLU."""
+"""Batch normalisation with its running statistics, also as it is built, then leaky ReLU."""
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,7 @@ class Model(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(channels)
         self.slope = slope
+        self.eval()
 
     def forward(self, x):
         return F.leaky_relu(self.norm(x), self.slope)

@@ -1,0 +1,111 @@
+"""Gradients of outputs by inputs and parameters: taken on either side, compared here.
+
+A Triton kernel carries none of its own: then backward() raises, and everybody knows. Silent is an output that says that
+it has gradients, while some of them are missing or wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from tilewright.values.verdict import Finding, Severity
+from tilewright.verify.contract import finding
+from tilewright.verify.subject import leaves, map_leaves
+from tilewright.verify.syntax import Source
+
+#: Norm-wise difference beyond which a gradient is another one: no class of precision makes so much.
+_WRONG = 0.05
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Gradients of one pass.
+
+    Attributes:
+        carries: an output requires gradients.
+        pretends: an output requires them, and nothing computed it.
+        values: gradients by name (`input 0`, or a parameter's); those that are missing are left out.
+    """
+
+    carries: bool
+    pretends: bool
+    values: Mapping[str, torch.Tensor]
+
+
+def take(call: Callable[[Any], Any], inputs: Any, parameters: Mapping[str, nn.Parameter]) -> Taken:
+    """Gradients of the sum of all outputs with fixed weights. The inputs are changed: they become leaves.
+
+    Args:
+        call: the forward pass.
+        inputs: its inputs, in memory of their own.
+        parameters: by the names that count; they require gradients afterwards.
+    """
+    with torch.enable_grad():
+        wanted = {name: value.requires_grad_(True) for name, value in parameters.items() if value.is_floating_point()}
+        given = map_leaves(inputs, lambda t: t.detach().requires_grad_(t.is_floating_point()))
+        wanted |= {f"input {i}": t for i, t in enumerate(leaves(given)) if t.requires_grad}
+        outputs = [leaf for leaf in leaves(call(given)) if leaf.is_floating_point() and leaf.requires_grad]
+        made = [leaf for leaf in outputs if leaf.grad_fn is not None]
+        if not made:
+            return Taken(bool(outputs), bool(outputs), {})
+        total = sum((leaf.double() * _weights(leaf)).sum() for leaf in made)
+        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)  # type: ignore[arg-type]
+    values = {name: value.detach() for name, value in zip(wanted, found, strict=True) if value is not None}
+    return Taken(True, len(made) < len(outputs), values)
+
+
+def _weights(output: torch.Tensor) -> torch.Tensor:
+    return torch.cos(torch.arange(output.numel(), dtype=torch.float64, device=output.device)).reshape(output.shape)
+
+
+def findings_of(
+    report: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], right: Mapping[str, torch.Tensor], source: Source
+) -> Iterator[Finding]:
+    """What a candidate's gradients are beside the reference's.
+
+    Args:
+        report, tensors: of the experiment `gradients`.
+        right: the reference's gradients by name; empty where it has none.
+        source: of the candidate: whoever writes a backward pass promises that it is right.
+    """
+    if not right or "carries" not in report:
+        return
+    if not report["carries"]:
+        text = "its output carries no gradients, where the reference's does: backward() through it alone raises"
+        yield replace(finding("correctness.gradient", text), severity=Severity.NOTE)
+        return
+    got = {str(name): tensors[str(key)] for name, key in dict(report["gradients"]).items()}
+    wrong = [name for name, value in right.items() if not _agree(got.get(name), value)]
+    if not wrong:
+        return
+    missing = [name for name in wrong if name not in got or not bool(got[name].any())]
+    said = [f"those of {_listed(missing)} vanish"] if missing else []
+    said += [f"those of {_listed(others)} are wrong"] if (others := [n for n in wrong if n not in missing]) else []
+    promised = bool(report.get("pretends")) or "backward" in _functions(source)
+    text = f"its output says that it carries gradients, but silently {' and '.join(said)}"
+    found = finding("correctness.gradient", text if promised else f"{text}: it is right for inference alone")
+    yield found if promised else replace(found, severity=Severity.LIMIT)
+
+
+def _agree(got: torch.Tensor | None, right: torch.Tensor) -> bool:
+    size = float(right.double().norm())
+    if size == 0.0:
+        return True
+    return (
+        got is not None and got.shape == right.shape and float((got.double() - right.double()).norm()) <= _WRONG * size
+    )
+
+
+def _functions(source: Source) -> set[str]:
+    import ast
+
+    return {node.name for node in ast.walk(source.tree) if isinstance(node, ast.FunctionDef)}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
