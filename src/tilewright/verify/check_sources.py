@@ -51,6 +51,7 @@ SOURCES: Mapping[str, str] = {
     "correctness.stride": "PyTorch, torch.testing.assert_close (check_stride); channels last memory format",
     "correctness.parameters": "PyTorch, Module.load_state_dict (strict)",
     "correctness.no_kernel": "Wafer, A Field Guide to Reward Hacking in AI Kernel Generation (2026): benign shortcuts",
+    "correctness.autotune": f"{_TRITON}/triton.autotune: reset_to_zero and restore_value",
     "coverage.unread": "AI-Hypercomputer/accelerator-agents pull request 50: work that is left out and not noticed",
     "coverage.unwritten": "ScalingIntelligence/KernelBench pull request 82: torch.empty holds the reference's output",
     "coverage.outside": f"triton-lang/triton issue 10336, out-of-bounds read through a view; {_SANITIZER}, memcheck",

@@ -201,6 +201,12 @@ CHECKS: tuple[Check, ...] = (
         "A run that launches none proves nothing about the kernels, and is no faster than PyTorch.",
     ),
     Check(
+        "correctness.autotune", _E,
+        "Outputs are right on a first call too, on which the autotuner tries every configuration on the same tensors.",
+        "A sum that trials have added to, or a buffer that they changed in place, is wrong once, for each new key: "
+        "reset_to_zero, restore_value and hooks are there for that.",
+    ),
+    Check(
         "coverage.unread", _E,
         "Every element that the reference's output depends on is read: of inputs, parameters and intermediate tensors.",
         "A kernel that reads 32 of 256 rows is right wherever the output is constant; the addresses show it, and "

@@ -1,6 +1,7 @@
 """In a sandboxed process: runs a candidate on the probes' inputs and sends back what it returns.
 
-Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune lists.
+Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune lists; `trials I C` for the same after
+the autotuners' trial runs.
 """
 
 from __future__ import annotations
@@ -72,8 +73,18 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     dear = int(probe["work"])
                     break
                 choice += 1
+            if probe["twice"] and watch.configurations > 1 and not bench.broken:
+                _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
+
+
+def _try_configurations(bench: _Bench, index: int, probe: Mapping[str, Any], count: int, stop: float) -> None:
+    """The first call of a user: autotuners try all configurations on its tensors. Parts: `trials I C`."""
+    for choice in dict.fromkeys((0, count // 2, count - 1)):
+        left = stop - time.process_time()
+        if left <= 0 or bench.broken or bench.run(index, probe, choice, time.process_time() + 0.2 * left, trials=True):
+            return
 
 
 @contextlib.contextmanager
@@ -107,8 +118,16 @@ class _Bench:
             self._modules[multiprocessors] = runtime.load_candidate(Path.cwd())
         self.module = self._modules[multiprocessors]
 
-    def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> bool:
+    def run(
+        self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float, *, trials: bool = False
+    ) -> bool:
         """One probe under one configuration; whatever the candidate raises is sent back as data.
+
+        Args:
+            index, probe: which.
+            choice: of the configuration; None lets autotuners choose.
+            deadline: processor seconds of this process, in the interpreter.
+            trials: autotuners try all configurations first.
 
         Returns:
             whether it was given up for its time.
@@ -126,14 +145,14 @@ class _Bench:
             inputs = wire.unpack(probe["inputs"], self.tensors)
             if on_gpu:
                 inputs = map_leaves(inputs, lambda tensor: tensor.to("cuda"))
-            self.watch.reset(choice, 0.0 if on_gpu else deadline)
+            self.watch.reset(choice, 0.0 if on_gpu else deadline, trials=trials)
             inputs, native = self._followed(inputs, holder)
             with torch.no_grad(), product_precision(str(probe["precision"])), native:
                 outputs = candidate(*inputs)
                 if on_gpu:
                     torch.cuda.synchronize()
             report |= self._outputs(outputs, packed)
-            if self.coverage is not None:
+            if self.coverage is not None and not trials:
                 with really():
                     report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
                 if probe.get("twice") and choice == 0:
@@ -153,7 +172,7 @@ class _Bench:
             "seconds": time.process_time() - started,
         }
         with really():
-            self.emit(f"run {index} {choice or 0}", report, packed)
+            self.emit(f"{'trials' if trials else 'run'} {index} {choice or 0}", report, packed)
         return "skipped" in report
 
     def _followed(self, inputs: Any, holder: nn.Module) -> tuple[Any, contextlib.AbstractContextManager[Any]]:

@@ -37,6 +37,7 @@ from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
+from tilewright.verify.trial_findings import trial_findings
 from tilewright.verify.walls import own_folder
 
 Progress = Callable[[str], None]
@@ -204,6 +205,12 @@ class _Gate:
             float(plan["response"]) >= SENSITIVE,
             {str(name): int(size) for name, size in plan["own_sizes"]},
         )
+        found += trial_findings(
+            result.parts, expected, outcomes,
+            lambda name, part, answer: judge.judge_run(
+                name, part.data, part.tensors, answer, pool, precision, bool(reduced)
+            ),
+        )  # fmt: skip
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
         launches: dict[str, int] = {}

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
+from tilewright.verify import trials
 from tilewright.verify.pretend import Redirect, pretend, really
 
 #: Name under which a candidate's file is imported, and of that file in the scratch directory.
@@ -38,6 +39,7 @@ class Watch:
         grids: kernel -> the grids that it was launched with.
         configurations: length of the longest autotune list met.
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
+        trials: autotuners try every configuration before the first launch of each of their keys, as for a user.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
@@ -47,15 +49,17 @@ class Watch:
     grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     configurations: int = 1
     choice: int | None = 0
+    trials: bool = False
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
     on_launch: Callable[[str], None] | None = None
     _first: float = 0.0
+    _tuned: set[int] = field(default_factory=set)
 
-    def reset(self, choice: int | None, deadline: float) -> None:
+    def reset(self, choice: int | None, deadline: float, *, trials: bool = False) -> None:
         """Start a run."""
-        self.launches, self.grids = {}, {}
-        self.choice, self.deadline = choice, deadline
+        self.launches, self.grids, self._tuned = {}, {}, set()
+        self.choice, self.deadline, self.trials = choice, deadline, trials
         self.seen.dots.clear()
         self.seen.narrowed.clear()
 
@@ -73,6 +77,12 @@ class Watch:
         grid = tuple(grid) if isinstance(grid, list | tuple) else (grid,)
         self.grids.setdefault(name, []).append(tuple(int(size) for size in grid))
         return grid
+
+    def first_time(self, tuner: Any) -> None:
+        """An autotuner is met while `trials` are asked for: what it chose in earlier runs is forgotten, once a run."""
+        if id(tuner) not in self._tuned:
+            self._tuned.add(id(tuner))
+            tuner.cache.clear()
 
     def before_program(self, kernel: str, index: int, programs: int) -> None:
         """Give up early where a launch will not end in time."""
@@ -176,6 +186,9 @@ def _choose_configurations(watch: Watch) -> None:
         watch.configurations = max(watch.configurations, len(configs))
         if watch.choice is None:
             return plain(self, *args, **kwargs)
+        if watch.trials and len(configs) > 1:
+            watch.first_time(self)
+            return trials.first_call(self, plain, watch.choice, args, kwargs)
         config = configs[watch.choice % len(configs)]
         if config.pre_hook is not None:
             config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})
