@@ -40,6 +40,7 @@ SOURCES: Mapping[str, str] = {
     "compile.error": "Triton, triton.compile; its wheel's ptxas",
     "compile.shared": f"{_CUDA}, technical specifications by compute capability; triton.runtime.errors.OutOfResources",
     "compile.threads": f"{_CUDA}, technical specifications by compute capability",
+    "compile.scratch": "Triton, triton.set_allocator; backends/nvidia/driver.py, global scratch of a launch",
     "compile.spill": f"{_CUDA}, local memory; cuobjdump --dump-resource-usage",
     "correctness.reference": "this tool's own rule",
     "correctness.raises": f"{_INPUTS} (boundary shapes)",

@@ -60,8 +60,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "contract.grid", _E,
-        "Each launch has between one and three grid axes, each positive.",
-        "A grid of zero programs writes nothing, and the output is what memory held before.",
+        "Each launch has between one and three grid axes, each positive, and within what a GPU takes.",
+        "A grid of zero programs writes nothing, and the output is what memory held before; one of more than 65,535 "
+        "along axis 1 or 2, or 2^31 - 1 along axis 0, is refused.",
     ),
     Check(
         "contract.axis", _E,
@@ -148,6 +149,12 @@ CHECKS: tuple[Check, ...] = (
         "compile.threads", _E,
         "No kernel asks for more threads than a block of the target has.",
         "Such a launch fails on the GPU only.",
+    ),
+    Check(
+        "compile.scratch", _E,
+        "An allocator is set before every launch of a kernel that needs scratch memory of Triton's own.",
+        "Descriptors that a kernel makes for sm_90 and newer lie in global memory, for which Triton asks an allocator; "
+        "its default one refuses, and the launch fails on the GPU only.",
     ),
     Check(
         "compile.spill", _N,
