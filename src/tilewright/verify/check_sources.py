@@ -29,7 +29,6 @@ SOURCES: Mapping[str, str] = {
     "contract.tensor_index": f"{_TRITON}/triton.language.tensor: indexing by None and full slices alone",
     "contract.mask_shape": f"{_TRITON}/triton.language.load: the mask is broadcast to the pointers' shape",
     "contract.one_store": _DOCUMENTS,
-    "contract.store_then_load": f"{_CUDA}, memory fence functions; Triton, triton.language.debug_barrier and atomics",
     "contract.intermediate": f"{_DOCUMENTS} (intermediate results are never stored)",
     "contract.stage_warps": _STAGES,
     "contract.stage_stages": _STAGES,
@@ -57,6 +56,8 @@ SOURCES: Mapping[str, str] = {
     "coverage.unwritten": "ScalingIntelligence/KernelBench pull request 82: torch.empty holds the reference's output",
     "coverage.outside": f"triton-lang/triton issue 10336, out-of-bounds read through a view; {_SANITIZER}, memcheck",
     "coverage.race": f"{_SANITIZER}, racecheck; {_CUDA}, memory consistency",
+    "coverage.barrier": f"{_SANITIZER}, racecheck; {_CUDA}, synchronization functions; Triton, "
+    "triton.language.debug_barrier",
     "coverage.twice": f"{_SANITIZER}, racecheck",
     "cost.redone": "PyTorch, torch._inductor.config.freezing: what depends on weights alone is computed once",
     "cost.interpreter": "Triton, TRITON_INTERPRET",

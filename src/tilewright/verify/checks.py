@@ -90,12 +90,6 @@ CHECKS: tuple[Check, ...] = (
         "Fusion's gain is the intermediate stores that it removes: the documents' stage rules.",
     ),
     Check(
-        "contract.store_then_load", _E,
-        "No kernel loads through a pointer after it stored through it, but for a barrier and an atomic in between.",
-        "Other programs' stores are not ordered with this one's loads; and the value was in registers. A barrier of "
-        "the program's threads and an atomic that others wait for do order them.",
-    ),
-    Check(
         "contract.intermediate", _E,
         "No memory that a kernel writes is read by a later step, unless it is declared scratch.",
         "The stage rule `tl.store() for intermediate results - NEVER`.",
@@ -233,6 +227,13 @@ CHECKS: tuple[Check, ...] = (
         "coverage.race", _E,
         "No two programs touch one element in an order that nothing fixes, one of them writing another value.",
         "The interpreter, and a small GPU run, happen to take one order; a full GPU takes another each time.",
+    ),
+    Check(
+        "coverage.barrier", _E,
+        "No thread of a program loads what another one stored, or stores over what another one loads, with no barrier "
+        "in between.",
+        "Warps run apart until they meet: what one wrote to a scratch in global memory another may read before or "
+        "after. By addresses, so that a second argument on the same memory or a helper function hides nothing.",
     ),
     Check(
         "coverage.twice", _N,

@@ -37,7 +37,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     unfinished = ahead.compile_for_probes(job, tensors) if "installed" in job else frozenset()
     with runtime.kernel_environment(job) as watch, _covered(job) as followed:
         bench = _Bench(job, tensors, emit, watch, source, followed)
-        bench.load(int(job["gpu"]["sm_count"]))
+        multiprocessors = int(job["gpu"]["sm_count"])
+        bench.load(multiprocessors)
         stop = time.process_time() + float(job["budget_s"])
         # On a GPU runs cost nothing, but a size that was not compiled ahead is compiled first.
         late = time.monotonic() + float(job["run_s"]) if job["device"] == "cuda" else float("inf")
@@ -77,6 +78,18 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
+    if job["device"] == "cpu" and job.get("whole_s"):
+        bench.load(multiprocessors)
+        _trace_whole(bench)
+
+
+def _trace_whole(bench: _Bench) -> None:
+    """The launches at the task's own sizes, without data. Part: `whole`."""
+    from tilewright.verify.whole_run import trace_whole  # which describes errors as this module does
+
+    small = next((probe for probe in bench.job["probes"] if probe["twice"] and not probe["constructor"]), None)
+    inputs = wire.unpack(small["inputs"], bench.tensors) if small is not None else None
+    bench.emit("whole", trace_whole(bench.job, bench.watch, bench.module, inputs), None)
 
 
 def _try_configurations(bench: _Bench, index: int, probe: Mapping[str, Any], count: int, stop: float) -> None:

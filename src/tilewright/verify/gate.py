@@ -39,6 +39,7 @@ from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
 from tilewright.verify.trial_findings import trial_findings
 from tilewright.verify.walls import own_folder
+from tilewright.verify.whole_findings import whole_findings
 
 Progress = Callable[[str], None]
 
@@ -51,6 +52,8 @@ _ADDRESSES_S = {"none": 0.0, "quick": 7.5, "full": 20.0}
 _AHEAD_S = {"none": 20.0, "quick": 30.0, "full": 50.0}
 _RUN_S = {"none": 15.0, "quick": 20.0, "full": 30.0}
 _MUST = (Family.OWN, Family.VALUE)
+#: Processor seconds for tracing the launches at the task's own sizes, without data.
+_WHOLE_S = {"none": 0.0, "quick": 2.5, "full": 20.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 #: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
 _COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
@@ -211,6 +214,7 @@ class _Gate:
                 name, part.data, part.tensors, answer, pool, precision, bool(reduced)
             ),
         )  # fmt: skip
+        found += whole_findings(result.part("whole"))
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
         launches: dict[str, int] = {}
@@ -361,6 +365,7 @@ class _Gate:
             "budget_s": budget,
             "run_s": _RUN_S[self.effort],
             "ahead_s": _AHEAD_S[self.effort],
+            "whole_s": _WHOLE_S[self.effort],
             "device": "cpu" if interpreted else "cuda",
         }
         if not interpreted and (installed := detect_gpu()) is not None:

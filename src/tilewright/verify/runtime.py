@@ -42,6 +42,7 @@ class Watch:
         trials: autotuners try every configuration before the first launch of each of their keys, as for a user.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
+        on_meta: kernels run on tensors without data too; else their launches are left out.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
     """
 
@@ -52,6 +53,7 @@ class Watch:
     trials: bool = False
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
+    on_meta: bool = False
     on_launch: Callable[[str], None] | None = None
     _first: float = 0.0
     _tuned: set[int] = field(default_factory=set)
@@ -131,7 +133,8 @@ def _use_interpreter(watch: Watch) -> None:
     plain = interpreted.run  # type: ignore[attr-defined]
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> Any:
-        if any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values())):
+        given = () if watch.on_meta else (*args, *kwargs.values())
+        if any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in given):
             return None
         with really():
             return plain(self, *args, grid=watch.count(self, grid), warmup=warmup, **kwargs)
