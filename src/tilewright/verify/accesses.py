@@ -206,7 +206,7 @@ class Memory:
     _numbers: dict[int, int] = field(default_factory=dict)
     _storages: dict[int, Any] = field(default_factory=dict)
     _fake: dict[int, int] = field(default_factory=dict)
-    _next_fake: int = 1 << 32
+    _next_fake: int = 1 << 45  # so far from 0 that no wrong offset leaves 48 bits
     _regions: list[Region] = field(default_factory=list)
     _kernel: str = ""
     _grid: tuple[int, int, int] = (1, 1, 1)
