@@ -185,7 +185,7 @@ def has_allocator() -> bool:
     """Whether somebody has told Triton (in this context) where a launch's scratch memory comes from."""
     from triton.runtime import _allocation
 
-    kept = getattr(_allocation, "_allocator", None)
+    kept: Any = _allocation._allocator
     current = kept.get() if hasattr(kept, "get") else kept
     return not isinstance(current, _allocation.NullAllocator)
 

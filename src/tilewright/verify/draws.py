@@ -95,12 +95,16 @@ def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=forms[tensor.dim()]) if tensor.dim() in forms else tensor
 
 
+#: The layout in which a user's `.to(memory_format=torch.channels_last)` has put the module's weights too.
+MODULE_LAYOUT = "channels last, weights too"
+
 #: Name -> how inputs lie in memory; an input that a layout does not fit stays as it is.
 LAYOUTS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "packed": lambda tensor: tensor,
     "transposed": _transposed,
     "every second element": _every_second,
     "channels last": _channels_last,
+    MODULE_LAYOUT: _channels_last,
 }
 
 #: How many of the task's own values are kept to draw from.

@@ -122,7 +122,7 @@ class _Bench:
     module: Any = None
     broken: bool = False
     _modules: dict[int, Any] = field(default_factory=dict)
-    _built: dict[tuple[int, int], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+    _built: dict[tuple[int, int, bool], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 
     def load(self, multiprocessors: int) -> None:
         """Take the candidate's file as imported on a GPU of so many multiprocessors: it may ask once, on import."""
@@ -150,7 +150,7 @@ class _Bench:
         report: dict[str, Any] = {"configurations": 1}
         packed: dict[str, torch.Tensor] = {}
         try:
-            candidate, holder = self._candidate(int(probe["constructor"]))
+            candidate, holder = self._candidate(int(probe["constructor"]), channels_last=bool(probe["channels_last"]))
             prefix = f"{probe['weights_key']}|"
             state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
             matched = runtime.load_state(holder, state)
@@ -205,9 +205,14 @@ class _Bench:
             candidate(*inputs)
         return list(dict.fromkeys(self.coverage.redone))
 
-    def _candidate(self, constructor: int) -> tuple[nn.Module, nn.Module]:
-        """The candidate for constructor arguments, and the module that holds its parameters."""
-        key = constructor, int(self.job["gpu"]["sm_count"])
+    def _candidate(self, constructor: int, *, channels_last: bool) -> tuple[nn.Module, nn.Module]:
+        """The candidate for constructor arguments, and the module that holds its parameters.
+
+        Args:
+            constructor: which arguments.
+            channels_last: the user has called `.to(memory_format=torch.channels_last)` on it.
+        """
+        key = constructor, int(self.job["gpu"]["sm_count"]), channels_last
         if key not in self._built:
             arguments = cloudpickle.loads(base64.b64decode(self.job["constructors"][constructor]))
             reference = self._reference(arguments)
@@ -215,6 +220,8 @@ class _Bench:
             holder = candidate if reference is None else reference
             if self.job["device"] == "cuda":
                 candidate, holder = candidate.to("cuda"), holder.to("cuda")
+            if channels_last:
+                _to_channels_last(candidate, holder)
             self._built[key] = candidate, holder
         return self._built[key]
 
@@ -237,6 +244,16 @@ class _Bench:
                 "form": Form.of(outputs).as_data(),
                 "types": [str(leaf.dtype).removeprefix("torch.") for leaf in found],
             }
+
+
+def _to_channels_last(*modules: nn.Module) -> None:
+    """Put parameters and buffers of four and five dimensions in channels-last order, as `Module.to` does."""
+    for module in modules:
+        with really(), torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+                if form is not None:
+                    tensor.data = tensor.data.contiguous(memory_format=form)
 
 
 #: What torch says where it gets no memory, on a CPU and on a GPU.

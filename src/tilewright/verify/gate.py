@@ -26,6 +26,7 @@ from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.coverage_findings import Covered
+from tilewright.verify.draws import MODULE_LAYOUT
 from tilewright.verify.execute import MAX_CONFIGURATIONS
 from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
@@ -53,7 +54,7 @@ _AHEAD_S = {"none": 20.0, "quick": 30.0, "full": 50.0}
 _RUN_S = {"none": 15.0, "quick": 20.0, "full": 30.0}
 _MUST = (Family.OWN, Family.VALUE)
 #: Processor seconds for tracing the launches at the task's own sizes, without data.
-_WHOLE_S = {"none": 0.0, "quick": 2.5, "full": 20.0}
+_WHOLE_S = {"none": 0.0, "quick": 1.2, "full": 20.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 #: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
 _COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
@@ -349,6 +350,7 @@ class _Gate:
                     "must": answer.probe.family in _MUST,
                     "large": answer.elements > LARGE,
                     "work": _work(answer.probe),
+                    "channels_last": answer.probe.layout == MODULE_LAYOUT,
                     "multiprocessors": answer.probe.multiprocessors or self.task.gpu.sm_count,
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",

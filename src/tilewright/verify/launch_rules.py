@@ -50,8 +50,9 @@ def _launch(launch: Launch, function: Function | None, stage_rules: Sequence[Sta
         yield "contract.grid", f"{launch.kernel} is launched with the grid {launch.grid} at the task's own shapes"
     for axis, (programs, most) in enumerate(zip(launch.grid, MOST_PROGRAMS, strict=True)):
         if programs > most:
-            text = f"{launch.kernel} is launched with {programs:,} programs along grid axis {axis} at the task's own shapes"
-            yield "contract.grid", f"{text}; a GPU takes {most:,} there: use axis 0, or let programs loop"
+            text = f"{launch.kernel} is launched with {programs:,} programs along grid axis {axis}"
+            advice = f"a GPU takes {most:,} there: use axis 0, or let programs loop"
+            yield "contract.grid", f"{text} at the task's own shapes; {advice}"
     for check, option in (("contract.stage_warps", "num_warps"), ("contract.stage_stages", "num_stages")):
         allowed = permitted(stage_rules, option)
         value = getattr(launch, option)

@@ -129,7 +129,9 @@ def _value_probes(
     plan.probes += [probe("own", Family.VALUE), probe("own", Family.VALUE, "own")]
     plan.probes += [probe(draw, Family.VALUE) for draw in _ORDINARY]
     template = planning.resized(oracle.template, dict(place))
-    for layout in _layouts(template):
+    parameters = oracle.subject.build(plan.constructors[constructor], "meta").parameters()
+    formed = any(parameter.dim() in (4, 5) for parameter in parameters)
+    for layout in (name for name in _layouts(template) if formed or name != draws.MODULE_LAYOUT):
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
     if oracle.device == "cpu":
         plan.probes += _on_few(trace, probe("own", Family.VALUE), plan.constructors[constructor], groups)

@@ -317,7 +317,7 @@ def _spread(total: int, count: int) -> list[int]:
     """Numbers of so many programs, the first and the last among them, at no fixed distance."""
     if total <= count:
         return list(range(total))
-    even = [round((total - 1) * place / (count - 1)) for place in range(count)]
     # Steps that all have a factor in common with the grid would only ever meet its columns' first programs.
-    moved = [min(max(number + (place * 7919) % 13 - 6, 0), total - 1) for place, number in enumerate(even)]
+    gap = total // count
+    moved = [place * total // count + place * 7919 % gap for place in range(count)]
     return list(dict.fromkeys([0, total - 1, *moved]))

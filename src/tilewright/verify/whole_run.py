@@ -68,9 +68,9 @@ def _traced(
     loaded = Loaded()
     whole = Whole(loaded, budget_s)
     memory = Followed([whole])
-    with observed_memory(memory), loaded_values(loaded), _cheap_products():
-        with pretend(job["gpu"], "meta", poisoned=False), torch.no_grad(), NativeUse(whole):
-            outputs = leaves(candidate(*given))
+    meta = pretend(job["gpu"], "meta", poisoned=False)
+    with observed_memory(memory), loaded_values(loaded), _cheap_products(), meta, torch.no_grad(), NativeUse(whole):
+        outputs = leaves(candidate(*given))
     with really():
         claims = list(_claims(whole, given, candidate, outputs))
     return claims, list(whole.outside.values())
@@ -140,7 +140,8 @@ def _unmade(piece: Piece) -> Iterator[Claim]:
 
 def _unread(piece: Piece, role: str, tensor: torch.Tensor | None) -> Iterator[Claim]:
     """An input, or an intermediate that is written as a whole, of which a part is read."""
-    size, shape = piece.size, (piece.size,)
+    size = piece.size
+    shape: tuple[int, ...] = (size,)
     if tensor is not None:
         if not tensor.is_contiguous():
             return
@@ -153,9 +154,7 @@ def _unread(piece: Piece, role: str, tensor: torch.Tensor | None) -> Iterator[Cl
         yield _claim("unread", piece, "read", role, shape, missing, None if flags is None else ~flags)
 
 
-def _claim(
-    kind: str, piece: Piece, what: str, role: str, shape: tuple[int, ...], missing: int, where: Any
-) -> Claim:  # fmt: skip
+def _claim(kind: str, piece: Piece, what: str, role: str, shape: tuple[int, ...], missing: int, where: Any) -> Claim:
     name = piece.names.get(what, "")
     claim: Claim = {
         "kind": kind, "key": f"{kind} {role or name}", "name": name, "role": role, "shape": list(shape),
