@@ -116,6 +116,21 @@ def samples(inputs: Sequence[Any]) -> list[torch.Tensor]:
     return [leaf.detach().reshape(-1)[:SAMPLE].clone() for leaf in leaves(list(inputs))]
 
 
+#: Elements of the task's own inputs, all together, up to which they are made where there is no GPU.
+MOST_MADE = 1 << 30
+
+
+def stand_ins(inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Values in the place of `samples` for inputs that are too large to be made: normal ones, zeros for integers."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1 << 12, generator=generator).to(leaf.dtype)
+        if leaf.is_floating_point()
+        else torch.zeros(1, dtype=leaf.dtype)
+        for leaf in leaves(list(inputs))
+    ]
+
+
 def draw_inputs(template: Sequence[Any], own: Sequence[torch.Tensor], how: str, seed: int) -> list[Any]:
     """Inputs of the template's shapes and dtypes.
 

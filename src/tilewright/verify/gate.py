@@ -28,6 +28,7 @@ from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.coverage_findings import Covered
 from tilewright.verify.draws import MODULE_LAYOUT
 from tilewright.verify.execute import MAX_CONFIGURATIONS
+from tilewright.verify.grid_limits import grid_limits
 from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
@@ -216,6 +217,7 @@ class _Gate:
             ),
         )  # fmt: skip
         found += whole_findings(result.part("whole"))
+        found += [] if self._own_code else grid_limits(result.parts, expected, recorded.recording)
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
         launches: dict[str, int] = {}

@@ -181,9 +181,21 @@ class Oracle:
     def __post_init__(self) -> None:
         if self.given_code:
             self.kind = "given code"
-        own = self.subject.inputs(seed=0)
-        self._samples = draws.samples(own)
+        own = self._too_large() if self.device == "cpu" else None
+        if own is None:
+            own = self.subject.inputs(seed=0)
+            self._samples = draws.samples(own)
+        else:
+            self._samples = draws.stand_ins(own)
         self._own = map_leaves(own, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
+
+    def _too_large(self) -> list[Any] | None:
+        """The task's own inputs on the meta device, where they are larger than anybody should make on a CPU."""
+        try:
+            own = self.subject.inputs(0, "meta")
+        except Exception:  # whatever the task's own code raises without data
+            return None
+        return own if sum(leaf.numel() for leaf in leaves(own) if leaf.is_meta) > draws.MOST_MADE else None
 
     @property
     def template(self) -> list[Any]:
