@@ -69,7 +69,7 @@ def test_every_file_says_what_it_does(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
 
 
-@pytest.mark.parametrize("name", sorted({case.reference for case in RIGHT}))
+@pytest.mark.parametrize("name", sorted({case.reference for case in RIGHT if not case.large}))
 def test_references_are_small(name: str) -> None:
     """The interpreter must be quick on them."""
     from tilewright.task.load import load_task

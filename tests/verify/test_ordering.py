@@ -117,6 +117,19 @@ def test_a_store_after_the_counter_is_not_ordered_by_it() -> None:
     assert launch.found == [("race", [0])]
 
 
+def test_a_block_is_told_of_by_a_counter_behind_a_barrier_alone() -> None:
+    launch, parts, count = Launch(), Buffer(1), Buffer(2)
+    launch.program(0)(STORE, parts, [0, 1])(ATOMIC, count, [0])
+    launch.program(1)(ATOMIC, count, [0])(LOAD, parts, [1])
+    assert launch.found == [("race", [1])]
+    launch, parts, count = Launch(), Buffer(1), Buffer(2)
+    launch.program(0)(STORE, parts, [0, 1])
+    launch.ordering.meet()
+    launch(ATOMIC, count, [0])
+    launch.program(1)(ATOMIC, count, [0])(LOAD, parts, [1])
+    assert launch.found == []
+
+
 def test_a_counter_of_another_row_orders_nothing() -> None:
     launch, parts, count = Launch(), Buffer(1), Buffer(2)
     launch.program(0)(STORE, parts, [0])(ATOMIC, count, [0])

@@ -50,12 +50,14 @@ class Compiled:
         spill_bytes: local memory of a thread, bytes.
         shared_bytes: shared memory of a program, bytes.
         warps: of a program.
+        scratch_bytes: of a program, in global memory that Triton allocates at the launch.
     """
 
     registers: int
     spill_bytes: int
     shared_bytes: int
     warps: int
+    scratch_bytes: int = 0
 
 
 def jit_function_type() -> type:
@@ -174,8 +176,18 @@ def compile_with_code(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, A
     compiled = kernel.run(*args, grid=None, warmup=True, **options)
     cubin = compiled.asm["cubin"]
     registers, stack = _resource_usage(cubin)
-    said = Compiled(registers, stack, int(compiled.metadata.shared), int(compiled.metadata.num_warps))
+    scratch = int(getattr(compiled.metadata, "global_scratch_size", 0) or 0)
+    said = Compiled(registers, stack, int(compiled.metadata.shared), int(compiled.metadata.num_warps), scratch)
     return said, cubin, str(compiled.asm["ttgir"])
+
+
+def has_allocator() -> bool:
+    """Whether somebody has told Triton (in this context) where a launch's scratch memory comes from."""
+    from triton.runtime import _allocation
+
+    kept: Any = _allocation._allocator
+    current = kept.get() if hasattr(kept, "get") else kept
+    return not isinstance(current, _allocation.NullAllocator)
 
 
 def _resource_usage(cubin: bytes) -> tuple[int, int]:

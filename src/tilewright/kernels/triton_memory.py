@@ -23,6 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.kernels.triton_compat import DEFAULT_NUM_WARPS
+
 Addresses = npt.NDArray[np.uint64]
 Lanes = npt.NDArray[np.bool_]
 
@@ -62,8 +64,8 @@ class Grant:
 class Observer(Protocol):
     """What is told of launches, programs and accesses."""
 
-    def start_launch(self, kernel: str) -> None:
-        """A kernel is about to be launched; its arguments follow."""
+    def start_launch(self, kernel: str, warps: int) -> None:
+        """A kernel is about to be launched, in programs of so many warps; its arguments follow."""
 
     def address_of(self, argument: str, tensor: Any) -> int:
         """The (tagged) address that a kernel is given for a tensor."""
@@ -76,6 +78,9 @@ class Observer(Protocol):
 
     def grant(self, request: Request) -> Grant:
         """Note an access, and say what is to be done of it."""
+
+    def meet(self, *, barrier: bool) -> None:
+        """The threads of a program meet at a barrier, or hand each other values (a reduction, a product, ...)."""
 
     def end_launch(self) -> None:
         """The launch is over, or was given up."""
@@ -98,6 +103,7 @@ def observed_memory(observer: Observer) -> Iterator[None]:
         (builder, "create_atomic_rmw", _read_modify_write(interpreter, observer, builder.create_atomic_rmw)),
         (builder, "create_atomic_cas", _compare_and_swap(interpreter, observer, builder.create_atomic_cas)),
     ]
+    patches += _meetings(interpreter, observer)
     before = [getattr(owner, name) for owner, name, _ in patches]
     for owner, name, function in patches:
         setattr(owner, name, function)
@@ -106,6 +112,32 @@ def observed_memory(observer: Observer) -> Iterator[None]:
     finally:
         for (owner, name, _), function in zip(patches, before, strict=True):
             setattr(owner, name, function)
+
+
+#: Operations of the language after which a thread may hold what another one had.
+_EXCHANGES = (
+    "create_dot", "create_trans", "create_reshape", "create_gather", "create_histogram", "create_cat", "create_join",
+    "create_split",
+)  # fmt: skip
+
+
+def _meetings(interpreter: Any, observer: Observer) -> list[tuple[Any, str, Any]]:
+    """Patches that tell the observer where the threads of a program meet."""
+    builder, reductions = interpreter.InterpreterBuilder, interpreter.ReduceScanOpInterface
+
+    def telling(plain: Any, *, barrier: bool) -> Any:
+        def told(*args: Any, **kwargs: Any) -> Any:
+            observer.meet(barrier=barrier)
+            return plain(*args, **kwargs)
+
+        return told
+
+    names = [name for name in _EXCHANGES if hasattr(builder, name)]
+    return [
+        (builder, "create_barrier", telling(builder.create_barrier, barrier=True)),
+        (reductions, "apply", telling(reductions.apply, barrier=False)),
+        *((builder, name, telling(getattr(builder, name), barrier=False)) for name in names),
+    ]
 
 
 def source_line() -> int:
@@ -145,7 +177,7 @@ def _call(interpreter: Any, observer: Observer, executor: Any, args: Any, kwargs
         return plain_convert(_Pointer(value.dtype, observer.address_of(argument, value)))
 
     interpreter._implicit_cvt = convert
-    observer.start_launch(executor.fn.__name__)
+    observer.start_launch(executor.fn.__name__, int(kwargs.get("num_warps") or DEFAULT_NUM_WARPS))
     try:
         bound: dict[str, Any] = {}
         for argument, value in inspect.getcallargs(executor.fn, *args, **options).items():

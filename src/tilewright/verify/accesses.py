@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -195,14 +195,18 @@ class Memory:
     Attributes:
         sinks: told of each access.
         bounds: memory -> (first, beyond last byte, relative to it) that belongs to a tensor, where it is not all.
+        warps: of a program of the running launch.
+        on_meeting: told where the threads of a program meet: True at a barrier, False where they exchange values.
     """
 
     sinks: Sequence[Sink]
+    warps: int = 4
+    on_meeting: Callable[[bool], None] | None = None
     bounds: dict[int, tuple[int, int]] = field(default_factory=dict)
     _numbers: dict[int, int] = field(default_factory=dict)
     _storages: dict[int, Any] = field(default_factory=dict)
     _fake: dict[int, int] = field(default_factory=dict)
-    _next_fake: int = 1 << 32
+    _next_fake: int = 1 << 45  # so far from 0 that no wrong offset leaves 48 bits
     _regions: list[Region] = field(default_factory=list)
     _kernel: str = ""
     _grid: tuple[int, int, int] = (1, 1, 1)
@@ -227,9 +231,14 @@ class Memory:
 
     # As an observer.
 
-    def start_launch(self, kernel: str) -> None:
+    def start_launch(self, kernel: str, warps: int) -> None:
         """See `Observer`."""
-        self._kernel, self._regions, self._all_backed = kernel, [], True
+        self._kernel, self._regions, self._all_backed, self.warps = kernel, [], True, warps
+
+    def meet(self, *, barrier: bool) -> None:
+        """See `Observer`."""
+        if self.on_meeting is not None:
+            self.on_meeting(barrier)
 
     def address_of(self, argument: str, tensor: Any) -> int:
         """See `Observer`."""

@@ -60,8 +60,9 @@ CHECKS: tuple[Check, ...] = (
     ),
     Check(
         "contract.grid", _E,
-        "Each launch has between one and three grid axes, each positive.",
-        "A grid of zero programs writes nothing, and the output is what memory held before.",
+        "Each launch has between one and three grid axes, each positive, and within what a GPU takes.",
+        "A grid of zero programs writes nothing, and the output is what memory held before; one of more than 65,535 "
+        "along axis 1 or 2, or 2^31 - 1 along axis 0, is refused.",
     ),
     Check(
         "contract.axis", _E,
@@ -87,12 +88,6 @@ CHECKS: tuple[Check, ...] = (
         "contract.one_store", _E,
         "One store for each output; disjoint tiles of one output count as one. Strict: one literal tl.store.",
         "Fusion's gain is the intermediate stores that it removes: the documents' stage rules.",
-    ),
-    Check(
-        "contract.store_then_load", _E,
-        "No kernel loads through a pointer after it stored through it, but for a barrier and an atomic in between.",
-        "Other programs' stores are not ordered with this one's loads; and the value was in registers. A barrier of "
-        "the program's threads and an atomic that others wait for do order them.",
     ),
     Check(
         "contract.intermediate", _E,
@@ -148,6 +143,12 @@ CHECKS: tuple[Check, ...] = (
         "compile.threads", _E,
         "No kernel asks for more threads than a block of the target has.",
         "Such a launch fails on the GPU only.",
+    ),
+    Check(
+        "compile.scratch", _E,
+        "An allocator is set before every launch of a kernel that needs scratch memory of Triton's own.",
+        "Descriptors that a kernel makes for sm_90 and newer lie in global memory, for which Triton asks an allocator; "
+        "its default one refuses, and the launch fails on the GPU only.",
     ),
     Check(
         "compile.spill", _N,
@@ -226,6 +227,12 @@ CHECKS: tuple[Check, ...] = (
         "A run that launches none proves nothing about the kernels, and is no faster than PyTorch.",
     ),
     Check(
+        "correctness.autotune", _E,
+        "Outputs are right on a first call too, on which the autotuner tries every configuration on the same tensors.",
+        "A sum that trials have added to, or a buffer that they changed in place, is wrong once, for each new key: "
+        "reset_to_zero, restore_value and hooks are there for that.",
+    ),
+    Check(
         "coverage.unread", _E,
         "Every element that the reference's output depends on is read: of inputs, parameters and intermediate tensors.",
         "A kernel that reads 32 of 256 rows is right wherever the output is constant; the addresses show it, and "
@@ -245,6 +252,13 @@ CHECKS: tuple[Check, ...] = (
         "coverage.race", _E,
         "No two programs touch one element in an order that nothing fixes, one of them writing another value.",
         "The interpreter, and a small GPU run, happen to take one order; a full GPU takes another each time.",
+    ),
+    Check(
+        "coverage.barrier", _E,
+        "No thread of a program loads what another one stored, or stores over what another one loads, with no barrier "
+        "in between.",
+        "Warps run apart until they meet: what one wrote to a scratch in global memory another may read before or "
+        "after. By addresses, so that a second argument on the same memory or a helper function hides nothing.",
     ),
     Check(
         "coverage.twice", _N,

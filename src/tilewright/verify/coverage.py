@@ -16,6 +16,7 @@ import torch
 
 from tilewright.kernels.triton_memory import Lanes, source_line
 from tilewright.verify.accesses import AccessKind, Memory, Region, Touch, TracedTensor
+from tilewright.verify.barriers import Barriers, Block
 from tilewright.verify.ordering import Ordering
 from tilewright.verify.pretend import poison, poisoning, really
 from tilewright.verify.subject import DispatchMode, leaves
@@ -84,7 +85,7 @@ class Event:
     """Something wrong with accesses from one line of a kernel.
 
     Attributes:
-        kind: `outside`, `race` or `twice`.
+        kind: `outside`, `race`, `twice` or `barrier`.
         count: elements.
         low, high: the first and the last element of the tensor that is concerned, in elements from its first.
     """
@@ -113,6 +114,7 @@ class Coverage:
     shadows: dict[int, Shadow] = field(default_factory=dict)
     events: dict[tuple[str, str, str, int], Event] = field(default_factory=dict)
     ordering: Ordering = field(default_factory=Ordering)
+    barriers: Barriers = field(default_factory=Barriers)
     kernel: str = ""
     redone: list[str] = field(default_factory=list)
     _derived: set[int] = field(default_factory=set)
@@ -120,7 +122,7 @@ class Coverage:
     _parameters: dict[int, Shadow] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.memory.sinks = [self]
+        self.memory.sinks, self.memory.on_meeting = [self], self._meet
 
     def start(self, inputs: Sequence[torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         """A forward pass begins on these inputs and parameters; what earlier passes made is taken as written."""
@@ -192,7 +194,8 @@ class Coverage:
     def launch(self, kernel: str, grid: tuple[int, int, int], regions: Sequence[Region]) -> None:
         """See `Sink`."""
         self.kernel, self._regions = kernel, {}
-        self.ordering.launch(math.prod(grid))
+        self.ordering.launch(math.prod(grid), self.memory.warps)
+        self.barriers.launch(self.memory.warps)
 
     def named(self) -> frozenset[int] | None:
         """See `Sink`: all."""
@@ -201,7 +204,15 @@ class Coverage:
     def program(self, program: tuple[int, int, int], number: int) -> bool:
         """See `Sink`."""
         self.ordering.program(number)
+        self.barriers.program()
         return True
+
+    def _meet(self, barrier: bool) -> None:
+        if barrier:
+            self.ordering.meet()
+            self.barriers.meet()
+        else:
+            self.barriers.exchange()
 
     def touch(self, touch: Touch) -> None:
         """See `Sink`."""
@@ -245,6 +256,12 @@ class Coverage:
             values = np.broadcast_to(np.asarray(touch.values), mask.shape)[mask]
         for kind, wrong in self.ordering.check(touch.kind, region.storage_id, shadow, elements, values):
             self._event(kind, touch, wrong - region.tensor.storage_offset)
+        lanes = np.flatnonzero(mask)
+        if lanes.size != elements.size:  # of several granules each
+            lanes = np.repeat(lanes, elements.size // max(lanes.size, 1))
+        block = Block(elements, lanes, mask.shape)
+        for wrong in self.barriers.check(touch.kind, region.storage_id, block, given=bool(shadow.role)):
+            self._event("barrier", touch, wrong - region.tensor.storage_offset)
 
     def _shadow(self, region: Region) -> Shadow:
         found = self._regions.get(region.start)

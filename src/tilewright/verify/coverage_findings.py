@@ -191,6 +191,9 @@ _EVENT_TEXTS: Mapping[str, str] = {
     "from its first",
     "race": "programs of {kernel} race over {argument}: {count} elements ({low} to {high}) are touched by several, "
     "one of them writing another value, in no fixed order",
+    "barrier": "in a program of {kernel}, {access}s of {argument} touch what other threads of the program touched in "
+    "the same memory with no barrier in between: {count} elements ({low} to {high}); put tl.debug_barrier() between, "
+    "or keep the value in registers",
     "twice": "programs of {kernel} store the same values to {argument} more than once: {count} elements "
     "({low} to {high})",
 }

@@ -105,12 +105,16 @@ def _channels_last(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.contiguous(memory_format=forms[tensor.dim()]) if tensor.dim() in forms else tensor
 
 
+#: The layout in which a user's `.to(memory_format=torch.channels_last)` has put the module's weights too.
+MODULE_LAYOUT = "channels last, weights too"
+
 #: Name -> how inputs lie in memory; an input that a layout does not fit stays as it is.
 LAYOUTS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "packed": lambda tensor: tensor,
     "transposed": _transposed,
     "every second element": _every_second,
     "channels last": _channels_last,
+    MODULE_LAYOUT: _channels_last,
 }
 
 #: How many of the task's own values are kept to draw from.
@@ -120,6 +124,21 @@ SAMPLE = 1 << 20
 def samples(inputs: Sequence[Any]) -> list[torch.Tensor]:
     """Values of each tensor of the task's own inputs, flat, at most `SAMPLE` of each."""
     return [leaf.detach().reshape(-1)[:SAMPLE].clone() for leaf in leaves(list(inputs))]
+
+
+#: Elements of the task's own inputs, all together, up to which they are made where there is no GPU.
+MOST_MADE = 1 << 30
+
+
+def stand_ins(inputs: Sequence[Any]) -> list[torch.Tensor]:
+    """Values in the place of `samples` for inputs that are too large to be made: normal ones, zeros for integers."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        torch.randn(1 << 12, generator=generator).to(leaf.dtype)
+        if leaf.is_floating_point()
+        else torch.zeros(1, dtype=leaf.dtype)
+        for leaf in leaves(list(inputs))
+    ]
 
 
 def draw_inputs(

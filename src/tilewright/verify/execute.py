@@ -1,6 +1,7 @@
 """In a sandboxed process: runs a candidate on the probes' inputs and sends back what it returns.
 
-Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune lists.
+Entry `run`. Parts: `run I C` for probe I under configuration C of the autotune lists; `trials I C` for the same after
+the autotuners' trial runs.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     unfinished = ahead.compile_for_probes(job, tensors) if "installed" in job else frozenset()
     with runtime.kernel_environment(job) as watch, _covered(job) as followed:
         bench = _Bench(job, tensors, emit, watch, source, followed)
-        bench.load(int(job["gpu"]["sm_count"]))
+        multiprocessors = int(job["gpu"]["sm_count"])
+        bench.load(multiprocessors)
         stop = time.process_time() + float(job["budget_s"])
         # On a GPU runs cost nothing, but a size that was not compiled ahead is compiled first.
         late = time.monotonic() + float(job["run_s"]) if job["device"] == "cuda" else float("inf")
@@ -73,8 +75,30 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     dear = int(probe["work"])
                     break
                 choice += 1
+            if probe["twice"] and watch.configurations > 1 and not bench.broken:
+                _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
+    if job["device"] == "cpu" and job.get("whole_s"):
+        bench.load(multiprocessors)
+        _trace_whole(bench)
+
+
+def _trace_whole(bench: _Bench) -> None:
+    """The launches at the task's own sizes, without data. Part: `whole`."""
+    from tilewright.verify.whole_run import trace_whole  # which describes errors as this module does
+
+    small = next((probe for probe in bench.job["probes"] if probe["twice"] and not probe["constructor"]), None)
+    inputs = wire.unpack(small["inputs"], bench.tensors) if small is not None else None
+    bench.emit("whole", trace_whole(bench.job, bench.watch, bench.module, inputs), None)
+
+
+def _try_configurations(bench: _Bench, index: int, probe: Mapping[str, Any], count: int, stop: float) -> None:
+    """The first call of a user: autotuners try all configurations on its tensors. Parts: `trials I C`."""
+    for choice in dict.fromkeys((0, count // 2, count - 1)):
+        left = stop - time.process_time()
+        if left <= 0 or bench.broken or bench.run(index, probe, choice, time.process_time() + 0.2 * left, trials=True):
+            return
 
 
 @contextlib.contextmanager
@@ -99,7 +123,7 @@ class _Bench:
     module: Any = None
     broken: bool = False
     _modules: dict[int, Any] = field(default_factory=dict)
-    _built: dict[tuple[int, int, str], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
+    _built: dict[tuple[int, int, str, bool], tuple[nn.Module, nn.Module]] = field(default_factory=dict)
 
     def load(self, multiprocessors: int) -> None:
         """Take the candidate's file as imported on a GPU of so many multiprocessors: it may ask once, on import."""
@@ -108,8 +132,16 @@ class _Bench:
             self._modules[multiprocessors] = runtime.load_candidate(Path.cwd())
         self.module = self._modules[multiprocessors]
 
-    def run(self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float) -> bool:
+    def run(
+        self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float, *, trials: bool = False
+    ) -> bool:
         """One probe under one configuration; whatever the candidate raises is sent back as data.
+
+        Args:
+            index, probe: which.
+            choice: of the configuration; None lets autotuners choose.
+            deadline: processor seconds of this process, in the interpreter.
+            trials: autotuners try all configurations first.
 
         Returns:
             whether it was given up for its time.
@@ -119,7 +151,9 @@ class _Bench:
         report: dict[str, Any] = {"configurations": 1}
         packed: dict[str, torch.Tensor] = {}
         try:
-            candidate, holder = self._candidate(int(probe["constructor"]), str(probe.get("mode") or self.job["mode"]))
+            mode = str(probe.get("mode") or self.job["mode"])
+            in_rows = bool(probe["channels_last"])
+            candidate, holder = self._candidate(int(probe["constructor"]), mode, channels_last=in_rows)
             prefix = f"{probe['weights_key']}|"
             state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
             matched = runtime.load_state(holder, state)
@@ -128,7 +162,7 @@ class _Bench:
             inputs = wire.unpack(probe["inputs"], self.tensors)
             if on_gpu:
                 inputs = map_leaves(inputs, lambda tensor: tensor.to("cuda"))
-            self.watch.reset(choice, 0.0 if on_gpu else deadline)
+            self.watch.reset(choice, 0.0 if on_gpu else deadline, trials=trials)
             inputs, native = self._followed(inputs, holder)
             with torch.no_grad(), product_precision(str(probe["precision"])), native:
                 runtime.seed_generators()
@@ -137,7 +171,7 @@ class _Bench:
                     torch.cuda.synchronize()
             report |= self._outputs(outputs, packed, keep=bool(probe.get("twice")) and choice == 0)
             report["updated"] = modes.updated(state, holder)
-            if self.coverage is not None:
+            if self.coverage is not None and not trials:
                 with really():
                     report["coverage"] = coverage.report(self.coverage, leaves(outputs), packed)
                 if probe.get("twice") and choice == 0:
@@ -159,7 +193,7 @@ class _Bench:
             "seconds": time.process_time() - started,
         }
         with really():
-            self.emit(f"run {index} {choice or 0}", report, packed)
+            self.emit(f"{'trials' if trials else 'run'} {index} {choice or 0}", report, packed)
         return "skipped" in report
 
     def _followed(self, inputs: Any, holder: nn.Module) -> tuple[Any, contextlib.AbstractContextManager[Any]]:
@@ -179,9 +213,15 @@ class _Bench:
             candidate(*inputs)
         return list(dict.fromkeys(self.coverage.redone))
 
-    def _candidate(self, constructor: int, mode: str) -> tuple[nn.Module, nn.Module]:
-        """The candidate for constructor arguments in a mode, and the module that holds its parameters."""
-        key = constructor, int(self.job["gpu"]["sm_count"]), mode
+    def _candidate(self, constructor: int, mode: str, *, channels_last: bool) -> tuple[nn.Module, nn.Module]:
+        """The candidate for constructor arguments, and the module that holds its parameters.
+
+        Args:
+            constructor: which arguments.
+            mode: training or eval.
+            channels_last: the user has called `.to(memory_format=torch.channels_last)` on it.
+        """
+        key = constructor, int(self.job["gpu"]["sm_count"]), mode, channels_last
         if key not in self._built:
             arguments = cloudpickle.loads(base64.b64decode(self.job["constructors"][constructor]))
             reference = self._reference(arguments)
@@ -189,6 +229,8 @@ class _Bench:
             holder = candidate if reference is None else reference
             if self.job["device"] == "cuda":
                 candidate, holder = candidate.to("cuda"), holder.to("cuda")
+            if channels_last:
+                _to_channels_last(candidate, holder)
             self._built[key] = candidate, holder
         return self._built[key]
 
@@ -214,6 +256,16 @@ class _Bench:
                 "form": Form.of(outputs).as_data(),
                 "types": [str(leaf.dtype).removeprefix("torch.") for leaf in found],
             }
+
+
+def _to_channels_last(*modules: nn.Module) -> None:
+    """Put parameters and buffers of four and five dimensions in channels-last order, as `Module.to` does."""
+    for module in modules:
+        with really(), torch.no_grad():
+            for tensor in (*module.parameters(), *module.buffers()):
+                form = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+                if form is not None:
+                    tensor.data = tensor.data.contiguous(memory_format=form)
 
 
 #: What torch says where it gets no memory, on a CPU and on a GPU.

@@ -27,8 +27,10 @@ from tilewright.verify.compiled import cache_environment
 from tilewright.verify.constants import integer_constants
 from tilewright.verify.contract import check_contract, finding
 from tilewright.verify.coverage_findings import Covered
+from tilewright.verify.draws import MODULE_LAYOUT
 from tilewright.verify.excuses import excuses_of
 from tilewright.verify.execute import MAX_CONFIGURATIONS
+from tilewright.verify.grid_limits import grid_limits
 from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
@@ -39,8 +41,10 @@ from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
 from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
+from tilewright.verify.trial_findings import trial_findings
 from tilewright.verify.unjudged import judged_without
 from tilewright.verify.walls import own_folder
+from tilewright.verify.whole_findings import whole_findings
 
 Progress = Callable[[str], None]
 
@@ -53,6 +57,8 @@ _ADDRESSES_S = {"none": 0.0, "quick": 7.5, "full": 20.0}
 _AHEAD_S = {"none": 20.0, "quick": 30.0, "full": 50.0}
 _RUN_S = {"none": 15.0, "quick": 20.0, "full": 30.0}
 _MUST = (Family.OWN, Family.VALUE)
+#: Processor seconds for tracing the launches at the task's own sizes, without data.
+_WHOLE_S = {"none": 0.0, "quick": 1.2, "full": 20.0}
 _ORACLE_DEADLINE_S = {"none": 120.0, "quick": 180.0, "full": 900.0}
 #: Families and sizes of the probes that are interpreted beside a GPU, to see addresses.
 _COVERED = (Family.VALUE, Family.SIZE, Family.CONSTRUCTOR)
@@ -216,6 +222,14 @@ class _Gate:
         if not self._own_code:
             excused = excuses_of(expected, outcomes).indices | judge.apart(expected)
             covered = [run for run in covered if run.index not in excused]
+        found += trial_findings(
+            result.parts, expected, outcomes,
+            lambda name, part, answer: judge.judge_run(
+                name, part.data, part.tensors, answer, pool, precision, bool(reduced)
+            ),
+        )  # fmt: skip
+        found += whole_findings(result.part("whole"))
+        found += [] if self._own_code else grid_limits(result.parts, expected, recorded.recording)
         found += self._coverage_findings(plan, oracle, expected, outcomes, covered)
         found += _run_findings(result, outcomes, expected, self._own_code)
         found += modes.run_findings(expected, outcomes)
@@ -355,6 +369,7 @@ class _Gate:
                     "must": answer.probe.family in _MUST,
                     "large": answer.elements > LARGE,
                     "work": _work(answer.probe),
+                    "channels_last": answer.probe.layout == MODULE_LAYOUT,
                     "multiprocessors": answer.probe.multiprocessors or self.task.gpu.sm_count,
                     "twice": answer.probe.family is Family.VALUE and not any(p["twice"] for p in probes),
                     "precision": self.task.precision.value if own else "ieee",
@@ -373,6 +388,7 @@ class _Gate:
             "budget_s": budget,
             "run_s": _RUN_S[self.effort],
             "ahead_s": _AHEAD_S[self.effort],
+            "whole_s": _WHOLE_S[self.effort],
             "device": "cpu" if interpreted else "cuda",
         }
         if not interpreted and (installed := detect_gpu()) is not None:

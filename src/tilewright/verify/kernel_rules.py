@@ -200,26 +200,6 @@ def _exclusive(root: ast.AST, first: ast.AST, second: ast.AST) -> bool:
     return False
 
 
-def store_then_load(function: Function) -> Iterator[Wrong]:
-    """Nothing is loaded through a parameter after a store through it, unless what was stored was published in between.
-
-    That is: all threads of the program met at a barrier, and then an atomic operation told other programs.
-    """
-    barriers = [(call.end_lineno or 0, None) for call in function.calls(f"{LANGUAGE}.debug_barrier")]
-    # In the order in which they end: a load within the arguments of a store comes before it.
-    steps = sorted([*barriers, *((a.call.end_lineno or 0, a) for a in function.accesses)], key=lambda step: step[0])
-    stored: dict[str, bool] = {}  # parameter -> whether threads have met since
-    for _, access in steps:
-        if access is None:
-            stored = dict.fromkeys(stored, True)
-        elif access.kind == "store" and access.root:
-            stored[access.root] = False
-        elif access.kind == "atomic":
-            stored = {root: met for root, met in stored.items() if not met}
-        elif access.kind == "load" and access.root in stored:
-            yield f"{function.name} loads from `{access.root}` after it stored there", access.call.lineno
-
-
 #: Check -> rule, in the order of the table of checks.
 KERNEL_RULES: tuple[tuple[str, Rule], ...] = (
     ("contract.jit", jit),
@@ -230,5 +210,4 @@ KERNEL_RULES: tuple[tuple[str, Rule], ...] = (
     ("contract.tensor_index", tensor_index),
     ("contract.mask_shape", mask_shape),
     ("contract.one_store", one_store),
-    ("contract.store_then_load", store_then_load),
 )

@@ -41,9 +41,18 @@ def check_launches(
     return tuple(found.values())
 
 
+#: Programs along each axis of a grid. Source: CUDA C++ Programming Guide, technical specifications; all capabilities.
+MOST_PROGRAMS = (2**31 - 1, 65_535, 65_535)
+
+
 def _launch(launch: Launch, function: Function | None, stage_rules: Sequence[StageRules]) -> Iterator[tuple[str, str]]:
     if min(launch.grid) < 1:
         yield "contract.grid", f"{launch.kernel} is launched with the grid {launch.grid} at the task's own shapes"
+    for axis, (programs, most) in enumerate(zip(launch.grid, MOST_PROGRAMS, strict=True)):
+        if programs > most:
+            text = f"{launch.kernel} is launched with {programs:,} programs along grid axis {axis}"
+            advice = f"a GPU takes {most:,} there: use axis 0, or let programs loop"
+            yield "contract.grid", f"{text} at the task's own shapes; {advice}"
     for check, option in (("contract.stage_warps", "num_warps"), ("contract.stage_stages", "num_stages")):
         allowed = permitted(stage_rules, option)
         value = getattr(launch, option)

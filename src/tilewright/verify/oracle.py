@@ -164,18 +164,27 @@ class Oracle:
     _remaker: Remaker = field(default_factory=lambda: Remaker(ModuleSource("", ""), ()))
     _samples: list[torch.Tensor] = field(default_factory=list)
     _drawn: dict[Probe, list[Any]] = field(default_factory=dict)
-    _shared: list[list[str]] = field(default_factory=list)  #: of the last pass
-    _updated: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.given_code:
             self.kind = "given code"
-        own = self.subject.inputs(seed=0)
-        self._samples = draws.samples(own)
-        self._structures = structures_of(own, self.subject.inputs)
+        own = self._too_large() if self.device == "cpu" else None
+        made = own is None
+        if own is None:
+            own = self.subject.inputs(seed=0)
+        self._samples = draws.samples(own) if made else draws.stand_ins(own)
+        self._structures = structures_of(own, self.subject.inputs) if made else [Structure() for _ in leaves(own)]
         self._remaker = Remaker(self.subject.source, as_meta(own))
         self.constructors = [self.subject.own_arguments]
         self._own = map_leaves(own, lambda t: torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device="meta"))
+
+    def _too_large(self) -> list[Any] | None:
+        """The task's own inputs on the meta device, where they are larger than anybody should make on a CPU."""
+        try:
+            own = self.subject.inputs(0, "meta")
+        except Exception:  # whatever the task's own code raises without data
+            return None
+        return own if sum(leaf.numel() for leaf in leaves(own) if leaf.is_meta) > draws.MOST_MADE else None
 
     @property
     def template(self) -> list[Any]:

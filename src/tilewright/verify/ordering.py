@@ -68,14 +68,21 @@ class Ordering:
     _programs: int = 1
     _program: int = 0
     _clock: int = 0
+    _several: bool = True
+    _unmet: int | None = None  # clock of the first store of a block since the program's threads met
 
-    def launch(self, programs: int) -> None:
-        """A launch starts: what came before it is done."""
+    def launch(self, programs: int, warps: int = 4) -> None:
+        """A launch starts, of programs of so many warps: what came before it is done."""
         self._histories, self._released, self._known, self._programs = {}, {}, None, programs
+        self._several, self._unmet = warps > 1, None
 
     def program(self, number: int) -> None:
         """A program starts."""
-        self._program, self._known = number, None
+        self._program, self._known, self._unmet = number, None, None
+
+    def meet(self) -> None:
+        """The threads of the program meet at a barrier."""
+        self._unmet = None
 
     def check(
         self, kind: AccessKind, identity: int, shadow: Flagged, elements: _Elements, values: Any
@@ -132,6 +139,8 @@ class Ordering:
             if values is not None:
                 differs = history.memory[elements] != _raw(values, history)
             yield from _split(elements[racing], differs[racing])
+        if self._several and not atomic and elements.size > 1 and self._unmet is None:
+            self._unmet = self._clock
         history.writer[elements], history.wrote_at[elements] = self._program, self._clock
         history.atomic[elements] = atomic
 
@@ -150,7 +159,7 @@ class Ordering:
         before = self._released.get((identity, element))
         if before is not None:
             np.maximum(self._known, before, out=self._known)
-        self._known[self._program] = self._clock
+        self._known[self._program] = self._clock if self._unmet is None else self._unmet - 1
         self._released[identity, element] = self._known.copy()
 
 

@@ -216,7 +216,9 @@ def _value_probes(
         one = probe("normal", Family.VALUE)
         plan.probes.append(replace(one, name=f"{one.name}, many", sizes=tuple(sorted(many.items()))))
     template = planning.resized(oracle.template, dict(place))
-    for layout in _layouts(template):
+    parameters = oracle.subject.build(plan.constructors[constructor], "meta").parameters()
+    formed = any(parameter.dim() in (4, 5) for parameter in parameters)
+    for layout in (name for name in _layouts(template) if formed or name != draws.MODULE_LAYOUT):
         plan.probes.append(probe("own", Family.VALUE, layout=layout))
     if oracle.device == "cpu":
         plan.probes += _on_few(trace, probe("own", Family.VALUE), plan.constructors[constructor], groups)

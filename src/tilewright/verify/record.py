@@ -292,6 +292,13 @@ def _resources(data: Mapping[str, Any], schedule: str, gpu: Gpu, findings: list[
     if resources.warps * gpu.warp_size > gpu.max_threads_per_block:
         message = f"{name} asks for {resources.warps * gpu.warp_size} threads; a block has {gpu.max_threads_per_block}"
         findings.append(Finding("compile.threads", Severity.ERROR, message, name, evidence))
+    if data.get("bare") and int(data.get("scratch_bytes", 0)):
+        message = (
+            f"{name} needs {int(data['scratch_bytes'])} bytes of scratch memory for each program on "
+            f"sm_{gpu.capability} ({schedule}), as descriptors made in a kernel do, and no allocator is set when it is "
+            "launched: Triton's default one refuses; call triton.set_allocator before the launch"
+        )
+        findings.append(Finding("compile.scratch", Severity.ERROR, message, name, evidence))
     if resources.spill_bytes:
         message = f"{name} spills {resources.spill_bytes} bytes a thread to local memory ({schedule})"
         findings.append(Finding("compile.spill", Severity.NOTE, message, name, evidence))

@@ -62,7 +62,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     emit("recording", data, None)
     with pretend(job["gpu"], "meta"):
         for index, (key, (kernel, args, kwargs)) in enumerate({**recorder.distinct, **first.distinct}.items()):
-            emit(f"kernel {index}", {"key": key, **_compiled(kernel, args, kwargs)}, None)
+            bare = key in first.bare or key in recorder.bare
+            emit(f"kernel {index}", {"key": key, "bare": bare, **_compiled(kernel, args, kwargs)}, None)
 
 
 def _compiled(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,14 +82,20 @@ def _compiled(kernel: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         "spill_bytes": compiled.spill_bytes,
         "shared_bytes": compiled.shared_bytes,
         "warps": compiled.warps,
+        "scratch_bytes": compiled.scratch_bytes,
     }
 
 
 @dataclass
 class Recorder:
-    """Steps of one forward pass, as JSON values, and one example of each distinct launch."""
+    """Steps of one forward pass, as JSON values, and one example of each distinct launch.
+
+    Attributes:
+        bare: keys of launches at which no allocator was set.
+    """
 
     steps: list[dict[str, Any]] = field(default_factory=list)
+    bare: set[str] = field(default_factory=set)
     distinct: dict[str, tuple[Any, tuple[Any, ...], Mapping[str, Any]]] = field(default_factory=dict)
     _storages: dict[int, int] = field(default_factory=dict)
     _kept: list[Any] = field(default_factory=list)
@@ -142,6 +149,8 @@ class Recorder:
         }
         key = repr((triton_compat.kernel_name(kernel), [_specialised(a) for a in arguments], sorted(options.items())))
         self.distinct.setdefault(key, (kernel, args, dict(kwargs)))
+        if not triton_compat.has_allocator():
+            self.bare.add(key)
         step = {"kernel": triton_compat.kernel_name(kernel), "grid": [int(size) for size in grid], "key": key}
         self.steps.append({**step, "arguments": arguments, **options})
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from tilewright.kernels import triton_compat
 from tilewright.kernels.interpreting.compiled import stand_in
-from tilewright.verify import disguise
+from tilewright.verify import disguise, trials
 from tilewright.verify.pretend import Redirect, pretend, really
 
 #: Names under which a candidate's file is imported, in the gate's runs and in its experiments: a user's own.
@@ -43,9 +43,11 @@ class Watch:
         grids: kernel -> the grids that it was launched with.
         configurations: length of the longest autotune list met.
         choice: which configuration each autotuner takes (modulo its length); None lets it choose.
+        trials: autotuners try every configuration before the first launch of each of their keys, as for a user.
         deadline: of the run, in processor time of this process (a busy machine must not change a verdict); 0 for none.
         seen: reduced-precision products and casts in the interpreter.
         idle: launches are counted, and their kernels do nothing.
+        on_meta: kernels run on tensors without data too; else their launches are left out.
         on_launch: told the kernel's name before each launch; what it raises is the launch's failure.
         running: the kernel that was launched last.
     """
@@ -54,17 +56,20 @@ class Watch:
     grids: dict[str, list[tuple[int, ...]]] = field(default_factory=dict)
     configurations: int = 1
     choice: int | None = 0
+    trials: bool = False
     deadline: float = 0.0
     seen: triton_compat.Seen = field(default_factory=triton_compat.Seen)
     idle: bool = False
+    on_meta: bool = False
     on_launch: Callable[[str], None] | None = None
     running: str = ""
     _first: float = 0.0
+    _tuned: set[int] = field(default_factory=set)
 
-    def reset(self, choice: int | None, deadline: float) -> None:
+    def reset(self, choice: int | None, deadline: float, *, trials: bool = False) -> None:
         """Start a run."""
-        self.launches, self.grids = {}, {}
-        self.choice, self.deadline = choice, deadline
+        self.launches, self.grids, self._tuned = {}, {}, set()
+        self.choice, self.deadline, self.trials = choice, deadline, trials
         self.seen.dots.clear()
         self.seen.narrowed.clear()
 
@@ -83,6 +88,12 @@ class Watch:
         grid = tuple(grid) if isinstance(grid, list | tuple) else (grid,)
         self.grids.setdefault(name, []).append(tuple(int(size) for size in grid))
         return grid
+
+    def first_time(self, tuner: Any) -> None:
+        """An autotuner is met while `trials` are asked for: what it chose in earlier runs is forgotten, once a run."""
+        if id(tuner) not in self._tuned:
+            self._tuned.add(id(tuner))
+            tuner.cache.clear()
 
     def before_program(self, kernel: str, index: int, programs: int) -> None:
         """Give up early where a launch will not end in time."""
@@ -132,8 +143,8 @@ def _use_interpreter(watch: Watch) -> None:
     plain = interpreted.run  # type: ignore[attr-defined]
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool = False, **kwargs: Any) -> Any:
-        on_meta = any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values()))
-        if not (on_meta or warmup):
+        without_data = any(isinstance(arg, torch.Tensor) and _is_meta(arg) for arg in (*args, *kwargs.values()))
+        if not warmup and (watch.on_meta or not without_data):
             grid = evaluated_grid(self, grid, args, kwargs)
             with really():
                 counted = watch.count(self, grid)
@@ -204,6 +215,9 @@ def _choose_configurations(watch: Watch) -> None:
         watch.configurations = max(watch.configurations, len(configs))
         if watch.choice is None:
             return plain(self, *args, **kwargs)
+        if watch.trials and len(configs) > 1:
+            watch.first_time(self)
+            return trials.first_call(self, plain, watch.choice, args, kwargs)
         config = configs[watch.choice % len(configs)]
         if config.pre_hook is not None:
             config.pre_hook({**self.nargs, **kwargs, **config.all_kwargs()})

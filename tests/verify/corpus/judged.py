@@ -13,9 +13,9 @@ from tilewright.verify.gate import verify
 
 
 def judged(case: Right | Wrong) -> Verdict:
-    """The gate's verdict on a case, for the documents' GPU."""
+    """The gate's verdict on a case, for the documents' GPU or the one that the case names."""
     strict = isinstance(case, Wrong) and case.strict
-    task = load_task(reference_path(case.reference), gpu="rtx-4090")
+    task = load_task(reference_path(case.reference), gpu=case.target)
     candidate = Candidate(case.source, Origin.SYNTHESIZE if strict else Origin.FILE, case.name)
     with mock.patch.dict(os.environ, case.environment if isinstance(case, Wrong) else {}):
         return verify(task, candidate, effort="quick")
