@@ -1,6 +1,5 @@
 """Changes its input in place, as the reference does."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import nn
