@@ -12,7 +12,7 @@ from tilewright.verify import wire
 from tilewright.verify.compare import Errors
 from tilewright.verify.judge import Expected, Outcome, findings_of, judge_run
 from tilewright.verify.planning import Family, Probe
-from tilewright.verify.subject import Form, as_tensors, layout_kind
+from tilewright.verify.subject import Form, as_tensors, layout_kind, to_double
 
 EXACT = torch.arange(1.0, 25.0, dtype=torch.float64).reshape(4, 6)
 POOL = {"ieee": [Errors(1e-7, 1e-7)] * 3}
@@ -21,7 +21,7 @@ POOL = {"ieee": [Errors(1e-7, 1e-7)] * 3}
 def expected(probe: Probe, output: Any = None) -> Expected:
     tree = EXACT.float() if output is None else output
     leaves = (tree,) if isinstance(tree, torch.Tensor) else tuple(tree)
-    exact = tuple(leaf.double() if leaf.is_floating_point() else leaf for leaf in leaves)
+    exact = tuple(to_double(leaf) for leaf in leaves)
     types = tuple(leaf.dtype for leaf in leaves)
     return Expected(probe, "w", [], exact, leaves, types, {"ieee": [Errors(1e-7, 1e-7)] * len(leaves)}, Form.of(tree))
 
@@ -170,3 +170,57 @@ def test_refusing_strided_inputs_aloud_is_a_limit_of_others() -> None:
     wrong = Outcome(1, 0, "correctness.value", errors=WRONG_ERRORS)
     (found,) = findings_of(answers, [Outcome(0, 0, errors=RIGHT_ERRORS), wrong], False, (), True, {})
     assert found.severity is Severity.ERROR
+
+
+def test_an_argument_that_is_passed_over_rejects_and_to_refuse_it_is_a_limit() -> None:
+    own, other = Probe("own", Family.OWN, weights="redrawn"), Probe("scale = 2", Family.ARGUMENT, weights="responsive")
+    assert weighed([(own, True), (other, False)], {}, ())[0].severity is Severity.ERROR
+    answers = [expected(own), expected(other)]
+    raised = Outcome(1, 0, "correctness.raises", "NotImplementedError: scale must be 1")
+    (found,) = findings_of(answers, [Outcome(0, 0, errors=RIGHT_ERRORS), raised], False, (), True, {})
+    assert found.severity is Severity.LIMIT
+
+
+def aligned(name: str, size: int, constructor: int = 0, draw: str = "own") -> Probe:
+    return Probe(
+        name, Family.VALUE, constructor, weights="responsive", draw=draw, quantities=(("dim 1 of input 0", size),)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("own_right", "severity"), [(True, Severity.LIMIT), (False, Severity.ERROR)])
+def test_what_is_right_at_the_tasks_alignment_alone_is_a_limit(own_right: bool, severity: Severity) -> None:
+    own = Probe("own", Family.OWN, weights="redrawn", quantities=(("dim 1 of input 0", 1024),))
+    probes = [(own, own_right), (aligned("a", 13), False), (aligned("b", 2), False), (aligned("c", 64), True)]
+    found = weighed(probes, {"dim 1 of input 0": 1024}, ())
+    assert {one.severity for one in found} == {severity}
+    assert any("dim 1 of input 0 is no multiple of 64" in one.message for one in found) is own_right
+
+
+def test_what_is_wrong_at_the_tasks_alignment_too_rejects() -> None:
+    own = Probe("own", Family.OWN, weights="redrawn", quantities=(("dim 1 of input 0", 1024),))
+    probes = [(own, True), (aligned("a", 13), False), (aligned("c", 64), True), (aligned("d", 128), False)]
+    assert {one.severity for one in weighed(probes, {}, ())} == {Severity.ERROR}
+
+
+def test_a_small_module_that_the_task_does_not_have_is_a_limit_where_it_is_wrong_altogether() -> None:
+    own = Probe("own", Family.OWN, weights="redrawn")
+    both = [(aligned("small", 7, 1), False), (aligned("small, negative", 7, 1, "negative"), False)]
+    assert {one.severity for one in weighed([(own, True), *both], {}, ())} == {Severity.LIMIT}
+    values = [(aligned("small", 7, 1), True), (aligned("small, negative", 7, 1, "negative"), False)]
+    assert {one.severity for one in weighed([(own, True), *values], {}, ())} == {Severity.ERROR}
+
+
+def test_each_output_is_judged_by_its_own_type() -> None:
+    right = [EXACT.bfloat16(), EXACT.float()]
+    assert judged(right, right=right).problem == ""
+    found = judged([EXACT.bfloat16(), EXACT.float() * 1.001], right=right)
+    assert found.problem == "correctness.value"
+    assert found.message.startswith("output 1: ")
+
+
+def test_types_of_every_kind_are_judged() -> None:
+    for dtype in (torch.bool, torch.int8, torch.int64, torch.float8_e4m3fn, torch.complex64, torch.float64):
+        right = EXACT.to(dtype)
+        wrong = torch.zeros_like(EXACT).to(dtype)
+        assert judged(right, right=right).problem == "", dtype
+        assert judged(wrong, right=right).problem == "correctness.value", dtype

@@ -188,12 +188,16 @@ def _picked(
     if source.numel() == 0:
         return torch.zeros(shape_of.shape, dtype=shape_of.dtype)
     picked = resampled(structure, source, shape_of.numel(), generator)
-    if not (shape_of.is_floating_point() or shape_of.is_complex() or shape_of.dtype is torch.bool):
-        low, high = int(source.min()), int(source.max())
-        # Positions reach nearly to the size that they lie below.
-        old = min((size for size in bounds if low >= 0 and size / 2 <= high < size), default=None)
-        picked = picked if old is None else picked % max(bounds[old], 1)
+    old = min((size for size in bounds if lie_below(source, size)), default=None)
+    picked = picked if old is None else picked % max(bounds[old], 1)
     return picked.reshape(shape_of.shape)
+
+
+def lie_below(values: torch.Tensor, size: int) -> bool:
+    """Whether values are whole numbers that may be positions below a size: they reach nearly up to it."""
+    if values.is_floating_point() or values.is_complex() or values.dtype is torch.bool or not values.numel():
+        return False
+    return int(values.min()) >= 0 and size / 2 <= int(values.max()) < size
 
 
 def _named(how: str, shape_of: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

@@ -82,14 +82,15 @@ def _moved(values: torch.Tensor, up: torch.Tensor, *, zeros: bool) -> torch.Tens
 
 
 def open_range(
-    native: torch.Tensor, others: Sequence[torch.Tensor], *, ties_open: bool
+    native: torch.Tensor, others: Sequence[torch.Tensor], *, ties_open: bool, most: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor] | None:
     """Lowest and highest right value of each element of an integer output; None where only one is right.
 
     Args:
         native: the reference's own output.
         others: its output in float64, and on inputs changed in the last bit.
-        ties_open: the order of equal values is open: where one moves, any value of the output is right.
+        ties_open: the order of equal values is open: where one moves, any position is right.
+        most: the last position that there is.
     """
     assert is_exact(native.dtype)
     runs = [native, *(other.to(native.dtype) for other in others if other.shape == native.shape)]
@@ -101,5 +102,6 @@ def open_range(
     if not bool(unstable.any()):
         return None
     if ties_open:
-        low, high = torch.where(unstable, whole.min(), low), torch.where(unstable, whole.max(), high)
+        first, last = whole.min().clamp_max(0), whole.max().clamp_min(most)
+        low, high = torch.where(unstable, first, low), torch.where(unstable, last, high)
     return low, high

@@ -196,6 +196,10 @@ class Oracle:
         """What is special about each tensor of the task's own inputs."""
         return self._structures
 
+    def bounds_positions(self, size: int) -> bool:
+        """Whether whole numbers among the task's own inputs are positions in a dimension of this size."""
+        return any(draws.lie_below(sample, size) for sample in self._samples)
+
     def inputs(self, probe: Probe) -> list[Any]:
         """The inputs of a probe, on the CPU: where nothing is changed, what the task itself makes."""
         if probe.draw == "own" and not probe.sizes and probe.constructor == 0:
@@ -419,13 +423,14 @@ class Oracle:
             return []
         ties_open = bool(self.operations & nudge.ANY_OF_EQUAL)
         change = nudge.nudged_apart if ties_open else nudge.nudged_alike
-        runs = [list(exact)]
-        for seed in range(1, 5):
-            runs.append(leaves(self._run(arguments, state, change(inputs, seed))))
+        again = (leaves(self._run(arguments, state, change(inputs, seed))) for seed in range(1, 5))
+        runs = [list(exact), *again]
         runs = [run for run in runs if len(run) == len(native)]
+        most = max((size - 1 for leaf in leaves(list(inputs)) for size in leaf.shape), default=0)
+        others = [[run[index] for run in runs] for index in range(len(native))]
         return [
-            nudge.open_range(mine, [run[index] for run in runs], ties_open=ties_open) if is_exact(mine.dtype) else None
-            for index, mine in enumerate(native)
+            nudge.open_range(mine, same, ties_open=ties_open, most=most) if is_exact(mine.dtype) else None
+            for mine, same in zip(native, others, strict=True)
         ]
 
     def _gradients(

@@ -121,7 +121,8 @@ _WHOLE = 1 << 18
 def _may_be_cut(oracle: Oracle, batch: planning.Group, largest: int) -> bool:
     """Whether the first group is a batch (the first dimension of inputs, before others), or the whole is too large."""
     shapes = [leaf.shape for leaf in leaves(list(oracle.template))]
-    if all(dim == 0 and len(shapes[leaf]) > 1 for leaf, dim in batch.members):
+    first = all(dim == 0 and len(shapes[leaf]) > 1 for leaf, dim in batch.members)
+    if first and not oracle.bounds_positions(batch.size):
         return True
     square = any(oracle.structures[leaf].square for leaf, _ in batch.members)
     return not square and largest > _WHOLE

@@ -121,9 +121,9 @@ class Remaker:
         interesting = {size for shape in self.shapes for size in shape} | set(_whole(self.source))
         found = []
         for number in _numbers_of(self.source.source)[:_MOST]:
-            if number.value not in interesting or number.value < 2:
-                continue
-            found.append(replace(number, drives=self._driven(number)))
+            if number.value in interesting and number.value > 1:
+                number = replace(number, drives=self._driven(number))
+            found.append(number)
         return found
 
     def _driven(self, number: Number) -> frozenset[Member]:
