@@ -9,8 +9,8 @@ class Model(nn.Module):
 
     def forward(self, a, b):
         """See the class."""
-        real = a[..., 0] * b[..., 0] - a[..., 1] * b[..., 1]
-        imaginary = a[..., 0] * b[..., 1] + a[..., 1] * b[..., 0]
+        (ar, ai), (br, bi) = a.unbind(-1), b.unbind(-1)
+        real, imaginary = ar * br - ai * bi, ar * bi + ai * br
         return torch.stack([real, imaginary], dim=-1)
 
 

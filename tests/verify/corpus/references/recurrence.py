@@ -9,7 +9,7 @@ class Model(nn.Module):
 
     def forward(self, a, x):
         """See the class."""
-        decay = torch.sigmoid(a)
+        decay, x = torch.stack([torch.sigmoid(a), x])
         state = torch.zeros_like(x[..., 0])
         states = []
         for step in range(x.shape[-1]):
