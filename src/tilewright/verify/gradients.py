@@ -27,36 +27,39 @@ class Taken:
     """Gradients of one pass.
 
     Attributes:
-        carries: an output requires gradients.
-        pretends: an output requires them, and nothing computed it.
-        values: gradients by name (`input 0`, or a parameter's); those that are missing are left out.
+        carries: numbers of the outputs that require gradients.
+        pretends: one of them requires them, and nothing computed it.
+        values: gradients by output and name (`0 by input 0`, or a parameter's name); what is missing is left out.
     """
 
-    carries: bool
+    carries: tuple[int, ...]
     pretends: bool
     values: Mapping[str, torch.Tensor]
 
 
 def take(call: Callable[[Any], Any], inputs: Any, parameters: Mapping[str, nn.Parameter]) -> Taken:
-    """Gradients of the sum of all outputs with fixed weights. The inputs are changed: they become leaves.
+    """Gradients of each output's sum with fixed weights. Parameters require gradients afterwards.
 
     Args:
         call: the forward pass.
         inputs: its inputs, in memory of their own.
-        parameters: by the names that count; they require gradients afterwards.
+        parameters: by the names that count.
     """
+    values: dict[str, torch.Tensor] = {}
     with torch.enable_grad():
-        wanted = {name: value.requires_grad_(True) for name, value in parameters.items() if value.is_floating_point()}
+        wanted: dict[str, torch.Tensor] = {
+            name: value.requires_grad_(True) for name, value in parameters.items() if value.is_floating_point()
+        }
         given = map_leaves(inputs, lambda t: t.detach().requires_grad_(t.is_floating_point()))
         wanted |= {f"input {i}": t for i, t in enumerate(leaves(given)) if t.requires_grad}
-        outputs = [leaf for leaf in leaves(call(given)) if leaf.is_floating_point() and leaf.requires_grad]
-        made = [leaf for leaf in outputs if leaf.grad_fn is not None]
-        if not made:
-            return Taken(bool(outputs), bool(outputs), {})
-        total = sum((leaf.double() * _weights(leaf)).sum() for leaf in made)
-        found = torch.autograd.grad(total, list(wanted.values()), allow_unused=True)  # type: ignore[arg-type]
-    values = {name: value.detach() for name, value in zip(wanted, found, strict=True) if value is not None}
-    return Taken(True, len(made) < len(outputs), values)
+        outputs = {i: leaf for i, leaf in enumerate(leaves(call(given))) if leaf.requires_grad}
+        made = {i: leaf for i, leaf in outputs.items() if leaf.grad_fn is not None and leaf.is_floating_point()}
+        for i, leaf in made.items():
+            total = (leaf.double() * _weights(leaf)).sum()
+            found = torch.autograd.grad(total, list(wanted.values()), retain_graph=True, allow_unused=True)
+            pairs = zip(wanted, found, strict=True)
+            values |= {f"{i} by {name}": value.detach() for name, value in pairs if value is not None}
+    return Taken(tuple(outputs), len(made) < len(outputs), values)
 
 
 def _weights(output: torch.Tensor) -> torch.Tensor:
@@ -75,19 +78,21 @@ def findings_of(
     """
     if not right or "carries" not in report:
         return
-    if not report["carries"]:
-        text = "its output carries no gradients, where the reference's does: backward() through it alone raises"
+    carried = {f"{int(number)}" for number in report["carries"]}
+    lost = sorted({name.partition(" by ")[0] for name in right} - carried, key=int)
+    if lost:
+        text = f"output {', '.join(lost)} carries no gradients, where the reference's does"
         yield replace(finding("correctness.gradient", text), severity=Severity.NOTE)
-        return
+    right = {name: value for name, value in right.items() if name.partition(" by ")[0] in carried}
     got = {str(name): tensors[str(key)] for name, key in dict(report["gradients"]).items()}
     wrong = [name for name, value in right.items() if not _agree(got.get(name), value)]
     if not wrong:
         return
     missing = [name for name in wrong if name not in got or not bool(got[name].any())]
-    said = [f"those of {_listed(missing)} vanish"] if missing else []
-    said += [f"those of {_listed(others)} are wrong"] if (others := [n for n in wrong if n not in missing]) else []
+    said = [f"those by {_listed(missing)} vanish"] if missing else []
+    said += [f"those by {_listed(others)} are wrong"] if (others := [n for n in wrong if n not in missing]) else []
     promised = bool(report.get("pretends")) or "backward" in _functions(source)
-    text = f"its output says that it carries gradients, but silently {' and '.join(said)}"
+    text = f"what it returns carries gradients, but silently {' and '.join(said)}"
     found = finding("correctness.gradient", text if promised else f"{text}: it is right for inference alone")
     yield found if promised else replace(found, severity=Severity.LIMIT)
 
@@ -108,4 +113,5 @@ def _functions(source: Source) -> set[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(name.partition(" by ")[2] for name in names))
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")

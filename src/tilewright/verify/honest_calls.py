@@ -17,7 +17,7 @@ from torch import nn
 from tilewright.verify import aliases, runtime, wire, workbench
 from tilewright.verify.honest_bench import Bench, Report, changed, copies, held
 from tilewright.verify.pretend import really
-from tilewright.verify.subject import leaves
+from tilewright.verify.subject import leaves, map_leaves
 
 #: What an output is filled with by its owner.
 _FILL = 0.625
@@ -65,6 +65,9 @@ def samples(bench: Bench) -> Report:
     state = workbench.state_of(bench.job["first"], bench.tensors)
     judged = []
     for number in range(3):
+        # An instance that has not seen the right inputs: what it kept of them would be right.
+        model, holder = bench.build()
+        bench.call(model, _others(bench))
         inputs = bench.fresh()
         with really():
             right = [leaf.clone() for leaf in leaves(inputs)]
@@ -72,17 +75,25 @@ def samples(bench: Bench) -> Report:
                 if 0 not in leaf.stride():
                     leaf.copy_(alike(value, number))
         if number == 1:
-            runtime.load_state(bench.holder, {name: alike(value, number) for name, value in state.items()})
+            runtime.load_state(holder, {name: alike(value, number) for name, value in state.items()})
         with contextlib.suppress(Exception), bench.idle():
-            bench.call(bench.model, inputs)
+            bench.call(model, inputs)
         if number == 1:
-            runtime.load_state(bench.holder, state)
+            runtime.load_state(holder, state)
         with really():
             for leaf, value in zip(leaves(inputs), right, strict=True):
                 if 0 not in leaf.stride():
                     leaf.data.copy_(value)
-        judged.append(_judged(bench, inputs if number < 2 else bench.fresh(), f"{number}."))
+        judged.append(_judged(bench, inputs if number < 2 else bench.fresh(), f"{number}.", model))
     return {"judged": judged}
+
+
+def _others(bench: Bench) -> Any:
+    """Other inputs than the first, of the same shapes."""
+    if "second" in bench.job:
+        return bench.fresh("second")
+    with really():
+        return map_leaves(bench.fresh(), lambda tensor: -tensor if tensor.is_floating_point() else tensor)
 
 
 def alike(values: torch.Tensor, seed: int) -> torch.Tensor:
@@ -174,7 +185,7 @@ def _judged(bench: Bench, inputs: Any, prefix: str, model: nn.Module | None = No
 def _idle_calls(bench: Bench, model: nn.Module, count: int) -> list[int]:
     """Launches of each of so many calls whose kernels do nothing; fewer where the time is up."""
     found: list[int] = []
-    inputs = bench.fresh("second" if "second" in bench.job else "first")
+    inputs = _others(bench)
     stop = time.process_time() + _MANY_S
     with contextlib.suppress(runtime.TooDearError), _alarm(2 * _MANY_S), bench.idle(), torch.no_grad():
         while len(found) < count and time.process_time() < stop:

@@ -283,7 +283,7 @@ def _gradients(stage: Bench) -> Report:
         names = list(taken.values)
         stage.packed |= {f"gradient {number}": taken.values[name].cpu() for number, name in enumerate(names)}
     keys = {name: f"gradient {number}" for number, name in enumerate(names)}
-    return {"carries": taken.carries, "pretends": taken.pretends, "gradients": keys}
+    return {"carries": list(taken.carries), "pretends": taken.pretends, "gradients": keys}
 
 
 #: Name -> experiment. `first` comes before all others.
