@@ -6,14 +6,17 @@ training mode, when gradients are wanted, and where the plan's assumptions end.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.fx as torch_fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tilewright.errors import TilewrightError
+from tilewright.graph.constants import is_written_down
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
 from tilewright.kernels.conv_plan import FEW_CHANNELS, MAX_KEPT_CHANNELS, ConvPlan
@@ -136,10 +139,11 @@ class _ForwardWriter:
         self.native_nodes = {step.node for step in plan.steps if isinstance(step, NativeStep)}
         self.lines = Lines()
         self._bind_placeholders(inputs)
-        self.prepared = PreparedWriter(self.graph, plan.prepared, self.text.__getitem__, self._linked, self.names)
+        paths = self.text.__getitem__
+        self.prepared = PreparedWriter(self.graph, plan.prepared, paths, self._linked, self.names, self._constant)
 
     def _bind_placeholders(self, inputs: Sequence[str]) -> None:
-        names = dict(zip(self.graph.inputs, inputs, strict=True))
+        names = self._input_texts(inputs)
         state = self.graph.state_names()
         for node in self.graph.fx.nodes:
             if node.op != "placeholder":
@@ -150,7 +154,41 @@ class _ForwardWriter:
             elif node.name in state:
                 self.text[node] = attribute_path(state[node.name])
             elif node.name in self.graph.constants:
-                self.text[node] = _constant_text(self.graph.constants[node.name])
+                self.text[node] = ""  # prepared: see _constant
+
+    def _input_texts(self, inputs: Sequence[str]) -> dict[str, str]:
+        """Placeholder -> its text: one name for each, or where it lies in a parameter of forward's."""
+        if len(inputs) == len(self.graph.inputs):
+            return dict(zip(self.graph.inputs, inputs, strict=True))
+        tensors = [argument for argument in self.graph.arguments if argument.placeholder is not None]
+        return {a.placeholder: f"{inputs[a.position]}{a.path}" for a in tensors if a.placeholder is not None}
+
+    def _constant(self, node: torch_fx.Node, argument: Callable[[str], str]) -> str:
+        """A constant where it is prepared: an attribute of the module, or written down once more.
+
+        Args:
+            node: its placeholder.
+            argument: gives the name under which an expression of the forward pass is known there.
+        """
+        device = argument(self._device())
+        if is_written_down(node.name, self.graph):
+            return _constant_text(self.graph.constants[node.name], device)
+        held = attribute_path(self.graph.constant_names[node.name], self.scalar_root)
+        return f"{argument(held)}.to({device})"
+
+    def _is_constant(self, node: torch_fx.Node) -> bool:
+        return node.op == "placeholder" and node.name in self.graph.constants
+
+    def _device(self) -> str:
+        """The device that the call is made on: an input's, else a parameter's."""
+        for argument in self.graph.arguments:
+            node = next((n for n in self.graph.fx.nodes if n.name == argument.placeholder), None)
+            if node is not None and node in self.text:
+                return f"{self.text[node]}.device"
+        state = next(iter(self.graph.state_names().values()), None)
+        if state is None:
+            raise EmissionError("the forward pass makes tensors, and has no input that says on which device")
+        return f"{attribute_path(state)}.device"
 
     def _linked(self, value: float) -> str | None:
         link = self.graph.linked.get(value)
@@ -158,15 +196,16 @@ class _ForwardWriter:
 
     def _text_of(self, item: Any) -> str:
         if isinstance(item, torch_fx.Node):
-            return self.prepared.value(item) if item in self.plan.prepared else self.text[item]
+            known = item in self.plan.prepared or self._is_constant(item)
+            return self.prepared.value(item) if known else self.text[item]
         if isinstance(item, list | tuple):
             return f"[{', '.join(self._text_of(part) for part in item)}]"
         if type(item) is float and (linked := self._linked(item)) is not None:
             return linked
-        if isinstance(item, float) and item in (float("inf"), float("-inf")):
+        if isinstance(item, float) and not math.isfinite(item):
             return f'float("{item}")'
         if isinstance(item, torch.device):
-            raise EmissionError("the forward pass names a device", hint="create tensors on the input's device")
+            return self._device()
         return str(item) if isinstance(item, torch.dtype | torch.memory_format | torch.layout) else repr(item)
 
     def write(self) -> ForwardText:
@@ -225,7 +264,7 @@ class _ForwardWriter:
 
     def _operand(self, node: torch_fx.Node, *, strided: bool = False, by_format: bool = True) -> str:
         """An operand as a kernel expects it: row-major, unless it reads strides, or formats as they were planned."""
-        if node in self.plan.prepared:
+        if node in self.plan.prepared or self._is_constant(node):
             return self.prepared.value(node)
         planned = by_format and self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
         known = strided or node in self.contiguous or planned
@@ -263,15 +302,20 @@ class _ForwardWriter:
         self.text[node] = name
 
     def _return(self) -> None:
-        texts = []
-        for name in self.graph.outputs:
-            node = self.graph.node(name)
-            if node in self.plan.prepared:
-                texts.append(f"{self.prepared.value(node)}.clone()")  # the caller may change what it is given
-                continue
-            plain = self.plan.formats.get(node) is MemoryFormat.CHANNELS_LAST
-            texts.append(f"{self.text[node]}.contiguous()" if plain else self.text[node])
-        self.lines.add(f"return {texts[0] if self.graph.single_output else shape_text(texts)}")
+        texts = [self._returned(leaf) for leaf in self.graph.returned]
+        structure = self.graph.structure
+        if structure is None:
+            self.lines.add(f"return {texts[0] if self.graph.single_output else shape_text(texts)}")
+        else:
+            self.lines.add(f"return {structure.text(iter(texts))}")
+
+    def _returned(self, leaf: Any) -> str:
+        if not isinstance(leaf, torch_fx.Node) or leaf not in self.text:
+            return self._text_of(leaf)
+        if leaf in self.plan.prepared or self._is_constant(leaf):
+            return f"{self.prepared.value(leaf)}.clone()"  # the caller may change what it is given
+        plain = self.plan.formats.get(leaf) is MemoryFormat.CHANNELS_LAST
+        return f"{self.text[leaf]}.contiguous()" if plain else self.text[leaf]
 
     # -- conditions under which the kernels may run ---------------------------------------------------------
 
@@ -369,7 +413,20 @@ class _ForwardWriter:
         return f"{self.text[place[0]]}.shape[{place[1]}]"
 
 
-def _constant_text(value: torch.Tensor) -> str:
-    if value.numel() > 64:
-        raise EmissionError(f"the forward pass holds a constant tensor of {value.numel()} elements")
-    return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+#: Constants of more elements are not written out.
+_MOST_WRITTEN = 1024
+
+
+def _constant_text(value: torch.Tensor, device: str) -> str:
+    if value.numel() > _MOST_WRITTEN or value.is_meta or isinstance(value, FakeTensor):
+        raise EmissionError(
+            f"the forward pass makes a constant tensor of {value.numel()} elements",
+            hint="make it in the constructor, with register_buffer",
+        )
+    return f"torch.tensor({_listed(value.tolist())}, dtype={value.dtype}, device={device})"
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_listed, value))}]"
+    return f'float("{value}")' if isinstance(value, float) and not math.isfinite(value) else repr(value)

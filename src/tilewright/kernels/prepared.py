@@ -95,6 +95,7 @@ class PreparedWriter:
         paths: parameter or buffer node -> its expression in the forward pass.
         scalar: expression of a linked float in the forward pass; None for a float that is not linked.
         names: names of the forward pass.
+        constant: text of a constant in prepare(), where the second argument names an expression of the forward pass.
     """
 
     def __init__(
@@ -104,11 +105,13 @@ class PreparedWriter:
         paths: Callable[[torch_fx.Node], str],
         scalar: Callable[[float], str | None],
         names: Names,
+        constant: Callable[[torch_fx.Node, Callable[[str], str]], str],
     ) -> None:
         self.graph = graph
         self.nodes = nodes
         self._paths = paths
         self._scalar = scalar
+        self._constant = constant
         self._names = names
         self._own = Names({"torch", "F", "prepare", "prepared"})
         self._given: dict[str, str] = {}  # expression in the forward pass -> name in prepare()
@@ -148,8 +151,9 @@ class PreparedWriter:
     def _text_of(self, item: Any) -> str:
         if isinstance(item, torch_fx.Node):
             if item.op == "placeholder":
-                text = self._paths(item)
-                return text if item.name in self.graph.constants else self._argument(text)
+                if item.name in self.graph.constants:
+                    return self._constant(item, self._argument)
+                return self._argument(self._paths(item))
             if item not in self._text:
                 self._emit(item)
             return self._text[item]
