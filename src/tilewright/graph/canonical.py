@@ -12,6 +12,7 @@ from collections import Counter
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.aliases import separate_outputs
 from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.constants import fold_constants
 from tilewright.graph.convolutions import FORWARD_OF_RANK, is_convolution
@@ -27,13 +28,14 @@ aten = torch.ops.aten
 
 def canonicalize(graph: Graph) -> Rewritten:
     """The graph in canonical form, and the rules that fired."""
-    return rewrite(fold_constants(graph), CANONICAL_RULES)
+    step = rewrite(fold_constants(graph), CANONICAL_RULES)
+    return Rewritten(separate_outputs(graph, step.graph), step.fired)
 
 
 def simplify(graph: Graph) -> Rewritten:
     """The canonical form with every collapse taken, what can be folded folded, and the rules that fired."""
     fired: Counter[str] = Counter()
-    graph = fold_constants(graph)
+    captured, graph = graph, fold_constants(graph)
     for rules in (
         CANONICAL_RULES,  # few forms for the others to know
         (*COLLAPSE_RULES, *CANONICAL_RULES, *MERGE_RULES),  # work that is not done at all
@@ -42,6 +44,7 @@ def simplify(graph: Graph) -> Rewritten:
     ):
         step = rewrite(graph, rules)
         graph, fired = step.graph, fired + Counter(step.fired)
+    graph = separate_outputs(captured, graph)
     note_ranges(graph)
     return Rewritten(graph, dict(fired))
 

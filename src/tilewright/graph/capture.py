@@ -181,6 +181,9 @@ def _graph_of(
             hint="modules whose eval-mode forward has side effects are not supported",
         )
     returned = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)  # a reader that would keep its tensor out of kernels
     inputs = tuple(kinds[InputKind.USER_INPUT])
     tensors = frozenset(
         spec.arg.name

@@ -91,12 +91,14 @@ def is_written_down(name: str, graph: Graph) -> bool:
     return graph.constant_names.get(name, "lifted_tensor").rpartition(".")[2].startswith("lifted_tensor")
 
 
-def _computed(
-    node: torch_fx.Node, known: Mapping[torch_fx.Node, torch.Tensor], graph: Graph
-) -> torch.Tensor | None:
+def _computed(node: torch_fx.Node, known: Mapping[torch_fx.Node, torch.Tensor], graph: Graph) -> torch.Tensor | None:
     """The value of an operation on known constants alone, where it is small."""
     fake = node.meta.get("val")
-    if node.op != "call_function" or not isinstance(fake, torch.Tensor) or any(not isinstance(size, int) for size in fake.shape):
+    if (
+        node.op != "call_function"
+        or not isinstance(fake, torch.Tensor)
+        or any(not isinstance(size, int) for size in fake.shape)
+    ):
         return None
     leaves = tree_leaves((node.args, dict(node.kwargs)))
     sources = [leaf for leaf in leaves if isinstance(leaf, torch_fx.Node)]

@@ -154,7 +154,7 @@ class _ForwardWriter:
             elif node.name in state:
                 self.text[node] = attribute_path(state[node.name])
             elif node.name in self.graph.constants:
-                self.text[node] = ""  # prepared: see _constant
+                self.text[node] = self._constant_shape(node)
 
     def _input_texts(self, inputs: Sequence[str]) -> dict[str, str]:
         """Placeholder -> its text: one name for each, or where it lies in a parameter of forward's."""
@@ -175,6 +175,12 @@ class _ForwardWriter:
             return _constant_text(self.graph.constants[node.name], device)
         held = attribute_path(self.graph.constant_names[node.name], self.scalar_root)
         return f"{argument(held)}.to({device})"
+
+    def _constant_shape(self, node: torch_fx.Node) -> str:
+        """A constant where only its sizes are asked for."""
+        if is_written_down(node.name, self.graph):
+            return f"torch.empty({shape_text(map(str, self.graph.constants[node.name].shape))}, device='meta')"
+        return attribute_path(self.graph.constant_names[node.name], self.scalar_root)
 
     def _is_constant(self, node: torch_fx.Node) -> bool:
         return node.op == "placeholder" and node.name in self.graph.constants
@@ -410,6 +416,8 @@ class _ForwardWriter:
         ]
 
     def _size(self, place: tuple[torch_fx.Node, int]) -> str:
+        if self._is_constant(place[0]) and is_written_down(place[0].name, self.graph):
+            return str(int(place[0].meta["val"].shape[place[1]]))
         return f"{self.text[place[0]]}.shape[{place[1]}]"
 
 

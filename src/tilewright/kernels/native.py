@@ -35,6 +35,19 @@ _FUNCTIONS: dict[Any, str] = {
     aten.max_pool2d.default: "F.max_pool2d",
     aten.avg_pool2d.default: "F.avg_pool2d",
     aten.cat.default: "torch.cat",
+    aten.arange.default: "torch.arange",
+    aten.arange.start: "torch.arange",
+    aten.arange.start_step: "torch.arange",
+    aten.zeros.default: "torch.zeros",
+    aten.ones.default: "torch.ones",
+    aten.full.default: "torch.full",
+    aten.eye.default: "torch.eye",
+    aten.eye.m: "torch.eye",
+    aten.linspace.default: "torch.linspace",
+    aten.triu.default: "torch.triu",
+    aten.tril.default: "torch.tril",
+    aten.argmax.default: "torch.argmax",
+    aten.argmin.default: "torch.argmin",
 }
 
 #: Arguments that only ATen's form of a function has.
@@ -110,9 +123,11 @@ def _arguments(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
     }
     parts = []
     positional = True
+    named_only = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     for name, value in bind_arguments(node).items():
-        if name in left_out:
+        if name in left_out or (name == "pin_memory" and not value):
             continue
+        positional = positional and name not in named_only
         if name in defaults and _same(value, defaults[name]):
             positional = False
             continue

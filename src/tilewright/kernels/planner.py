@@ -6,7 +6,8 @@ The last rule always matches: call PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -39,13 +40,23 @@ from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
 from tilewright.kernels.prepared import prepared_nodes
-from tilewright.kernels.region import REDUCTIONS, Region, grow_region, is_fusible, is_relabelling, narrowed_dim
+from tilewright.kernels.region import (
+    REDUCTIONS,
+    Region,
+    grow_region,
+    is_elementwise_part,
+    is_fusible,
+    is_relabelling,
+    narrowed_dim,
+)
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
 from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
 from tilewright.kernels.text import Names
 
 aten = torch.ops.aten
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 #: Stands for a number of parts that only the emitted wrapper knows.
 _SEVERAL = 16
@@ -235,7 +246,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
     planning.stops |= prepared | {node for node in graph.fx.nodes if collapsed_of(node) is not None}
     found: dict[torch_fx.Node, Found] = {}
     gemms = _plan_gemms(planning)
-    inside: set[torch_fx.Node] = {node for plan in gemms for node in plan.nodes}
+    inside: set[torch_fx.Node] = {node for plan in gemms for node in (*plan.nodes, *_turned(plan))}
     _find_rows(planning, inside | prepared)
     for node in reversed(list(graph.fx.nodes)):
         if node.op != "call_function" or node in inside or node in prepared or not node.users:
@@ -288,8 +299,16 @@ def _plan_gemms(planning: _Planning) -> tuple[GemmPlan, ...]:
         operations = [operation_name(node).strip("_") for node in tiles.nodes if not is_relabelling(node)]
         chain = "_".join(dict.fromkeys([operation_name(product.node), *(operations[-4:] or ["product"])]))
         plans.append(GemmPlan(planning.names.unique(chain), product, tiles, schedule, whole_rows))
-        planning.stops |= set(tiles.outputs)
+        planning.stops |= {*tiles.outputs, product.left, product.right}
     return tuple(plans)
+
+
+def _turned(plan: GemmPlan) -> Iterator[torch_fx.Node]:
+    """The transposes of the right operand that the kernel reads without, and that nothing else reads."""
+    node, readers = plan.product.node.args[1], {plan.product.node}
+    while node is not plan.product.right and isinstance(node, torch_fx.Node) and set(node.users) == readers:
+        yield node
+        node, readers = node.args[0], {node}
 
 
 def _in_order(steps: list[Step]) -> tuple[Step, ...]:
@@ -351,9 +370,20 @@ def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) ->
     return formats
 
 
+#: Operations that only say how memory is read.
+_VIEWS = frozenset(
+    ["view", "reshape", "_unsafe_view", "flatten", "unflatten", "select", "slice", "narrow", "unfold", "split"]
+    + ["split_with_sizes", "chunk", "unbind", "alias", "detach", "as_strided", "movedim", "swapaxes", "diagonal"]
+)
+
+
 def _computes(node: torch_fx.Node) -> bool:
-    moves = not is_relabelling(node) and "aten.view" not in str(node.target) and narrowed_dim(node) is None
-    return is_tensor_node(node) and moves
+    """It makes values, one tensor or several, and is no view of others."""
+    value = node.meta.get("val")
+    several = isinstance(value, tuple | list) and any(isinstance(item, torch.Tensor) for item in value)
+    if node.target is operator.getitem or not (several or is_tensor_node(node)):
+        return False
+    return not is_relabelling(node) and operation_name(node) not in _VIEWS
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
@@ -557,16 +587,18 @@ def plan_collapsed_convolution(planning: _Planning, node: torch_fx.Node) -> Foun
 
 def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None:
     """A chain of pointwise operations and nested reductions that ends in `node`."""
-    if not is_fusible(node) or not _is_device_tensor(node):
-        return None
-    region = grow_region(node, frozenset(planning.stops))
+    stops = frozenset(planning.stops)
+    region = grow_region(node, stops) if is_fusible(node) and _is_device_tensor(node) else None
+    if (region is None or region.depth == 0) and is_elementwise_part(node) and is_tensor_node(node):
+        if node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64):
+            region = grow_region(node, stops, integers=True)
     if region is None or not _has_data(planning.graph, region, planning.prepared):
         return None
     return region
 
 
 def _is_device_tensor(node: torch_fx.Node) -> bool:
-    return is_tensor_node(node) and node.meta["val"].dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return is_tensor_node(node) and node.meta["val"].dtype in _FLOATS
 
 
 def _has_data(graph: Graph, region: Region, planned: Set[torch_fx.Node]) -> bool:

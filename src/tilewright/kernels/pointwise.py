@@ -15,6 +15,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.contractions import is_contraction
+from tilewright.graph.graph import has_data_dependent_size
 from tilewright.graph.ranges import RANGE, Range
 from tilewright.kernels.helpers import HELPERS
 
@@ -233,6 +234,8 @@ def is_pointwise(node: torch_fx.Node) -> bool:
         return False
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dtype not in (*_FLOATS, torch.bool):
+        return False
+    if has_data_dependent_size(node):
         return False
     if node.target is aten._to_copy.default and value.dtype not in _FLOATS:
         return False
