@@ -43,9 +43,10 @@ def _factors(node: torch_fx.Node, graph: Graph) -> tuple[float, list[torch_fx.No
         if inside and target_of(item) is aten.mul.Tensor and not item.kwargs:
             waiting += item.args
         elif inside and target_of(item) is aten.div.Tensor and not item.kwargs and _is_number(item.args[1]):
-            if item.args[1] == 0 or item.args[1] in graph.linked:
+            divisor: Any = item.args[1]
+            if divisor == 0 or divisor in graph.linked:
                 return None
-            number /= item.args[1]  # type: ignore[operator]
+            number /= float(divisor)
             waiting.append(item.args[0])
         else:
             values.append(item)

@@ -1,9 +1,10 @@
-"""Which memory the outputs of a forward pass share, and copies where rules made them share more than the reference's."""
+"""Which memory the outputs of a forward pass share; copies where rules made them share more than the reference's."""
 
 from __future__ import annotations
 
 import operator
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.fx as torch_fx
@@ -57,7 +58,7 @@ def separate_outputs(captured: Graph, simplified: Graph) -> Graph:
         return simplified
     result = copy_graph(simplified)
     output = next(node for node in result.fx.nodes if node.op == "output")
-    leaves = list(output.args[0])  # type: ignore[arg-type]
+    leaves: list[Any] = list(result.returned)
     own: dict[torch_fx.Node, torch_fx.Node | None] = {}  # memory -> what it is in the captured graph
     for position, leaf in enumerate(leaves):
         memory, wanted = _memory(leaf), before[position]

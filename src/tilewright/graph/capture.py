@@ -73,7 +73,8 @@ def _fresh(value: Any) -> Any:
         return value
     if value.is_meta:
         return host_twin(value)
-    return value.detach().new_empty(0).set_(value.detach())
+    storage, offset = value.untyped_storage(), value.storage_offset()
+    return torch.empty(0, dtype=value.dtype, device=value.device).set_(storage, offset, value.size(), value.stride())
 
 
 def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:

@@ -30,10 +30,11 @@ def on_host(module: nn.Module) -> Iterator[None]:
     twins: dict[int, torch.Tensor] = {}
     changed: list[tuple[dict[str, Any], str, torch.Tensor]] = []
     for child in module.modules():
-        for table in (child._parameters, child._buffers, vars(child)):
+        tables: tuple[dict[str, Any], ...] = (child._parameters, child._buffers, vars(child))
+        for table in tables:
             for name, value in table.items():
                 if isinstance(value, torch.Tensor) and value.is_meta:
-                    changed.append((table, name, value))  # type: ignore[arg-type]
+                    changed.append((table, name, value))
     try:
         for table, name, value in changed:
             table[name] = twins.setdefault(id(value), host_twin(value))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph, is_parameter_only
-from tilewright.graph.nodes import source_of, target_of
+from tilewright.graph.nodes import argument, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rule
 
 aten = torch.ops.aten
@@ -17,10 +19,9 @@ def _untransposed(node: torch_fx.Node) -> torch_fx.Node | None:
     if node.op != "call_function" or node.meta["val"].dim() != 2:
         return None
     target = target_of(node)
-    swaps = target is aten.t.default or (
-        target is aten.transpose.int and {int(dim) % 2 for dim in node.args[1:3]} == {0, 1}  # type: ignore[arg-type]
-    )
-    permutes = target is aten.permute.default and [dim % 2 for dim in node.args[1]] == [1, 0]  # type: ignore[union-attr]
+    order: Any = node.args[1:3] if target is aten.transpose.int else argument(node, 1)
+    swaps = target is aten.t.default or (target is aten.transpose.int and {dim % 2 for dim in order} == {0, 1})
+    permutes = target is aten.permute.default and [dim % 2 for dim in order] == [1, 0]
     return source_of(node) if swaps or permutes else None
 
 
@@ -36,8 +37,9 @@ def _linear(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node 
 
 def _einsum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     """Two operands, one label that is summed, the last of the left one; the right one is a matrix or has its batch."""
-    equation, operands = node.args[:2]
-    if not isinstance(equation, str) or len(operands) != 2 or "." in equation or "->" not in equation:  # type: ignore[arg-type]
+    equation: Any = node.args[0]
+    operands: Any = node.args[1]
+    if len(operands) != 2 or "." in equation or "->" not in equation:
         return None
     terms, _, kept = equation.replace(" ", "").partition("->")
     left, right = terms.split(",")
@@ -52,7 +54,7 @@ def _einsum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node 
     whole_batch = not batch or len(left) == len(right)
     if column not in right[-2:] or kept != left[:-1] + column or not whole_batch:
         return None
-    x, other = operands  # type: ignore[misc]
+    x, other = operands
     if right.endswith(column + label):
         rank = len(right)
         other = editor.call(aten.transpose.int, other, rank - 2, rank - 1)

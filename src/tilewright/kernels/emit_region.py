@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph

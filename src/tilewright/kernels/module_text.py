@@ -187,10 +187,10 @@ class _ForwardWriter:
 
     def _device(self) -> str:
         """The device that the call is made on: an input's, else a parameter's."""
-        for argument in self.graph.arguments:
-            node = next((n for n in self.graph.fx.nodes if n.name == argument.placeholder), None)
-            if node is not None and node in self.text:
-                return f"{self.text[node]}.device"
+        given = {leaf.placeholder for leaf in self.graph.arguments} - {None}
+        tensor = next((text for node, text in self.text.items() if node.name in given), None)
+        if tensor is not None:
+            return f"{tensor}.device"
         state = next(iter(self.graph.state_names().values()), None)
         if state is None:
             raise EmissionError("the forward pass makes tensors, and has no input that says on which device")

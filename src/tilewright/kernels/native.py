@@ -12,6 +12,7 @@ import torch.fx as torch_fx
 from tilewright.graph.nodes import target_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.pointwise import bind_arguments
+from tilewright.kernels.region import is_relabelling
 
 aten = torch.ops.aten
 
@@ -75,6 +76,24 @@ _SYMBOLIC = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.f
 def operation_name(node: torch_fx.Node) -> str:
     """Name for people: `conv_transpose2d`."""
     return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+
+
+#: Operations that only say how memory is read.
+_ONLY_VIEWS = frozenset(
+    [
+        *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "select", "slice", "narrow", "unfold", "split"),
+        *("split_with_sizes", "chunk", "unbind", "alias", "detach", "as_strided", "movedim", "swapaxes", "diagonal"),
+    ]
+)
+
+
+def makes_values(node: torch_fx.Node) -> bool:
+    """Whether an operation computes or copies: it makes one tensor or several, and is no view of others."""
+    value = node.meta.get("val")
+    several = isinstance(value, tuple | list) and any(isinstance(item, torch.Tensor) for item in value)
+    if node.target is operator.getitem or not (several or isinstance(value, torch.Tensor)):
+        return False
+    return not is_relabelling(node) and operation_name(node) not in _ONLY_VIEWS
 
 
 def laid_out_text(text: str, form: str) -> str:

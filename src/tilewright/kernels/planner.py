@@ -6,7 +6,6 @@ The last rule always matches: call PyTorch.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
@@ -34,7 +33,7 @@ from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, fin
 from tilewright.kernels.fused_plan import plan_fused
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.native import CONVOLUTIONS, operation_name
+from tilewright.kernels.native import CONVOLUTIONS, makes_values, operation_name
 from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
@@ -47,7 +46,6 @@ from tilewright.kernels.region import (
     is_elementwise_part,
     is_fusible,
     is_relabelling,
-    narrowed_dim,
 )
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
@@ -274,7 +272,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
             steps.append(FusedStep(_fused_plan(planning, match) if isinstance(match, Region) else match))
         elif node.op == "call_function" and node not in inside and node not in prepared and node.users:
             steps.append(NativeStep(node))
-    computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
+    computing = [step.node for step in steps if isinstance(step, NativeStep) and makes_values(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
     return ModulePlan(
         graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate, prepared
@@ -305,10 +303,10 @@ def _plan_gemms(planning: _Planning) -> tuple[GemmPlan, ...]:
 
 def _turned(plan: GemmPlan) -> Iterator[torch_fx.Node]:
     """The transposes of the right operand that the kernel reads without, and that nothing else reads."""
-    node, readers = plan.product.node.args[1], {plan.product.node}
-    while node is not plan.product.right and isinstance(node, torch_fx.Node) and set(node.users) == readers:
+    reader, node = plan.product.node, plan.product.node.args[1]
+    while isinstance(node, torch_fx.Node) and node is not plan.product.right and list(node.users) == [reader]:
         yield node
-        node, readers = node.args[0], {node}
+        reader, node = node, node.args[0]
 
 
 def _in_order(steps: list[Step]) -> tuple[Step, ...]:
@@ -368,22 +366,6 @@ def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) ->
             source = converted
         formats[source] = form
     return formats
-
-
-#: Operations that only say how memory is read.
-_VIEWS = frozenset(
-    ["view", "reshape", "_unsafe_view", "flatten", "unflatten", "select", "slice", "narrow", "unfold", "split"]
-    + ["split_with_sizes", "chunk", "unbind", "alias", "detach", "as_strided", "movedim", "swapaxes", "diagonal"]
-)
-
-
-def _computes(node: torch_fx.Node) -> bool:
-    """It makes values, one tensor or several, and is no view of others."""
-    value = node.meta.get("val")
-    several = isinstance(value, tuple | list) and any(isinstance(item, torch.Tensor) for item in value)
-    if node.target is operator.getitem or not (several or is_tensor_node(node)):
-        return False
-    return not is_relabelling(node) and operation_name(node) not in _VIEWS
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
@@ -589,9 +571,9 @@ def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None
     """A chain of pointwise operations and nested reductions that ends in `node`."""
     stops = frozenset(planning.stops)
     region = grow_region(node, stops) if is_fusible(node) and _is_device_tensor(node) else None
-    if (region is None or region.depth == 0) and is_elementwise_part(node) and is_tensor_node(node):
-        if node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64):
-            region = grow_region(node, stops, integers=True)
+    reduces = region is not None and region.depth > 0
+    if not reduces and is_elementwise_part(node) and _is_number_tensor(node):
+        region = grow_region(node, stops, integers=True)
     if region is None or not _has_data(planning.graph, region, planning.prepared):
         return None
     return region
@@ -599,6 +581,10 @@ def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None
 
 def _is_device_tensor(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and node.meta["val"].dtype in _FLOATS
+
+
+def _is_number_tensor(node: torch_fx.Node) -> bool:
+    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64)
 
 
 def _has_data(graph: Graph, region: Region, planned: Set[torch_fx.Node]) -> bool:
