@@ -12,9 +12,12 @@ from collections import Counter
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.aliases import separate_outputs
 from tilewright.graph.collapse import COLLAPSE_RULES
+from tilewright.graph.constants import fold_constants
 from tilewright.graph.convolutions import FORWARD_OF_RANK, is_convolution
 from tilewright.graph.fold import FOLD_RULES
+from tilewright.graph.forms import FORM_RULES
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.ranges import RANGE_RULES, note_ranges
@@ -25,12 +28,14 @@ aten = torch.ops.aten
 
 def canonicalize(graph: Graph) -> Rewritten:
     """The graph in canonical form, and the rules that fired."""
-    return rewrite(graph, CANONICAL_RULES)
+    step = rewrite(fold_constants(graph), CANONICAL_RULES)
+    return Rewritten(separate_outputs(graph, step.graph), step.fired)
 
 
 def simplify(graph: Graph) -> Rewritten:
     """The canonical form with every collapse taken, what can be folded folded, and the rules that fired."""
     fired: Counter[str] = Counter()
+    captured, graph = graph, fold_constants(graph)
     for rules in (
         CANONICAL_RULES,  # few forms for the others to know
         (*COLLAPSE_RULES, *CANONICAL_RULES, *MERGE_RULES),  # work that is not done at all
@@ -39,6 +44,7 @@ def simplify(graph: Graph) -> Rewritten:
     ):
         step = rewrite(graph, rules)
         graph, fired = step.graph, fired + Counter(step.fired)
+    graph = separate_outputs(captured, graph)
     note_ranges(graph)
     return Rewritten(graph, dict(fired))
 
@@ -235,6 +241,7 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     ),
     Rule("minus nothing", "x - 0 -> x", (aten.sub.Tensor,), _minus_nothing),
     Rule("double negation", "-(-x) -> x", (aten.neg.default,), _double_negation),
+    *FORM_RULES,
     # composites
     Rule(
         "padding by name",

@@ -9,14 +9,9 @@ the module is noted beside the graph (see `tilewright.graph.reads`).
 from __future__ import annotations
 
 import contextlib
-import copy
 import inspect
-import io
-import logging
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +20,12 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, TensorArgument
 from torch.utils import _pytree as pytree
 
-from tilewright.errors import CaptureError, InputMismatchError, SourceLocation
+from tilewright.errors import CaptureError
 from tilewright.graph.arguments import input_arguments, output_structure
+from tilewright.graph.capture_errors import capture_error, check_call, quiet
 from tilewright.graph.graph import Graph, LinkedScalar
 from tilewright.graph.guards import size_guards
+from tilewright.graph.host import host_twin, on_host
 from tilewright.graph.linked import Links, linked_attributes, plain_numbers
 from tilewright.graph.reads import ReadLog, recorded_reads
 from tilewright.graph.size_one import size_one_guards
@@ -48,7 +45,7 @@ def capture(module: nn.Module, inputs: Sequence[Any], *, dynamic: bool = True) -
     """
     links = Links()
     given = tuple(inputs)
-    with _in_eval_mode(module), recorded_reads(module, links.argument) as log:
+    with _in_eval_mode(module), on_host(module), recorded_reads(module, links.argument) as log:
         with linked_attributes(module, links):
             program, was_dynamic = _export(module, _distinct(given), dynamic)
         if log.changed:
@@ -110,22 +107,43 @@ def _export(module: nn.Module, inputs: tuple[Any, ...], dynamic: bool) -> tuple[
     problem: Exception | None = None
     for example, symbolic in attempts:
         try:
-            return _export_once(module, example, symbolic), symbolic
+            return _export_once(module, pytree.tree_map(_fresh, example), symbolic), symbolic
         except Exception as error:
             problem = error
     assert problem is not None
-    _check_call(module, inputs)
-    raise _capture_error(problem)
+    check_call(module, inputs)
+    raise capture_error(problem)
+
+
+def _fresh(value: Any) -> Any:
+    """The same elements in a tensor of its own, on the host: an attempt marks the tensors that it is given."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    if value.is_meta:
+        return host_twin(value)
+    storage, offset = value.untyped_storage(), value.storage_offset()
+    return torch.empty(0, dtype=value.dtype, device=value.device).set_(storage, offset, value.size(), value.stride())
 
 
 def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> ExportedProgram:
     bound = inspect.signature(module.forward).bind(*inputs).arguments
     shapes = {name: _automatic_dims(value) for name, value in bound.items()} if symbolic else None
-    with torch.no_grad(), _quiet():
+    with torch.no_grad(), quiet(), _attention_written_out():
         program: ExportedProgram = torch.export.export(module, inputs, dynamic_shapes=shapes)
         # An empty table decomposes nothing, but makes in-place operations functional.
         functional: ExportedProgram = program.run_decompositions({})
         return functional
+
+
+@contextlib.contextmanager
+def _attention_written_out() -> Iterator[None]:
+    """torch's layers of attention as the operations that they are made of, not as one for their fast path."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _automatic_dims(value: Any) -> Any:
@@ -150,80 +168,15 @@ def _without_singletons(inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
     )
 
 
-def _check_call(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-    """Tell inputs that do not fit from a module that cannot be captured, by calling it on meta tensors."""
-    try:
-        meta = copy.deepcopy(module).to("meta")
-        with torch.no_grad():
-            meta(*[value.to("meta") if isinstance(value, torch.Tensor) else value for value in inputs])
-    except NotImplementedError:
-        return
-    except Exception as error:
-        shapes = ", ".join(str(tuple(v.shape)) for v in inputs if isinstance(v, torch.Tensor))
-        if isinstance(error, RuntimeError | TypeError | ValueError) and "meta" not in str(error).lower():
-            raise InputMismatchError(
-                f"the inputs (shapes {shapes}) do not fit the reference: {_first_line(error)}",
-                hint="check the inputs' number, shapes and dtypes against the module's forward()",
-            ) from error
-
-
-def _capture_error(problem: Exception) -> CaptureError:
-    where, operation = _stopping_place(problem)
-    named = f" (stopped by `{operation}`)" if operation else ""
-    return CaptureError(
-        f"the reference cannot be captured{named}: {_first_line(problem)}",
-        where=where,
-        hint="torch.export needs a forward pass without control flow on tensor values",
-    )
-
-
-def _stopping_place(problem: BaseException) -> tuple[SourceLocation | None, str]:
-    """The user's line that stopped the capture, and its text: the innermost frame outside of torch."""
-    library = str(Path(torch.__file__).parent)
-    place: tuple[SourceLocation | None, str] = (None, "")
-    for frame in traceback.extract_tb(problem.__traceback__):
-        own = frame.filename.startswith((library, str(Path(__file__).parent))) or frame.filename.startswith("<")
-        if not own and frame.lineno is not None and "site-packages" not in frame.filename:
-            place = (SourceLocation(frame.filename, frame.lineno), (frame.line or "").strip())
-    return place
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
 @contextlib.contextmanager
 def _in_eval_mode(module: nn.Module) -> Iterator[None]:
-    modes = {name: child.training for name, child in module.named_modules()}
+    modes = [(child, child.training) for child in module.modules()]  # forward may add or replace children
     module.eval()
     try:
         yield
     finally:
-        for name, child in module.named_modules():
-            child.training = modes[name]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """torch.export logs and prints what it retries; the caller reports what matters."""
-    names = (
-        "torch.export",
-        "torch._dynamo",
-        "torch._subclasses.fake_tensor",
-        "torch.fx.experimental.symbolic_shapes",
-        "torch._export",
-    )
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        for child, mode in modes:
+            child.training = mode
 
 
 def _graph_of(
@@ -251,6 +204,9 @@ def _graph_of(
             hint="modules whose eval-mode forward has side effects are not supported",
         )
     returned = next(node for node in program.graph.nodes if node.op == "output").args[0]
+    for node in list(program.graph.nodes):
+        if node.target is torch.ops.aten._assert_tensor_metadata.default:
+            program.graph.erase_node(node)  # a reader that would keep its tensor out of kernels
     inputs = tuple(kinds[InputKind.USER_INPUT])
     tensors = frozenset(
         spec.arg.name

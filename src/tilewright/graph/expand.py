@@ -279,16 +279,6 @@ def _expand_cosine(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_f
 # -- pooling over everything -------------------------------------------------------------------------------
 
 
-def _whole_average(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    sizes = argument(node, 1)
-    listed = [sizes] if isinstance(sizes, int) else list(sizes)
-    if any(size != 1 for size in listed):
-        return None
-    x = source_of(node)
-    dims = list(range(_rank(x) - len(listed), _rank(x)))
-    return x if _single(x, dims) else editor.call(aten.mean.dim, x, dims, True)
-
-
 def _whole_maximum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
     if target_of(source) not in _ADAPTIVE_MAX or argument(node, 1) != 0:
@@ -302,11 +292,6 @@ def _whole_maximum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_f
     return x if _single(x, dims) else editor.call(aten.amax.default, x, dims, True)
 
 
-_ADAPTIVE_AVERAGE = (
-    aten.adaptive_avg_pool1d.default,
-    aten.adaptive_avg_pool2d.default,
-    aten.adaptive_avg_pool3d.default,
-)
 _ADAPTIVE_MAX = (
     aten.adaptive_max_pool1d.default,
     aten.adaptive_max_pool2d.default,
@@ -372,6 +357,5 @@ EXPANSION_RULES: tuple[Rule, ...] = (
         _expand_cosine,
     ),
     # pooling over everything
-    Rule("whole average", "adaptive_avg_pool(x, 1) -> mean(x, space)", _ADAPTIVE_AVERAGE, _whole_average),
     Rule("whole maximum", "adaptive_max_pool(x, 1) -> amax(x, space)", (operator.getitem,), _whole_maximum),
 )

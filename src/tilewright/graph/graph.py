@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.fx as torch_fx
+from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 
 from tilewright.graph.arguments import InputArgument, Structure
 
@@ -99,12 +100,26 @@ class Graph:
 
 
 def size_hint(size: Any) -> int:
-    """The value that a size has at the example inputs: itself, or a SymInt's hint."""
+    """The value that a size has at the example inputs: itself, or a SymInt's hint; 1 where the data decide."""
     if isinstance(size, int):
         return size
     node = size.node
-    hint = node.hint if node.hint is not None else node.shape_env.size_hint(node.expr)
-    return int(hint)
+    if node.hint is not None:
+        return int(node.hint)
+    if _is_data_dependent(size):
+        return 1
+    return int(node.shape_env.size_hint(node.expr))
+
+
+def _is_data_dependent(size: Any) -> bool:
+    """True for a size that follows from the elements of a tensor (`nonzero`)."""
+    return isinstance(size, torch.SymInt) and bool(free_unbacked_symbols(size))
+
+
+def has_data_dependent_size(node: torch_fx.Node) -> bool:
+    """True where a tensor that a node makes or reads has a size that only its elements decide."""
+    values = [found.meta.get("val") for found in (node, *node.all_input_nodes)]
+    return any(_is_data_dependent(size) for value in values for size in getattr(value, "shape", ()))
 
 
 def fixed_size(size: Any) -> int | None:

@@ -16,7 +16,7 @@ import torch.fx as torch_fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
-from tilewright.graph.graph import Graph
+from tilewright.graph.graph import Graph, has_data_dependent_size
 
 
 class Editor:
@@ -138,6 +138,8 @@ def _apply_rule(graph: Graph, rule: Rule) -> int:
     count = 0
     for node in list(graph.fx.nodes):
         if node.op != "call_function" or node.target not in rule.targets or not node.users:
+            continue
+        if has_data_dependent_size(node):
             continue
         new = rule.apply(Editor(graph.fx, node), node, graph)
         if new is not None and new is not node:

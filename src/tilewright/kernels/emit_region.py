@@ -11,11 +11,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import listed_dims, source_of
+from tilewright.kernels.integers import load_cast
 from tilewright.kernels.layout import LoopAxis, MemoryFormat
 from tilewright.kernels.native import memory_format_text
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
@@ -110,7 +110,7 @@ class _RegionEmitter(ValueEmitter):
         pointer = self.pointers[operand.node]
         mask = self._mask(order)
         arguments = self._operand_address(index) + (f", mask={mask}, other=0.0" if mask else "")
-        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
+        cast = load_cast(operand.node.meta["val"].dtype)
         name = self.names.unique(f"{pointer}_value")
         lines.add(f"{name} = tl.load({arguments}){cast}")
         self.loads[index] = name
@@ -494,7 +494,7 @@ class _RegionEmitter(ValueEmitter):
         pointer = self.pointers[operand.node]
         order = self.plan.axes.operand_orders[index]
         address = self._operand_address(index)
-        cast = "" if operand.node.meta["val"].dtype is torch.bool else ".to(tl.float32)"
+        cast = load_cast(operand.node.meta["val"].dtype)
         name = self.names.unique(f"{pointer}_value")
         mask = ", mask=inside, other=0.0" if order else ""
         lines.add(f"{name} = tl.load({address}{mask}){cast}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.graph import Graph
+from tilewright.graph.graph import Graph, has_data_dependent_size
 from tilewright.graph.nodes import is_one, source_of, target_of
 from tilewright.graph.tap_sums import COLLAPSED
 from tilewright.kernels.region import AxisMap, permutation
@@ -82,7 +82,7 @@ def _aligned(node: torch_fx.Node, axes: tuple[int, ...]) -> AxisMap:
 
 def find_product(node: torch_fx.Node) -> Product | None:
     """The product that a node is; None for anything else, for products with vectors, and for what a collapse left."""
-    if node.op != "call_function" or COLLAPSED in node.meta:
+    if node.op != "call_function" or COLLAPSED in node.meta or has_data_dependent_size(node):
         return None
     transposed = target_of(node) is aten.linear.default
     if not (transposed or target_of(node) in _PRODUCTS):

@@ -118,6 +118,20 @@ def minimum(a, b):
     """min(a, b); NaN where either is, as in torch."""
     return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
 ''',
+    "floor_divide": '''
+@triton.jit
+def floor_divide(a, b):
+    """a // b of integers, towards minus infinity, as in torch; Triton's own goes towards zero."""
+    rest = a % b
+    return a // b - ((rest != 0) & ((rest < 0) != (b < 0))).to(tl.int32)
+''',
+    "remainder": '''
+@triton.jit
+def remainder(a, b):
+    """a % b of integers, with the sign of b, as in torch; Triton's own has the sign of a."""
+    rest = a % b
+    return tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+''',
     "max_along": '''
 @triton.jit
 def max_along(x, axis: tl.constexpr, keep_dims: tl.constexpr):

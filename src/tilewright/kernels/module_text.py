@@ -6,12 +6,14 @@ assumptions end: about its arguments, their sizes, and what it reads of itself.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.fx as torch_fx
+from torch._subclasses.fake_tensor import FakeTensor
 
 from tilewright.errors import TilewrightError
 from tilewright.graph.graph import Graph, fixed_size
@@ -135,6 +137,7 @@ class _ForwardWriter:
         self.signature = Signature.of(plan.graph.signature)
         self.names = Names({"self", "state", "torch", "F", "nn", "tl", "triton", *self.signature.names})
         self.state: dict[str, str] = {}
+        self.constants: dict[str, str] = {}  # name -> its text on a device
         self.numbers: set[str] = set()
         self.text: dict[torch_fx.Node, str] = {}
         self.contiguous: set[torch_fx.Node] = set()
@@ -153,8 +156,29 @@ class _ForwardWriter:
                 self._bind_input(node, given[node.name])
             elif node.users and (path := self._path_of(node)) is not None:
                 self.text[node] = self._state(path)
-            elif node.name in self.graph.constants:
-                self.text[node] = _constant_text(self.graph.constants[node.name])
+            elif node.users and node.name in self.graph.constants:
+                self.text[node] = self._constant(node)
+
+    def _constant(self, node: torch_fx.Node) -> str:
+        """The name of a constant that the forward pass writes down."""
+        name = self.names.unique("constant")
+        self.constants[name] = _constant_text(self.graph.constants[node.name], "device")
+        self.contiguous.add(node)
+        return name
+
+    def _is_constant(self, node: torch_fx.Node) -> bool:
+        return node.op == "placeholder" and node.name in self.graph.constants and self._path_of(node) is None
+
+    def _device(self) -> str:
+        """The device that the call is made on."""
+        return f"{self._first()}.device"
+
+    def _first(self) -> str:
+        """The first tensor among the arguments."""
+        first = next((argument.name for argument in self.arguments if argument.placeholder is not None), None)
+        if first is None:
+            raise EmissionError("the forward pass takes no tensor")
+        return first
 
     def _bind_input(self, node: torch_fx.Node, text: str) -> None:
         """An input as the kernels take it: packed, as the guard asks, or made so where the example was not."""
@@ -193,10 +217,10 @@ class _ForwardWriter:
             return f"[{', '.join(self._text_of(part) for part in item)}]"
         if type(item) is float and (linked := self._linked(item)) is not None:
             return linked
-        if isinstance(item, float) and item in (float("inf"), float("-inf")):
+        if isinstance(item, float) and not math.isfinite(item):
             return f'float("{item}")'
         if isinstance(item, torch.device):
-            raise EmissionError("the forward pass names a device", hint="create tensors on the input's device")
+            return self._device()
         return str(item) if isinstance(item, torch.dtype | torch.memory_format | torch.layout) else repr(item)
 
     def write(self) -> ForwardText:
@@ -206,11 +230,12 @@ class _ForwardWriter:
             else:
                 self._native(step.node)
         self._return()
-        body = str(self.lines)
+        names = ", ".join(self.constants) + ("," if len(self.constants) == 1 else "")
+        body = f"{names} = constants_on({self._device()})\n{self.lines}" if self.constants else str(self.lines)
         shared = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_kernels)
         kernels = [*shared, *(kernel.kernels for kernel in self.emitted)]
         wrappers = dict.fromkeys(text for kernel in self.emitted for text in kernel.shared_wrappers)
-        own = [kernel.wrapper for kernel in self.emitted]
+        own = [*self._constants_source(), *(kernel.wrapper for kernel in self.emitted)]
         used = set().union(*(kernel.helpers for kernel in self.emitted))
         helpers = helper_source(used, approximate=self.plan.approximate)
         return ForwardText(
@@ -219,7 +244,7 @@ class _ForwardWriter:
             self.signature,
             frozenset(argument.parameter for argument in self.arguments),
             tuple(argument_conditions(self.graph)),
-            self._device(),
+            f"{self._first()}.get_device()",
             tuple(self._conditions()),
             self.state,
             frozenset(self.numbers),
@@ -229,6 +254,26 @@ class _ForwardWriter:
             tuple(self.scratch),
             tuple(name for kernel in self.emitted for name in kernel.spares),
         )
+
+    def _constants_source(self) -> list[str]:
+        """The function that makes the forward pass's constants; no function where it has none."""
+        if not self.constants:
+            return []
+        lines = Lines()
+        lines.add("_CONSTANTS = {}")
+        lines.add()
+        lines.add()
+        lines.open("def constants_on(device):")
+        lines.add('"""The constants of the forward pass, made once on each device."""')
+        lines.open("if device not in _CONSTANTS:")
+        lines.open("_CONSTANTS[device] = (")
+        for text in self.constants.values():
+            lines.add(f"{text},")
+        lines.close()
+        lines.add(")")
+        lines.close()
+        lines.add("return _CONSTANTS[device]")
+        return [str(lines)]
 
     def _fused(self, step: FusedStep | ConvStep | GemmStep | CollapseStep) -> None:
         kernel = emit_step(step, self.graph)
@@ -300,15 +345,10 @@ class _ForwardWriter:
             return self._text_of(leaf)
         if leaf.op == "placeholder":
             return next((one.name for one in self.arguments if one.placeholder == leaf.name), self.text.get(leaf, ""))
+        if self._is_constant(leaf):
+            return f"{self.text[leaf]}.clone()"  # the caller may change what it is given
         plain = self.plan.formats.get(leaf) is MemoryFormat.CHANNELS_LAST
         return f"{self.text[leaf]}.contiguous()" if plain else self.text[leaf]
-
-    def _device(self) -> str:
-        """The number of the device of the first tensor among the arguments."""
-        first = next((argument.name for argument in self.arguments if argument.placeholder is not None), None)
-        if first is None:
-            raise EmissionError("the forward pass takes no tensor")
-        return f"{first}.get_device()"
 
     # -- conditions under which the kernels may run ---------------------------------------------------------
 
@@ -406,10 +446,25 @@ class _ForwardWriter:
         ]
 
     def _size(self, place: Place) -> str:
+        if self._is_constant(place[0]):
+            return str(int(place[0].meta["val"].shape[place[1]]))
         return f"{self.text[place[0]]}.shape[{place[1]}]"
 
 
-def _constant_text(value: torch.Tensor) -> str:
-    if value.numel() > 64:
-        raise EmissionError(f"the forward pass holds a constant tensor of {value.numel()} elements")
-    return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+#: Constants of more elements are not written out.
+_MOST_WRITTEN = 1024
+
+
+def _constant_text(value: torch.Tensor, device: str) -> str:
+    if value.numel() > _MOST_WRITTEN or value.is_meta or isinstance(value, FakeTensor):
+        raise EmissionError(
+            f"the forward pass makes a constant tensor of {value.numel()} elements",
+            hint="make it in the constructor, with register_buffer",
+        )
+    return f"torch.tensor({_listed(value.tolist())}, dtype={value.dtype}, device={device})"
+
+
+def _listed(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_listed, value))}]"
+    return f'float("{value}")' if isinstance(value, float) and not math.isfinite(value) else repr(value)

@@ -12,6 +12,7 @@ import torch.fx as torch_fx
 from tilewright.graph.nodes import target_of
 from tilewright.kernels.layout import MemoryFormat
 from tilewright.kernels.pointwise import bind_arguments
+from tilewright.kernels.region import is_relabelling
 
 aten = torch.ops.aten
 
@@ -35,6 +36,19 @@ _FUNCTIONS: dict[Any, str] = {
     aten.max_pool2d.default: "F.max_pool2d",
     aten.avg_pool2d.default: "F.avg_pool2d",
     aten.cat.default: "torch.cat",
+    aten.arange.default: "torch.arange",
+    aten.arange.start: "torch.arange",
+    aten.arange.start_step: "torch.arange",
+    aten.zeros.default: "torch.zeros",
+    aten.ones.default: "torch.ones",
+    aten.full.default: "torch.full",
+    aten.eye.default: "torch.eye",
+    aten.eye.m: "torch.eye",
+    aten.linspace.default: "torch.linspace",
+    aten.triu.default: "torch.triu",
+    aten.tril.default: "torch.tril",
+    aten.argmax.default: "torch.argmax",
+    aten.argmin.default: "torch.argmin",
 }
 
 #: Arguments that only ATen's form of a function has.
@@ -62,6 +76,24 @@ _SYMBOLIC = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.f
 def operation_name(node: torch_fx.Node) -> str:
     """Name for people: `conv_transpose2d`."""
     return str(node.target).split(".")[1] if "." in str(node.target) else str(node.target)
+
+
+#: Operations that only say how memory is read.
+_ONLY_VIEWS = frozenset(
+    [
+        *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "select", "slice", "narrow", "unfold", "split"),
+        *("split_with_sizes", "chunk", "unbind", "alias", "detach", "as_strided", "movedim", "swapaxes", "diagonal"),
+    ]
+)
+
+
+def makes_values(node: torch_fx.Node) -> bool:
+    """Whether an operation computes or copies: it makes one tensor or several, and is no view of others."""
+    value = node.meta.get("val")
+    several = isinstance(value, tuple | list) and any(isinstance(item, torch.Tensor) for item in value)
+    if node.target is operator.getitem or not (several or isinstance(value, torch.Tensor)):
+        return False
+    return not is_relabelling(node) and operation_name(node) not in _ONLY_VIEWS
 
 
 def laid_out_text(text: str, form: str) -> str:
@@ -110,9 +142,11 @@ def _arguments(node: torch_fx.Node, text_of: Callable[[Any], str]) -> str:
     }
     parts = []
     positional = True
+    named_only = {argument.name for argument in node.target._schema.arguments if argument.kwarg_only}  # type: ignore[union-attr]
     for name, value in bind_arguments(node).items():
-        if name in left_out:
+        if name in left_out or (name == "pin_memory" and not value):
             continue
+        positional = positional and name not in named_only
         if name in defaults and _same(value, defaults[name]):
             positional = False
             continue

@@ -6,7 +6,7 @@ The last rule always matches: call PyTorch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -34,18 +34,27 @@ from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, fin
 from tilewright.kernels.fused_plan import plan_fused
 from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.native import CONVOLUTIONS, operation_name
+from tilewright.kernels.native import CONVOLUTIONS, makes_values, operation_name
 from tilewright.kernels.phases import ConvolutionShape
 from tilewright.kernels.plan import FusedPlan, TileLimits
 from tilewright.kernels.pointwise import is_pointwise
 from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
-from tilewright.kernels.region import REDUCTIONS, Region, grow_region, is_fusible, is_relabelling, narrowed_dim
+from tilewright.kernels.region import (
+    REDUCTIONS,
+    Region,
+    grow_region,
+    is_elementwise_part,
+    is_fusible,
+    is_relabelling,
+)
 from tilewright.kernels.row_plan import RowPlan
 from tilewright.kernels.row_region import RowRegion
 from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
 from tilewright.kernels.text import Names
 
 aten = torch.ops.aten
+
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16)
 
 #: Stands for a number of parts that only the emitted wrapper knows.
 _SEVERAL = 16
@@ -237,7 +246,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
     planning = _Planning(graph, options, formats)
     planning.stops |= {node for node in graph.fx.nodes if collapsed_of(node) is not None}
     gemms = _plan_gemms(planning)
-    planning.in_gemms = frozenset(node for plan in gemms for node in plan.nodes)
+    planning.in_gemms = frozenset(node for plan in gemms for node in (*plan.nodes, *_turned(plan)))
     inside = set(planning.in_gemms)
     planning.wanted |= {operand.node for plan in gemms for operand in plan.region.operands}
     _find_rows(planning, inside)
@@ -253,7 +262,7 @@ def _plan(graph: Graph, options: PlanOptions, formats: dict[torch_fx.Node, Memor
             steps.append(_step(planning, match))
         elif not _is_left_out(planning, inside, node):
             steps.append(NativeStep(node))
-    computing = [step.node for step in steps if isinstance(step, NativeStep) and _computes(step.node)]
+    computing = [step.node for step in steps if isinstance(step, NativeStep) and makes_values(step.node)]
     native = tuple(dict.fromkeys(operation_name(node) for node in computing))
     return ModulePlan(graph, _in_order(steps) if gemms else tuple(steps), planning.formats, native, options.approximate)
 
@@ -321,8 +330,16 @@ def _plan_gemms(planning: _Planning) -> tuple[GemmPlan, ...]:
         operations = [operation_name(node).strip("_") for node in tiles.nodes if not is_relabelling(node)]
         chain = "_".join(dict.fromkeys([operation_name(product.node), *(operations[-4:] or ["product"])]))
         plans.append(GemmPlan(planning.names.unique(chain), product, tiles, schedule, whole_rows))
-        planning.stops |= set(tiles.outputs)
+        planning.stops |= {*tiles.outputs, product.left, product.right}
     return tuple(plans)
+
+
+def _turned(plan: GemmPlan) -> Iterator[torch_fx.Node]:
+    """The transposes of the right operand that the kernel reads without, and that nothing else reads."""
+    reader, node = plan.product.node, plan.product.node.args[1]
+    while isinstance(node, torch_fx.Node) and node is not plan.product.right and list(node.users) == [reader]:
+        yield node
+        reader, node = node, node.args[0]
 
 
 def _in_order(steps: list[Step]) -> tuple[Step, ...]:
@@ -386,11 +403,6 @@ def _convert_inputs(graph: Graph, formats: dict[torch_fx.Node, MemoryFormat]) ->
             source = converted
         formats[source] = form
     return formats
-
-
-def _computes(node: torch_fx.Node) -> bool:
-    moves = not is_relabelling(node) and "aten.view" not in str(node.target) and narrowed_dim(node) is None
-    return is_tensor_node(node) and moves
 
 
 def _convolution_formats(plan: ModulePlan, options: PlanOptions) -> dict[torch_fx.Node, MemoryFormat]:
@@ -594,14 +606,20 @@ def plan_collapsed_convolution(planning: _Planning, node: torch_fx.Node) -> Foun
 
 def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None:
     """A chain of pointwise operations and nested reductions that ends in `node`."""
-    if not is_fusible(node) or not _is_device_tensor(node):
-        return None
-    region = grow_region(node, frozenset(planning.stops))
+    stops = frozenset(planning.stops)
+    region = grow_region(node, stops) if is_fusible(node) and _is_device_tensor(node) else None
+    reduces = region is not None and region.depth > 0
+    if not reduces and is_elementwise_part(node) and _is_number_tensor(node):
+        region = grow_region(node, stops, integers=True)
     return region
 
 
 def _is_device_tensor(node: torch_fx.Node) -> bool:
-    return is_tensor_node(node) and node.meta["val"].dtype in (torch.float32, torch.float16, torch.bfloat16)
+    return is_tensor_node(node) and node.meta["val"].dtype in _FLOATS
+
+
+def _is_number_tensor(node: torch_fx.Node) -> bool:
+    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64)
 
 
 PLAN_RULES: tuple[PlanRule, ...] = (

@@ -15,6 +15,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.contractions import is_contraction
+from tilewright.graph.graph import has_data_dependent_size
 from tilewright.graph.ranges import RANGE, Range
 from tilewright.kernels.helpers import HELPERS
 
@@ -145,6 +146,10 @@ POINTWISE: dict[Any, Row] = {
     ),
     aten.selu.default: _unary("1.0507009873554805 * tl.where({0} > 0.0, {0}, 1.6732632423543772 * expm1({0}))"),
     aten.hardshrink.default: lambda a: f"tl.where(tl.abs({a['self']}) <= {a['lambd']}, 0.0, {a['self']})",
+    aten.softshrink.default: lambda a: (
+        f"tl.where({a['self']} > {a['lambd']}, {a['self']} - {a['lambd']}, "
+        f"tl.where({a['self']} < -{a['lambd']}, {a['self']} + {a['lambd']}, {a['self']} * 0.0))"
+    ),
     aten.threshold.default: lambda a: f"tl.where({a['self']} <= {a['threshold']}, {a['value']}, {a['self']})",
     # limits
     aten.clamp.default: lambda a: _clamp(a, a["min"], a["max"]),
@@ -155,6 +160,8 @@ POINTWISE: dict[Any, Row] = {
     aten.clamp_max.Tensor: lambda a: _clamp(a, None, a["max"]),
     aten.minimum.default: _binary("minimum({0}, {1})"),
     aten.maximum.default: _binary("maximum({0}, {1})"),
+    aten.fmin.default: _binary("tl.where(({0} < {1}) | ({1} != {1}), {0}, {1})"),
+    aten.fmax.default: _binary("tl.where(({0} > {1}) | ({1} != {1}), {0}, {1})"),
     # comparisons and choice
     aten.eq.Scalar: _binary("{0} == {1}"),
     aten.eq.Tensor: _binary("{0} == {1}"),
@@ -227,6 +234,8 @@ def is_pointwise(node: torch_fx.Node) -> bool:
         return False
     value = node.meta.get("val")
     if not isinstance(value, torch.Tensor) or value.dtype not in (*_FLOATS, torch.bool):
+        return False
+    if has_data_dependent_size(node):
         return False
     if node.target is aten._to_copy.default and value.dtype not in _FLOATS:
         return False

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import torch
 import torch.fx as torch_fx
 
+from tilewright.graph.graph import has_data_dependent_size
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.graph.parameters import is_parameter_arithmetic
+from tilewright.kernels.integers import is_integer_operation
 from tilewright.kernels.pointwise import is_pointwise
 
 aten = torch.ops.aten
@@ -81,7 +83,7 @@ class Region:
 
 def is_relabelling(node: torch_fx.Node) -> bool:
     """True for operations that only insert, remove, broadcast or permute dims: no data moves in a register."""
-    if node.op != "call_function":
+    if node.op != "call_function" or has_data_dependent_size(node):
         return False
     if node.target in (aten.unsqueeze.default, aten.squeeze.dim, aten.squeeze.dims, aten.squeeze.default):
         return True
@@ -98,7 +100,7 @@ def is_reduction(node: torch_fx.Node) -> bool:
 
     Partial results may be wider than what is made of them.
     """
-    if node.op != "call_function" or node.target not in REDUCTIONS or node.kwargs:
+    if node.op != "call_function" or node.target not in REDUCTIONS or node.kwargs or has_data_dependent_size(node):
         return False
     floats = (torch.float32, torch.float16, torch.bfloat16)
     value = source_of(node).meta["val"]
@@ -108,6 +110,11 @@ def is_reduction(node: torch_fx.Node) -> bool:
 def is_fusible(node: torch_fx.Node) -> bool:
     """True for what may lie inside a region."""
     return is_pointwise(node) or is_relabelling(node) or is_reduction(node)
+
+
+def is_elementwise_part(node: torch_fx.Node) -> bool:
+    """True for what may lie inside a region without reductions, of any type."""
+    return is_pointwise(node) or is_integer_operation(node) or is_relabelling(node)
 
 
 def _without_ones(node: torch_fx.Node) -> list[str]:
@@ -235,13 +242,20 @@ def permutation(node: torch_fx.Node, rank: int) -> list[int]:
     return order
 
 
-def grow_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset()) -> Region | None:
+def grow_region(
+    root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset(), *, integers: bool = False
+) -> Region | None:
     """The largest region whose output is `root`; None where nothing in it computes.
 
     Args:
         root: a fusible node.
         stops: nodes that must stay operands.
+        integers: operations on integers may lie inside; reductions may not then.
     """
+
+    def fits(node: torch_fx.Node) -> bool:
+        return is_elementwise_part(node) if integers else is_fusible(node)
+
     growth = _Growth(root)
     sizes = root.meta["val"].shape
     first_map = tuple(None if is_one(size) else growth.new_axis(0) for size in sizes)
@@ -249,7 +263,7 @@ def grow_region(root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset
         return None
     for node in _reversed_before(root):
         requests = growth.requests.get(node)
-        if requests is None or node in stops or not is_fusible(node) or len(requests) != 1:
+        if requests is None or node in stops or not fits(node) or len(requests) != 1:
             continue
         if not is_parameter_arithmetic(node) and any(user not in growth.maps for user in node.users):
             continue

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.graph import size_hint
+from tilewright.graph.graph import has_data_dependent_size, size_hint
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.pointwise import is_pointwise
@@ -151,6 +151,8 @@ def moves_nothing(node: torch_fx.Node) -> bool:
 
 def is_row_fusible(node: torch_fx.Node) -> bool:
     """True for what may lie inside a row region."""
+    if node.op != "call_function" or has_data_dependent_size(node):
+        return False
     return is_pointwise(node) or moves_nothing(node) or is_row_reduction(node) or is_row_scan(node)
 
 

@@ -11,7 +11,8 @@ from tilewright.graph.fold import NAME
 from tilewright.graph.graph import Graph
 from tilewright.graph.nodes import is_one
 from tilewright.kernels.helpers import HELPERS
-from tilewright.kernels.pointwise import is_pointwise, literal, pointwise_text
+from tilewright.kernels.integers import elementwise_text, is_elementwise
+from tilewright.kernels.pointwise import literal
 from tilewright.kernels.region import Region, is_relabelling
 from tilewright.kernels.text import Lines, Names
 
@@ -118,8 +119,8 @@ class ValueEmitter(KernelNames):
             self.bind_operands(node)
             if is_relabelling(node):
                 self.values[node] = self._text_of(node.args[0])
-            elif is_pointwise(node):
-                text = pointwise_text(node, self._text_of)
+            elif is_elementwise(node):
+                text = elementwise_text(node, self._text_of)
                 if text in self.values.values():
                     self.values[node] = text
                     continue
