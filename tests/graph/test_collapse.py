@@ -120,8 +120,8 @@ FIRES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     "mean of an affine map": (reduced(nn.ConvTranspose2d(2, 3, 3, 2, 1, 1), [2, 3]), (2, 2, 4, 5)),
     "space first": (reduced(nn.Conv2d(2, 3, 3), [0, 2, 3]), (2, 2, 4, 5)),
     "mean over the batch": (reduced(nn.Conv2d(2, 3, 3), [0]), (2, 2, 4, 5)),
-    "sum over output features": (reduced(nn.Linear(5, 8), [1], how="sum"), (3, 5)),
-    "sum over output channels": (reduced(nn.Conv2d(2, 16, 3), [1], how="sum"), (2, 2, 4, 5)),
+    "sum over output features": (reduced(nn.Linear(5, 8), [1], how="sum"), (170, 5)),
+    "sum over output channels": (reduced(nn.Conv2d(2, 16, 3), [1], how="sum"), (2, 2, 12, 12)),
 }
 
 STAYS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
@@ -132,8 +132,8 @@ STAYS: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
     ),
     "space first": (reduced(nn.Conv2d(2, 3, 3), [0]), (2, 2, 4, 5)),
     "mean over the batch": (Of(lambda m, x: torch.relu(m[0](x)).mean([0]), nn.Conv1d(2, 3, 3)), (2, 2, 9)),
-    "sum over output features": (Of(lambda m, x: torch.relu(m[0](x)).sum(1), nn.Linear(5, 8)), (3, 5)),
-    "sum over output channels": (reduced(nn.Conv2d(2, 16, 3, groups=2), [1]), (2, 2, 4, 5)),
+    "sum over output features": (Of(lambda m, x: torch.relu(m[0](x)).sum(1), nn.Linear(5, 8)), (170, 5)),
+    "sum over output channels": (reduced(nn.Conv2d(2, 16, 3, groups=2), [1]), (2, 2, 12, 12)),
 }
 
 
@@ -171,7 +171,7 @@ def test_sums_over_features(features: tuple[int, int], how: str, keep: bool, spe
             layer.weight.abs_().add_(0.1).neg_()
         if sign == "with zero":
             layer.weight[0, 0] = 0.0
-    x = torch.randn(3, features[0])
+    x = torch.randn(170, features[0])
     x[1, 0] = special
     assert fired(reduced(layer, [1], keep, how), x)["sum over output features"] == 1
 
@@ -180,3 +180,6 @@ def test_it_does_not_fire_where_it_costs_more() -> None:
     """A small plane with many channels: its weights outweigh it."""
     assert MEAN not in fired(reduced(nn.Conv2d(2, 200, 3, padding=1), [2, 3]), torch.randn(1, 2, 3, 3))
     assert MEAN not in fired(reduced(nn.Conv2d(2, 3, 8, 8), [2, 3]), torch.randn(1, 2, 16, 16))
+    # few rows: in each call, the sums of the weights would cost more than the product
+    assert "sum over output features" not in fired(reduced(nn.Linear(5, 8), [1]), torch.randn(3, 5))
+    assert "sum over output channels" not in fired(reduced(nn.Conv2d(2, 16, 3), [1]), torch.randn(1, 2, 4, 4))

@@ -158,7 +158,7 @@ def test_schedules_fit_the_target_and_the_class(data: st.DataObject) -> None:
     precision = data.draw(st.sampled_from((PrecisionClass.TF32, PrecisionClass.IEEE)))
     sizes = [data.draw(st.integers(1, 20000)) for _ in range(3)]
     batch = data.draw(st.sampled_from((1, 1, 7, 64)))
-    shape = GemmShape(batch, sizes[0], max(2, sizes[1]), max(2, sizes[2]), dtype, data.draw(st.booleans()))
+    shape = GemmShape(batch, sizes[0], max(2, sizes[1]), max(2, sizes[2]), dtype)
     kinds = operand_kinds(shape, precision)
     found = gemm_schedules(shape, gpu, kinds)
     assert found
@@ -169,17 +169,27 @@ def test_schedules_fit_the_target_and_the_class(data: st.DataObject) -> None:
         assert batch == 1 or not schedule.descriptors
         if schedule.operands is Operands.TF32:
             assert not schedule.descriptors, "wrong on an H200: see gemm_schedules"
-            assert gpu.capability < 90 or not shape.prepared or schedule.num_warps <= 4
         assert estimate_us(schedule, shape, gpu) > 0
     if precision is PrecisionClass.IEEE and dtype is torch.float32:
         assert {schedule.operands for schedule in found} == {Operands.IEEE}
 
 
+def test_a_few_rows_are_multiplied_with_weights_as_given() -> None:
+    """Packing would read all weights and write half of them, in each call: 1.6 GB beside the 1.07 GB of the product."""
+    gpu = find_gpu("h200")
+    for rows in (1, 16, 128):
+        shape = GemmShape(1, rows, 16384, 16384, torch.float32)
+        first = gemm_schedules(shape, gpu, operand_kinds(shape, PrecisionClass.TF32))[0]
+        assert first.operands is not Operands.HALF, rows
+    many = GemmShape(1, 16384, 4096, 4096, torch.float32)
+    assert gemm_schedules(many, gpu, operand_kinds(many, PrecisionClass.TF32))[0].operands is Operands.HALF
+
+
 def test_tiles_for_a_few_rows_are_low_and_large_products_get_large_tiles() -> None:
     gpu = find_gpu("h200")
-    few = gemm_schedules(GemmShape(1, 1, 4096, 4096, torch.float32, True), gpu, (Operands.HALF,))
+    few = gemm_schedules(GemmShape(1, 1, 4096, 4096, torch.float32), gpu, (Operands.HALF,))
     assert few[0].block_m == 16
-    large = gemm_schedules(GemmShape(1, 16384, 4096, 4096, torch.float32, True), gpu, (Operands.HALF,))
+    large = gemm_schedules(GemmShape(1, 16384, 4096, 4096, torch.float32), gpu, (Operands.HALF,))
     assert large[0].block_m * large[0].block_n >= 128 * 256
     assert large[0].descriptors
     assert {schedule.flat for schedule in large[:4]} == {True, False}, "the clock says which loop is the faster"

@@ -33,14 +33,14 @@ def canonicalize(graph: Graph) -> Rewritten:
 
 
 def simplify(graph: Graph) -> Rewritten:
-    """The canonical form with every collapse taken, what can be folded folded, and the rules that fired."""
+    """The canonical form with every collapse taken, affine maps gathered, and the rules that fired."""
     fired: Counter[str] = Counter()
     captured, graph = graph, fold_constants(graph)
     for rules in (
         CANONICAL_RULES,  # few forms for the others to know
         (*COLLAPSE_RULES, *CANONICAL_RULES, *MERGE_RULES),  # work that is not done at all
         (*RANGE_RULES, *CANONICAL_RULES),  # operations that change nothing, now that their input is known
-        FOLD_RULES,  # what depends on parameters alone, to be prepared
+        FOLD_RULES,  # one factor and one addend, of parameters alone
     ):
         step = rewrite(graph, rules)
         graph, fired = step.graph, fired + Counter(step.fired)

@@ -144,6 +144,12 @@ def signed_sums(editor: Editor, weight: torch_fx.Node, dim: int) -> tuple[torch_
     return tuple(editor.call(aten.where.self, same, half, part) for part in (positive, negative))  # type: ignore[return-value]
 
 
+def _outweighs_sums(graph: Graph, product: torch_fx.Node, dim: int) -> bool:
+    """A product has so many rows that summing its weights, in each call, costs less: as in `_pays`."""
+    sizes = graph.shape_of(product)
+    return math.prod(sizes) // sizes[dim] >= _LARGE_PLANE
+
+
 def _features_of_linear(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     """The reduction over output features of a linear layer: one pass over x."""
     source = source_of(node)
@@ -155,7 +161,7 @@ def _features_of_linear(editor: Editor, node: torch_fx.Node, graph: Graph) -> to
         return None
     features = int(weight.meta["val"].shape[0])
     x = source_of(source)
-    if features < 4 or x.meta["val"].dtype not in _EXACT:
+    if features < 4 or x.meta["val"].dtype not in _EXACT or not _outweighs_sums(graph, source, last):
         return None
     rows = [editor.call(aten.squeeze.dims, part, [0]) for part in signed_sums(editor, weight, 0)]
     products = [editor.call(aten.mul.Tensor, x, row) for row in rows]
@@ -177,7 +183,7 @@ def _channels_of_convolution(editor: Editor, node: torch_fx.Node, graph: Graph) 
     weight = source.args[1]
     assert isinstance(weight, torch_fx.Node)
     channels = int(source.meta["val"].shape[1])
-    if channels < 8 or weight.meta["val"].dtype not in _EXACT:
+    if channels < 8 or weight.meta["val"].dtype not in _EXACT or not _outweighs_sums(graph, source, 1):
         return None
     dim = 1 if convolution.transposed else 0
     parts = signed_sums(editor, weight, dim)

@@ -1,12 +1,14 @@
-"""Affine maps around convolutions and linear layers, folded into their weights and into one addend.
+"""Affine maps around convolutions and linear layers: one factor and one addend, made of parameters alone.
 
-What is folded depends on parameters alone, so that it is prepared once. A factor moves into the weights, addends
-meet in one tensor; a shift of the *input* stays where it is, since operands are rounded after it: an input with a
-large mean would lose what the reference keeps.
+Such arithmetic costs next to nothing where it is read, since it is done at the parameters' own small shape. So a factor
+behind the layer stays there: in the weights, it would cost a pass over all of them in each call. A factor of the input
+moves into them where they are much smaller. A shift of the *input* stays where it is, since operands are rounded
+after it: an input with a large mean would lose what the reference keeps.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any, TypeGuard
 
 import torch
@@ -21,6 +23,10 @@ aten = torch.ops.aten
 
 #: Products of weights in other types would be rounded once more than the reference's.
 _EXACT = (torch.float32, torch.float64)
+
+
+#: A factor of the input moves into weights that have so many times fewer elements: a pass over them is a kernel more.
+_MUCH_SMALLER = 4
 
 
 #: Key in a node's meta: the name that people would give its value.
@@ -77,25 +83,6 @@ def _scaled_weight(
     return editor.call(aten.flatten.using_ints, editor.call(aten.mul.Tensor, split, factors), 0, 1)
 
 
-def _scale_after(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    value, scale = node.args[0], _parameter(node.args[1], graph)
-    if scale is None or not isinstance(value, torch_fx.Node) or not _is_linear_map(value) or node.kwargs:
-        return None
-    weight = _parameter(value.args[1], graph)
-    result = value.meta["val"]
-    channel = 1 if is_convolution(value) else result.dim() - 1
-    if weight is None or result.dim() < 2 or node.meta["val"].dim() != result.dim():
-        return None
-    vector = _channel_vector(editor, scale, result.dim(), channel, int(result.shape[channel]))
-    if vector is None:
-        return None
-    if target_of(value) in TRANSPOSED:
-        scaled = _scaled_weight(editor, weight, vector, 1, argument(value, 6, 1))
-    else:
-        scaled = _scaled_weight(editor, weight, vector, 0)
-    return editor.call(value.target, value.args[0], _named(scaled, "scaled_weight"), *value.args[2:])
-
-
 def _scale_before(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     scaled = node.args[0]
     if not isinstance(scaled, torch_fx.Node) or target_of(scaled) is not aten.mul.Tensor or len(scaled.users) != 1:
@@ -104,6 +91,9 @@ def _scale_before(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx
     rank = node.meta["val"].dim()
     if scale is None or weight is None or not isinstance(x, torch_fx.Node) or x.meta["val"].dim() != rank:
         return None
+    much_smaller = _MUCH_SMALLER * math.prod(graph.shape_of(weight)) <= math.prod(graph.shape_of(x))
+    if x.name not in graph.inputs or not much_smaller:
+        return None  # what makes x can scale it too
     channel = 1 if is_convolution(node) else rank - 1
     vector = _channel_vector(editor, scale, rank, channel, int(x.meta["val"].shape[channel]))
     groups = argument(node, 6, 1) if is_convolution(node) else 1
@@ -161,6 +151,5 @@ FOLD_RULES: tuple[Rule, ...] = (
         "factor of a sum", "(L(x) + b) * a -> L(x) * a + b * a, for parameters a and b", (aten.mul.Tensor,), _distribute
     ),
     Rule("addends", "(L(x) + a) + b -> L(x) + (a + b), for parameters a and b", (aten.add.Tensor,), _gather_addends),
-    Rule("scale after", "conv(x, w) * a[c] -> conv(x, w * a[c])", (aten.mul.Tensor,), _scale_after),
-    Rule("scale before", "conv(x * a[c], w) -> conv(x, w * a[c])", _LINEAR_MAPS, _scale_before),
+    Rule("scale before", "conv(x * a[c], w) -> conv(x, w * a[c]), for an input x", _LINEAR_MAPS, _scale_before),
 )
