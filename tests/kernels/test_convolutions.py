@@ -119,8 +119,8 @@ def test_the_output_has_the_type_of_the_root() -> None:
 
 
 def written(plan: ModulePlan, description: str = "") -> str:
-    forward = write_forward(plan, ("x0",), "self.reference")
-    return write_live_file(("x0",), forward, description=description, eval_children=[])
+    forward = write_forward(plan)
+    return write_live_file(forward, description=description)
 
 
 # -- regions that an anchor cannot take whole ---------------------------------------------------------------
