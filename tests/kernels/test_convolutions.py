@@ -93,7 +93,7 @@ class Autocast(nn.Module):
         return torch.relu(F.conv2d(x, self.weight.to(torch.bfloat16)))
 
 
-def test_weights_may_be_converted_when_they_are_prepared() -> None:
+def test_weights_may_be_converted_first() -> None:
     (plan,) = anchors(planned(Autocast(), torch.randn(2, 3, 8, 8).bfloat16()))
     assert plan.anchor.meta["val"].dtype is torch.bfloat16
 
@@ -187,13 +187,13 @@ def test_three_column_phases_are_stored_together(stride: int, padded: bool) -> N
     assert stores == 2 * (stride if stride > 4 else 1), "of the main kernel and of its twin"
 
 
-def test_weights_of_native_convolutions_are_laid_out_once() -> None:
+def test_weights_of_native_convolutions_are_left_as_they_are() -> None:
+    """PyTorch lays them out itself, where the convolution wants it; nothing of them is kept."""
     module = Function(nn.Conv2d(16, 8, 3), F.gelu)
     options = PlanOptions(MemoryFormat.CHANNELS_LAST)
     source = written(planned(module, torch.empty(2, 16, 9, 9), options))
-    prepare = source.partition("def prepare(")[2].partition("\n\n\n")[0]
-    assert "convolution_weight_channels_last = convolution_weight.contiguous(memory_format" in prepare
-    assert source.count("contiguous(memory_format=torch.channels_last)") == 3, "weight, input and result"
+    assert source.count("contiguous(memory_format=torch.channels_last)") == 2, "input and result"
+    assert ", self.convolution.weight)" in source
 
 
 def test_what_lies_apart_is_walked_with_tiles_of_the_output() -> None:
@@ -307,6 +307,31 @@ def test_anchors_compile_for_the_target_within_its_limits(name: str, target: str
     for kernel, usage in compiled.items():
         assert usage.shared_bytes <= gpu.shared_bytes_per_block, kernel
         assert usage.spill_bytes == 0, f"{kernel} spills {usage.spill_bytes} bytes"
+
+
+#: name -> layer, channels of its input: every way in which weights are packed.
+PACKED: dict[str, tuple[Any, int]] = {
+    "a matrix for each tap": (lambda: nn.Conv2d(512, 512, 3, padding=1), 512),
+    "of a transposed convolution": (lambda: nn.ConvTranspose2d(64, 96, 3, 2, 1, 1), 64),
+    "one tap": (lambda: nn.Conv2d(256, 320, 1), 256),
+    "joined taps": (lambda: nn.Conv2d(3, 64, 7, 2, 3), 3),
+    "joined taps in reversed order": (lambda: nn.ConvTranspose2d(4, 64, 3, 1, 1), 4),
+    "columns side by side": (lambda: nn.ConvTranspose2d(64, 48, 4, 2), 64),
+    "groups": (lambda: nn.Conv2d(64, 64, 3, groups=2), 64),
+    "many taps": (lambda: nn.Conv3d(32, 64, 3), 32),
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("name", PACKED)
+def test_packing_compiles_for_the_target_without_spills(name: str, target: str) -> None:
+    gpu, (make, channels) = find_gpu(target), PACKED[name]
+    layer = make()
+    module, x = Function(layer, torch.relu).eval(), torch.empty(2, channels, *[16] * (layer.weight.dim() - 2))
+    options = PlanOptions(sm_count=gpu.sm_count, convolution_anchors=True, convolution_tiles=ConvTiles(64, 64, 4, 2))
+    (plan,) = anchors(planned(module, x, options))
+    (usage,) = compile_for(module, [x], options, gpu, f"pack_{plan.name}_kernel").values()
+    assert usage.spill_bytes == 0, f"spills {usage.spill_bytes} bytes"
 
 
 class Residual(nn.Module):

@@ -116,13 +116,16 @@ class _Packing:
     def _docstring(self, lines: Lines) -> None:
         given = "C, CO" if self.shape.transposed else "CO, C"
         kind = " float32 -> float16" if self.half else " ->"
-        lines.add(f'"""weight [{given}, taps]{kind} matrices [ROWS, COLUMNS], zeros beyond C and CO; a tile of each.')
-        if self.half:
-            lines.add()
-            lines.add(
-                "Marks an output channel CALL + 0 for zeros, 1 where all its weights are tiny, 2 where they fit, and"
-            )
-            lines.add("3 where one is too large. Bit patterns of absolute values are compared: NaN is the largest.")
+        what = f"weight [{given}, taps]{kind} matrices [ROWS, COLUMNS], zeros beyond C and CO; a tile of each."
+        if not self.half:
+            lines.add(f'"""{what}"""')
+            return
+        lines.add(f'"""{what}')
+        lines.add()
+        lines.add(
+            "Marks each output channel: CALL + 0 where its weights are zeros, 1 where all are tiny, 2 where they fit,"
+        )
+        lines.add("3 where one is too large. Bit patterns of absolute values are compared: NaN is the largest.")
         lines.add('"""')
 
     def _places(self, lines: Lines) -> None:
@@ -183,10 +186,10 @@ class _Packing:
         """Source of the function that allocates and launches."""
         lines = Lines()
         marks = ", marks, call" if self.half else ""
-        as_type = "as float16, " if self.half else ""
+        as_type = "as float16, a matrix" if self.half else "as a matrix"
         marking = "; marks output channels" if self.half else ""
         lines.open(f"def pack_{self.plan.name}(weight{marks}):")
-        lines.add(f'"""Weights {as_type}a matrix [C, CO] for each tap, padded to the tiles{marking}."""')
+        lines.add(f'"""Weights {as_type} [C, CO] for each tap, padded to the tiles{marking}."""')
         groups = f" // {self.shape.groups}" if self.shape.groups > 1 else ""
         if self.shape.transposed:
             lines.add(f"C, CO = weight.shape[0]{groups}, weight.shape[1]")

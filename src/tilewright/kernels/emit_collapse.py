@@ -238,7 +238,8 @@ class _CollapseEmitter(ValueEmitter):
         """A tap's weights, read as torch has them: those of a channel's taps lie together."""
         stride = self.plan.taps if self.convolution.transposed else f"(C * {self.plan.taps})"
         cast = "" if self.plan.weight.meta["val"].dtype is torch.float32 else ".to(tl.float32)"
-        return f"tl.load(weights + o * {stride} + {tap}, mask=(o < CO) & (c < C), other=0.0){cast}"
+        place = f"o * {stride}" if tap == "0" else f"o * {stride} + {tap}"
+        return f"tl.load(weights + {place}, mask=(o < CO) & (c < C), other=0.0){cast}"
 
     def _product_under_masks(self, lines: Lines) -> None:
         """Where strides make taps skip positions: every tap has lanes of its own."""
