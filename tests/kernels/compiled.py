@@ -23,9 +23,9 @@ from tilewright.verify.runtime import gpu_figures
 
 
 def compile_for(
-    module: nn.Module, inputs: Sequence[torch.Tensor], options: PlanOptions, gpu: Gpu
+    module: nn.Module, inputs: Sequence[torch.Tensor], options: PlanOptions, gpu: Gpu, prefix: str = ""
 ) -> dict[str, triton_compat.Compiled]:
-    """Kernel -> what it needs, of every launch of a planned module's forward pass."""
+    """Kernel -> what it needs, of every launch of a planned module's forward pass whose kernel's name begins so."""
     plan = plan_module(simplify(capture(module, inputs)).graph, options)
     source = write_live_file(write_forward(plan), description="")
     filename = f"<compiled {abs(hash(source))}>"
@@ -42,4 +42,5 @@ def compile_for(
         return {
             triton_compat.kernel_name(kernel): triton_compat.compile_launch(kernel, args, kwargs)
             for kernel, args, kwargs in recorder.distinct.values()
+            if triton_compat.kernel_name(kernel).startswith(prefix)
         }

@@ -330,7 +330,7 @@ def test_packing_compiles_for_the_target_without_spills(name: str, target: str) 
     module, x = Function(layer, torch.relu).eval(), torch.empty(2, channels, *[16] * (layer.weight.dim() - 2))
     options = PlanOptions(sm_count=gpu.sm_count, convolution_anchors=True, convolution_tiles=ConvTiles(64, 64, 4, 2))
     (plan,) = anchors(planned(module, x, options))
-    usage = compile_for(module, [x], options, gpu)[f"pack_{plan.name}_kernel"]
+    (usage,) = compile_for(module, [x], options, gpu, f"pack_{plan.name}_kernel").values()
     assert usage.spill_bytes == 0, f"spills {usage.spill_bytes} bytes"
 
 
