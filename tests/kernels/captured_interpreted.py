@@ -21,14 +21,14 @@ from torch.utils import _pytree as pytree
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from tests.kernels.captured_cases import CASES  # noqa: E402
-from tests.kernels.interpreted import load  # noqa: E402
-from tilewright.graph.canonical import simplify  # noqa: E402
-from tilewright.graph.capture import capture  # noqa: E402
-from tilewright.kernels.module_text import write_forward  # noqa: E402
-from tilewright.kernels.plan import TileLimits  # noqa: E402
-from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
-from tilewright.kernels.shell import write_live_file  # noqa: E402
+from tests.kernels.captured_cases import CASES
+from tests.kernels.interpreted import load
+from tilewright.graph.canonical import simplify
+from tilewright.graph.capture import capture
+from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.plan import TileLimits
+from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.shell import write_live_file
 
 OPTIONS = PlanOptions(limits=TileLimits(64, 32, 4, 2, 16), sm_count=4)
 EDGES = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])
