@@ -81,7 +81,8 @@ class Structure:
 
 
 def _key_text(key: Any) -> str:
-    return f'"{key}"' if isinstance(key, str) and repr(key) == f"'{key}'" else repr(key)
+    plain = isinstance(key, str) and '"' not in key and repr(key) == f"'{key}'"
+    return f'"{key}"' if plain else repr(key)
 
 
 def input_arguments(

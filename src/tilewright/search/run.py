@@ -31,6 +31,7 @@ from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
 from tilewright.search.versions import versions
 from tilewright.task.load import require_reference
+from tilewright.task.precision import strictest_class
 from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
@@ -191,6 +192,7 @@ class _Search:
             )
         if not self.ledger.measures:
             self.ledger.reference = self.tools.predict_reference(self.task, self.understanding)
+        self.notes += strictest_class(self.task.precision, self.understanding.operations)
         candidate = self._given_candidate()
         if candidate is not None:
             self.batches.mark(candidate)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -39,6 +40,32 @@ def source_precision(source: str) -> PrecisionClass:
             return precision
     products = any(isinstance(node, ast.MatMult) for node in ast.walk(tree))
     return _of_flags(_mentions(names, _CONVOLUTION_WORDS), products or _mentions(names, _PRODUCT_WORDS))
+
+
+def strictest_class(precision: PrecisionClass, operations: Iterable[str]) -> list[str]:
+    """What to tell of a module in ieee precision where torch permits more to some of its products; empty for others.
+
+    Args:
+        precision: the module's class.
+        operations: its ATen operations.
+    """
+    names = {operation.split(".")[1].lower() for operation in operations if "." in operation}
+    convolves = _mentions(names, _CONVOLUTION_WORDS)
+    multiplies = _mentions(names, _PRODUCT_WORDS)
+    if precision is not PrecisionClass.IEEE or not convolves:
+        return []
+    if _convolutions_in_tf32() and (_products_in_tf32() or not multiplies):
+        return []  # ieee was asked for
+    if _convolutions_in_tf32() != _products_in_tf32() and multiplies:
+        one, other = "convolutions (torch.backends.cudnn)", "matrix products (torch.backends.cuda.matmul)"
+        one, other = (one, other) if _convolutions_in_tf32() else (other, one)
+        permits = f"TF32 is permitted for {one} and not for {other}, and the strictest decides"
+    else:
+        permits = "TF32 is not permitted for convolutions (torch.backends.cudnn)"
+    return [
+        f"the module's products run in ieee precision: {permits}. Convolutions stay with PyTorch then; "
+        "--precision tf32 lets them become kernels"
+    ]
 
 
 def _mentions(names: set[str], words: tuple[str, ...]) -> bool:

@@ -1,0 +1,93 @@
+"""Forward passes of all sorts as emitted modules, in Triton's interpreter beside PyTorch; none ends in a crash."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.kernels.captured_cases import CASES, Of
+from tilewright.errors import CaptureError
+from tilewright.graph.canonical import simplify
+from tilewright.graph.capture import capture
+from tilewright.kernels.gemm_plan import GemmSchedule, Operands
+from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.planner import PlanOptions, plan_module
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, dict[str, Any]]:
+    done = subprocess.run(
+        [sys.executable, str(HERE / "captured_interpreted.py")],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    found = {row["name"]: row for row in map(json.loads, done.stdout.splitlines())}
+    assert found.keys() == set(CASES), done.stderr[-2000:]
+    return found
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_captured(name: str, results: dict[str, dict[str, Any]]) -> None:
+    assert not results[name]["problems"], "\n".join(results[name]["problems"])
+
+
+#: What is left to PyTorch; nothing in every other case.
+NATIVE = {
+    "positions": ["arange"],
+    "causal mask": ["ones", "triu"],
+    "rows that are masked whole": ["bitwise_not"],
+    "copies": ["clone"],
+    "local writes": ["fill", "select_scatter", "slice_scatter"],
+    "sizes by data": ["gt", "index", "linear", "gelu", "softmax"],
+    "a sum by data": ["gt", "index", "exp", "sum"],
+    "index and values": ["argmax", "max"],
+    "recurrent": ["zeros", "lstm"],
+    "attention": ["full", "triu", "linear", "clone", "scaled_dot_product_attention"],
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_stays_native(name: str, results: dict[str, dict[str, Any]]) -> None:
+    assert results[name]["native"] == NATIVE.get(name, [])
+
+
+def test_a_product_with_a_transposed_result() -> None:
+    """The result that the product reads without the transpose is made, and the transpose is not."""
+    module = Of(lambda m, a, b: a @ torch.exp(b).T)
+    graph = simplify(capture(module, [torch.randn(128, 64), torch.randn(256, 64)])).graph
+    plan = plan_module(graph, PlanOptions(gemms=(GemmSchedule(Operands.HALF, 128, 128, 64),)))
+    assert not plan.native
+    assert len(plan.fused) == 2
+    body = write_forward(plan, ("a", "b")).body
+    assert "exp" in body
+    assert "permute" not in body
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (2, 3)])
+def test_factories_are_made_where_the_input_lies(shape: tuple[int, int]) -> None:
+    module = Of(lambda m, x: x.relu() + torch.arange(x.shape[1], device=x.device))
+    graph = simplify(capture(module, [torch.randn(shape)])).graph
+    body = write_forward(plan_module(graph, PlanOptions()), ("x",)).body
+    assert "torch.arange(x.shape[1], device=x.device)" in body
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [lambda m, x: x.mul_(2), lambda m, x: (m.held.add_(1), x * m.held)[1]],
+    ids=["an input", "a buffer"],
+)
+def test_writes_that_are_seen_outside_are_refused(forward: Any) -> None:
+    module = Of(forward)
+    module.register_buffer("held", torch.zeros(4))
+    with pytest.raises(CaptureError, match="in place"):
+        capture(module, [torch.randn(3, 4)])
