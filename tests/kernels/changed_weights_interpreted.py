@@ -191,8 +191,8 @@ def emitted(name: str, how: str) -> tuple[nn.Module, Any, torch.Tensor, str]:
             child.running_mean.normal_()
             child.running_var.uniform_(0.5, 2.0)
     plan = plan_module(simplify(capture(module, [x])).graph, OPTIONS[how])
-    forward = write_forward(plan, ("x0",), "self.reference")
-    source = write_live_file(("x0",), forward, description="test")
+    forward = write_forward(plan)
+    source = write_live_file(forward, description="test")
     return module, load(source, f"changed{abs(hash((name, how)))}"), x, source
 
 

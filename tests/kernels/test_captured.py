@@ -68,7 +68,7 @@ def test_a_product_with_a_transposed_result() -> None:
     plan = plan_module(graph, PlanOptions(gemms=(GemmSchedule(Operands.HALF, 128, 128, 64),)))
     assert not plan.native
     assert len(plan.fused) == 2
-    body = write_forward(plan, ("a", "b")).body
+    body = write_forward(plan).body
     assert "exp" in body
     assert "permute" not in body
 
@@ -77,7 +77,7 @@ def test_a_product_with_a_transposed_result() -> None:
 def test_factories_are_made_where_the_input_lies(shape: tuple[int, int]) -> None:
     module = Of(lambda m, x: x.relu() + torch.arange(x.shape[1], device=x.device))
     graph = simplify(capture(module, [torch.randn(shape)])).graph
-    body = write_forward(plan_module(graph, PlanOptions()), ("x",)).body
+    body = write_forward(plan_module(graph, PlanOptions())).body
     assert "torch.arange(x.shape[1], device=x.device)" in body
 
 
