@@ -30,7 +30,7 @@ EXAMPLES = (
 )  # fmt: skip
 
 #: Candidates of each that are timed, the most promising first.
-_TIMED = 8
+_TIMED = 5
 _CALLS = 200
 
 

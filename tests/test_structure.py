@@ -22,7 +22,7 @@ FLOORS = (
     ("proposers",),
     ("search",),
     ("report",),
-    ("api", "suite", "mcp", "cli", "__main__"),
+    ("drop_in", "api", "suite", "mcp", "cli", "__main__"),
 )
 
 

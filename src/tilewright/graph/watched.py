@@ -92,6 +92,9 @@ class Watched:
 
     def __init__(self, module=None, planned=None, state=()):
         found = None if module is None else described(module, planned)
+        for path, names in (found or {}).items():
+            if "training" in names:  # a module is made in training mode
+                names["training"] = planned[path]["training"]
         self.planned = settled(found, planned) if found and fits(found, planned) else None
         self.state = state
 

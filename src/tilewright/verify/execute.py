@@ -75,7 +75,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     dear = int(probe["work"])
                     break
                 choice += 1
-            if probe["twice"] and watch.configurations > 1 and not bench.broken:
+            if probe.get("twice") and watch.configurations > 1 and not bench.broken:
                 _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
@@ -88,7 +88,7 @@ def _trace_whole(bench: _Bench) -> None:
     """The launches at the task's own sizes, without data. Part: `whole`."""
     from tilewright.verify.whole_run import trace_whole  # which describes errors as this module does
 
-    small = next((probe for probe in bench.job["probes"] if probe["twice"] and not probe["constructor"]), None)
+    small = next((probe for probe in bench.job["probes"] if probe.get("twice") and not probe["constructor"]), None)
     inputs = wire.unpack(small["inputs"], bench.tensors) if small is not None else None
     bench.emit("whole", trace_whole(bench.job, bench.watch, bench.module, inputs), None)
 
@@ -151,8 +151,8 @@ class _Bench:
         report: dict[str, Any] = {"configurations": 1}
         packed: dict[str, torch.Tensor] = {}
         try:
-            mode = str(probe.get("mode") or self.job["mode"])
-            in_rows = bool(probe["channels_last"])
+            mode = str(probe.get("mode") or self.job.get("mode", "eval"))
+            in_rows = bool(probe.get("channels_last"))
             candidate, holder = self._candidate(int(probe["constructor"]), mode, channels_last=in_rows)
             prefix = f"{probe['weights_key']}|"
             state = {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}

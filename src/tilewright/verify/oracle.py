@@ -74,7 +74,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
             watch = stack.enter_context(runtime.kernel_environment(job))
         if job["given_code"] and job["device"] == "cpu":
             stack.enter_context(observed_memory(followed.memory))
-        found = modes.choose(source, str(job["wanted_mode"]))
+        found = modes.choose(source, str(job.get("wanted_mode", "eval")))
         subject = Subject.of(source, found.mode)
         oracle = Oracle(subject, job["precision"], job["device"], bool(job["given_code"]), modes=found)
         plan = make_plan(oracle, tuple(job["constants"]), EFFORTS[job["effort"]])

@@ -28,7 +28,7 @@ _SAME = 2e-2
 
 def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """The entry: see the module."""
-    subject = Subject.of(cloudpickle.loads(base64.b64decode(job["source"])), str(job["mode"]))
+    subject = Subject.of(cloudpickle.loads(base64.b64decode(job["source"])), str(job.get("mode", "eval")))
     for number, question in enumerate(job["questions"]):
         arguments = cloudpickle.loads(base64.b64decode(job["constructors"][int(question["constructor"])]))
         prefix = f"{question['weights_key']}|"
