@@ -104,7 +104,7 @@ ASSUMED: dict[str, tuple[Callable[..., Any], list[tuple[int, ...]], set[str]]] =
         [(4, 5), (4, 10)],
         {"{y}.shape[0] == {x}.shape[0]", "{y}.shape[1] == 2*{x}.shape[1]"},
     ),
-    "a part": (lambda self, x: x[:, :4] * 2, [(6, 9)], {"{x}.shape[1] >= 4"}),
+    "a part": (lambda self, x: x[:, :4] * 2, [(6, 9)], {"{x}.shape[1] >= 5"}),
     "a branch": (lambda self, x: x * 2 if x.shape[1] > 6 else x, [(6, 9)], {"{x}.shape[1] >= 7"}),
     "a product": (lambda self, x, y: x @ y, [(4, 5), (5, 6)], {"{y}.shape[0] == {x}.shape[1]"}),
     "nothing": (lambda self, x: x * 2, [(4, 5)], set()),

@@ -47,6 +47,8 @@ NATIVE = {
     "causal mask": ["ones", "triu"],
     "rows that are masked whole": ["bitwise_not"],
     "copies": ["clone"],
+    "constant returned": ["clone"],
+    "a copy of a parameter": ["clone"],
     "local writes": ["fill", "select_scatter", "slice_scatter"],
     "sizes by data": ["gt", "index", "linear", "gelu", "softmax"],
     "a sum by data": ["gt", "index", "exp", "sum"],
@@ -78,7 +80,16 @@ def test_factories_are_made_where_the_input_lies(shape: tuple[int, int]) -> None
     module = Of(lambda m, x: x.relu() + torch.arange(x.shape[1], device=x.device))
     graph = simplify(capture(module, [torch.randn(shape)])).graph
     body = write_forward(plan_module(graph, PlanOptions())).body
-    assert "torch.arange(x.shape[1], device=x.device)" in body
+    assert "torch.arange(inputs[0].shape[1], device=inputs[0].device)" in body
+
+
+def test_an_attribute_that_the_forward_pass_sets_is_named() -> None:
+    def replaces_a_child(module: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
+        module.act = torch.nn.ReLU()
+        return module.act(x) * 2
+
+    with pytest.raises(CaptureError, match="its forward pass sets act"):
+        capture(Of(replaces_a_child), [torch.randn(3, 4)])
 
 
 @pytest.mark.parametrize(

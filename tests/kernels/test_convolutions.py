@@ -193,7 +193,7 @@ def test_weights_of_native_convolutions_are_left_as_they_are() -> None:
     options = PlanOptions(MemoryFormat.CHANNELS_LAST)
     source = written(planned(module, torch.empty(2, 16, 9, 9), options))
     assert source.count("contiguous(memory_format=torch.channels_last)") == 2, "input and result"
-    assert ", self.convolution.weight)" in source
+    assert ", convolution_weight)" in source
 
 
 def test_what_lies_apart_is_walked_with_tiles_of_the_output() -> None:

@@ -83,10 +83,6 @@ COMPOSITES = {
     "vector norm": (lambda x: torch.linalg.vector_norm(x, 3, 1), lambda x: torch.linalg.vector_norm(x, 0, 1)),
     "norm": (lambda x: torch.ops.aten.norm.Scalar(x, 2), lambda x: torch.ops.aten.norm.Scalar(x, 0)),
     "cosine similarity": (lambda x: torch.cosine_similarity(x, x * x, 1), lambda x: torch.relu(x)),
-    "whole average": (
-        lambda x: nn.functional.adaptive_avg_pool1d(x, 1),
-        lambda x: nn.functional.adaptive_avg_pool1d(x, 2),
-    ),
     "whole maximum": (
         lambda x: nn.functional.adaptive_max_pool1d(x, 1),
         lambda x: nn.functional.adaptive_max_pool1d(x, 2),

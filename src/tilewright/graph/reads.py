@@ -21,7 +21,10 @@ from torch import nn
 from tilewright.graph.watched import HOOKS, described, holder, plain
 
 #: What torch looks up for itself on every module. `training` and the table of children matter to a forward pass.
-_TORCH_OWN = frozenset({*vars(nn.Module()), *vars(nn.Module)}) - {"training", "_modules", "forward"}
+_TORCH_OWN = frozenset(vars(nn.Module())) - {"training", "_modules"}
+
+#: Methods and constants of every module's class; a module may have an attribute of such a name, too.
+_OF_CLASS = frozenset(vars(nn.Module)) - {"forward"}
 
 #: Only one capture at a time may watch all modules.
 _LOCK = threading.RLock()
@@ -57,13 +60,17 @@ class ReadLog:
         counts = self.counts.get(part)
         if counts is None or name in _TORCH_OWN or name.startswith("__"):
             return
+        if name in _OF_CLASS and not any(name in table for table in (vars(part), part._buffers, part._parameters)):
+            return
         counts[name] += 1
         if counts[name] == 1 and isinstance(value := vars(part).get(name), list | dict | set) and name != "_modules":
             self.contents[part, name] = plain(value)
 
     def note_change(self, part: nn.Module, name: str) -> None:
         """An attribute was set."""
-        if part in self.counts and name not in _TORCH_OWN:
+        # Modules of torch's own keep lists of their weights in step.
+        is_torchs = name.startswith("_") and type(part).__module__.startswith("torch.nn.")
+        if part in self.counts and name not in _TORCH_OWN and not is_torchs:
             self.changed.add(self._full(part, name))
 
     def end(self) -> None:

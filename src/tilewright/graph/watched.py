@@ -95,7 +95,7 @@ class Watched:
         for path, names in (found or {}).items():
             if "training" in names:  # a module is made in training mode
                 names["training"] = planned[path]["training"]
-        self.planned = settled(found, planned) if found and fits(found, planned) else None
+        self.planned = settled(found, planned) if found is not None and fits(found, planned) else None
         self.state = state
 
     def __getstate__(self):
