@@ -83,4 +83,5 @@ def _imported(source: str) -> ModuleType:
         return restored, (source, self.reference, getattr(self, "tilewright_study", None))
 
     imported.ModelNew.__reduce_ex__ = reduce_with_source
+    imported.ModelNew.tilewright_study = imported.ModelNew.evidence
     return imported

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tilewright.verify.runtime import FILE
+
 ROOT = Path(__file__).resolve().parents[2]
 
 CANDIDATE = """
@@ -66,7 +68,7 @@ print(json.dumps(sorted(ahead.compile_for_probes(job, tensors))))
 
 def compiled(folder: Path, sizes: list[int], seconds: float = 60.0) -> tuple[int, list[int]]:
     """Kernels in the cache, and indices of the probes that took too long."""
-    (folder / "tilewright_candidate.py").write_text(CANDIDATE)
+    (folder / FILE).write_text(CANDIDATE)
     cache = folder / "cache"
     environment = {
         **os.environ,

@@ -174,7 +174,7 @@ def write_live_file(forward: ForwardText, *, description: str) -> str:
     lines.open("class ModelNew(nn.Module):")
     lines.add('"""Takes the place of the module that it is given: of its class, and with all that it owns."""')
     lines.add()
-    lines.add('__slots__ = ("reference", "_watched", "tilewright_study")')
+    lines.add('__slots__ = ("reference", "_watched", "evidence")')
     lines.add("kinds = {}")
     lines.add()
     lines.open("def __new__(cls, reference):")

@@ -181,8 +181,27 @@ def looks(text: str) -> list[Look]:
     kernels = frozenset(function.node.name for function in source.functions if function.decorated)
     found: list[Look] = []
     for root in _reached(source.tree):
-        found += _looks_in(root, names, kernels)
+        if not _is_twin_switch(root, source.tree, kernels):
+            found += _looks_in(root, names, kernels)
     return sorted(set(found), key=lambda look: look.line)
+
+
+_COMPILED = "tl.constexpr(not triton.knobs.runtime.interpret)"
+
+
+def _is_twin_switch(root: ast.stmt, tree: ast.Module, kernels: frozenset[str]) -> bool:
+    """A constant that says whether kernels are compiled, asked only by device code that has a plain twin beside it.
+
+    What a GPU alone can do (inline assembly) needs such a twin in the interpreter; on a GPU both are judged as compiled.
+    """
+    if not isinstance(root, ast.Assign) or ast.unparse(root.value) != _COMPILED or len(root.targets) != 1:
+        return False
+    name = ast.unparse(root.targets[0])
+    device = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name in kernels]
+    switches = [node for part in device for node in ast.walk(part) if isinstance(node, ast.If) and node.orelse]
+    asked = {id(node.test) for node in switches if ast.unparse(node.test) == name}
+    uses = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == name]
+    return all(id(use) in asked or isinstance(use.ctx, ast.Store) for use in uses)
 
 
 def _names(tree: ast.Module) -> Names:
