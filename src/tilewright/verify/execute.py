@@ -81,7 +81,8 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 return
     if job["device"] == "cpu" and job.get("whole_s"):
         bench.load(multiprocessors)
-        _trace_whole(bench)
+        with contextlib.suppress(NotInterpretableError):  # the runs on data have named it
+            _trace_whole(bench)
 
 
 def _trace_whole(bench: _Bench) -> None:

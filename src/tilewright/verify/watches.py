@@ -192,7 +192,7 @@ _COMPILED = "tl.constexpr(not triton.knobs.runtime.interpret)"
 def _is_twin_switch(root: ast.stmt, tree: ast.Module, kernels: frozenset[str]) -> bool:
     """A constant that says whether kernels are compiled, asked only by device code that has a plain twin beside it.
 
-    What a GPU alone can do (inline assembly) needs such a twin in the interpreter; on a GPU both are judged as compiled.
+    What a GPU alone can do (inline assembly) needs such a twin in the interpreter; a GPU is judged as it compiles.
     """
     if not isinstance(root, ast.Assign) or ast.unparse(root.value) != _COMPILED or len(root.targets) != 1:
         return False
