@@ -212,7 +212,7 @@ class _Packing:
         lines.open(f"pack_{self.plan.name}_kernel[(programs,)](")
         few = "FEW=FEW, " if self.plan.joins_taps else ""
         lines.add(f"weight, packed{marks}, C=C, CO=CO, ROWS=ROWS, COLUMNS=COLUMNS,")
-        lines.add(f"{few}BLOCK_K=BLOCK_K, BLOCK_C=BLOCK_C, num_warps=4,")
+        lines.add(f"{few}BLOCK_K=BLOCK_K, BLOCK_C=BLOCK_C, num_warps=8,")
         lines.close()
         lines.add(")")
         lines.add("return packed")
