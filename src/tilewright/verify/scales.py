@@ -24,7 +24,8 @@ def fill_bounds(values: torch.Tensor) -> list[float]:
     A mask's -1e9 would set the scale of everything, and any score would be right beside it. What is filled, and what
     is not, is judged on its own scale.
     """
-    sizes = values.reshape(-1)[:: 1 + values.numel() // _LOOKED_AT].abs().double()
+    looked_at = values.reshape(-1)[:: 1 + values.numel() // _LOOKED_AT]
+    sizes = (looked_at if looked_at.is_complex() else looked_at.double()).abs().double()
     sizes = sizes[torch.isfinite(sizes) & (sizes > 0)]
     bounds: list[float] = []
     while sizes.numel() > 2 and len(bounds) < _MOST_FILLS:
