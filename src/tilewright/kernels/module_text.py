@@ -343,10 +343,10 @@ class _ForwardWriter:
     def _returned(self, leaf: Any) -> str:
         if not isinstance(leaf, torch_fx.Node):
             return self._text_of(leaf)
-        if leaf.op == "placeholder":
-            return next((one.name for one in self.arguments if one.placeholder == leaf.name), self.text.get(leaf, ""))
         if self._is_constant(leaf):
             return f"{self.text[leaf]}.clone()"  # the caller may change what it is given
+        if leaf.op == "placeholder":
+            return next((one.name for one in self.arguments if one.placeholder == leaf.name), self.text.get(leaf, ""))
         plain = self.plan.formats.get(leaf) is MemoryFormat.CHANNELS_LAST
         return f"{self.text[leaf]}.contiguous()" if plain else self.text[leaf]
 

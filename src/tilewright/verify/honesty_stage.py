@@ -14,7 +14,6 @@ import torch
 from tilewright.values.candidate import Candidate
 from tilewright.values.verdict import Finding
 from tilewright.verify import honesty, judge, wire
-from tilewright.verify.compare import is_exact
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
@@ -107,7 +106,7 @@ class Stage:
         answer = self.expected[scene.first]
         assert answer is not None
         job = {
-            "aliases": answer.aliases, "integers": any(is_exact(one) for one in answer.types),
+            "aliases": answer.aliases,
             **self.job, **probes, "entry": "tilewright.verify.honest_run:run", "device": device,
             "experiments": list(names), "budget_s": budget, "share_s": budget / 3,
             # Nobody outside can know how many calls are made.
