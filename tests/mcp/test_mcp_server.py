@@ -24,6 +24,7 @@ from tilewright.mcp.calls import Bench, looked_up_tool
 from tilewright.mcp.folders import Folders, PathRefusedError, open_folders
 from tilewright.mcp.processes import end_tree
 from tilewright.mcp.server import McpError, build_server, serve
+from tilewright.verify.processes import MARK
 
 WRONG = RIGHT.replace("* 2.0", "* 2.5")
 ALWAYS = {"inspect", "profile", "prompt", "verify", "optimize"}
@@ -223,7 +224,7 @@ def test_a_cancelled_call_leaves_nothing_running(folder: Path) -> None:
 
 def jobs_of(owners: set[int]) -> set[int]:
     """Sandboxed jobs that any of these processes started."""
-    marks = tuple(f"TILEWRIGHT_JOB={owner}-".encode() for owner in owners)
+    marks = tuple(f"{MARK}={owner}-".encode() for owner in owners)
     found = set()
     for entry in Path("/proc").glob("[0-9]*"):
         try:
@@ -348,7 +349,7 @@ def test_folders_hold_paths_in(tmp_path: Path) -> None:
 def test_a_tree_is_ended_with_those_that_left_it() -> None:
     script = """
 import os, subprocess, sys, time
-mark = {**os.environ, "TILEWRIGHT_JOB": f"{os.getpid()}-x"}
+mark = {**os.environ, "MARK_OF_A_JOB": f"{os.getpid()}-x"}
 sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
 child = subprocess.Popen(sleeper, start_new_session=True)
 left = subprocess.run([sys.executable, "-c", "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', "
@@ -358,6 +359,7 @@ left = subprocess.run([sys.executable, "-c", "import subprocess, sys; p = subpro
 print(child.pid, left.stdout.strip(), flush=True)
 time.sleep(60)
 """
+    script = script.replace("MARK_OF_A_JOB", MARK)
     root = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert root.stdout is not None
     pids = [int(word) for word in root.stdout.readline().split()]

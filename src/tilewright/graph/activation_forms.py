@@ -66,6 +66,8 @@ def _one_plus(node: torch_fx.Node, target: Any) -> torch_fx.Node | None:
 def _same_kind(node: torch_fx.Node, x: torch_fx.Node) -> bool:
     """The whole has the shape and the type of its input, which is a float."""
     a, b = node.meta["val"], x.meta["val"]
+    if not isinstance(a, torch.Tensor) or not isinstance(b, torch.Tensor):
+        return False  # a number that forward computes of sizes
     return bool(a.is_floating_point() and a.dtype is b.dtype and list(map(str, a.shape)) == list(map(str, b.shape)))
 
 

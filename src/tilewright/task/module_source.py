@@ -111,7 +111,7 @@ def load_namespace(source: ModuleSource) -> dict[str, Any]:
     parse_source(source.source, source.path, source.first_line)
     filename = _register(source)
     digest = hashlib.sha256(f"{filename}\n{source.source}".encode(errors="replace")).hexdigest()[:16]
-    module = types.ModuleType(f"tilewright_source_{digest}")
+    module = types.ModuleType(f"model_{digest}")
     module.__file__ = filename
     sys.modules[module.__name__] = module
     code = compile(_padded(source), filename, "exec", dont_inherit=True)
@@ -130,7 +130,7 @@ def _register(source: ModuleSource) -> str:
         return str(source.path.resolve())
     digest = hashlib.sha256(source.source.encode(errors="replace")).hexdigest()[:12]
     shown = "source" if source.path is None else source.path.name
-    filename = f"<tilewright {shown} {source.first_line} {digest}>"
+    filename = f"<{shown} {source.first_line} {digest}>"
     text = _padded(source)
     # Without a time of modification linecache never drops the entry.
     linecache.cache[filename] = (len(text), None, text.splitlines(keepends=True), filename)
