@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tilewright.sandbox.job import JobResult, Outcome, Part
 from tilewright.verify.runtime import FILE
-from tilewright.verify.sandbox import JobResult, Outcome, Part
 
 
 def run_batch(jobs: Sequence[tuple[Mapping[str, Any], str]], *, interpret: bool) -> list[JobResult]:

@@ -28,10 +28,10 @@ from tilewright.gpu.occupancy import occupancy
 from tilewright.gpu.table import find_gpu
 from tilewright.profile.predict import assemble, model_launches
 from tilewright.profile.seen import code_job, read_code, read_trace, trace_job
+from tilewright.sandbox.job import JobResult
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.precision import PrecisionClass
-from tilewright.verify.sandbox import JobResult
 
 RECORDED = Path(__file__).resolve().parent / "results" / "2026-11-21-h200-ranking.json"
 

@@ -74,8 +74,9 @@ def run(count: int, seed: int, pattern: str) -> Record:
 def judged(name: str, first: int, count: int) -> Iterator[dict[str, Any]]:
     """Judge one workload on the draws of seeds `first` and after; one row for each."""
     from tilewright.proposers.synthesize import synthesize
+    from tilewright.sandbox import wire
     from tilewright.task.load import load_task
-    from tilewright.verify import judge, runtime, wire
+    from tilewright.verify import judge, runtime
     from tilewright.verify.oracle import Oracle
     from tilewright.verify.planning import Plan
     from tilewright.verify.subject import Form, Subject, leaves, map_leaves, product_precision

@@ -16,7 +16,7 @@ FILES = sorted(ROOT.rglob("*.py"))
 #: Floors from below; a package may import from floors below its own, and from its left on its own. The packages of
 #: floor 0 define the shared values together.
 FLOORS = (
-    ("values", "errors", "gpu", "task"),
+    ("values", "errors", "gpu", "task", "sandbox"),
     ("graph", "kernels"),
     ("verify", "profile", "diagnosis"),
     ("proposers",),

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from tilewright.errors import TilewrightError
-from tilewright.verify import wire
+from tilewright.sandbox import wire
 
 ROOT = Path(__file__).resolve().parents[2]
 #: Seconds after which a reader counts as hanging.
@@ -333,7 +333,7 @@ def _contract(text: str) -> object:
 
 def _job_result(text: str, tensors: Mapping[str, torch.Tensor] | None = None) -> Any:
     """Parts of a job, as the sandbox hands them on, each with these tensors."""
-    from tilewright.verify.sandbox import JobResult, Outcome, Part
+    from tilewright.sandbox.job import JobResult, Outcome, Part
 
     parts = json.loads(text)
     if not isinstance(parts, list):

@@ -22,9 +22,8 @@ from tilewright import api
 from tilewright.mcp import jobs
 from tilewright.mcp.calls import Bench, looked_up_tool
 from tilewright.mcp.folders import Folders, PathRefusedError, open_folders
-from tilewright.mcp.processes import end_tree
 from tilewright.mcp.server import McpError, build_server, serve
-from tilewright.verify.processes import MARK
+from tilewright.sandbox.processes import descendants, end_tree, is_alive
 
 WRONG = RIGHT.replace("* 2.0", "* 2.5")
 ALWAYS = {"inspect", "profile", "prompt", "verify", "optimize"}
@@ -213,9 +212,10 @@ def test_a_cancelled_call_leaves_nothing_running(folder: Path) -> None:
             await started.wait()
             running = workers(folder)
             assert len(running) == 1
+            started_by = jobs_of(running)
             group.cancel_scope.cancel()
         with anyio.fail_after(20):
-            while workers(folder) or jobs_of(running):
+            while workers(folder) or any(is_alive(pid) for pid in started_by):
                 await anyio.sleep(0.1)
         assert (await client.call_tool("inspect", {"path": "task.txt"})).structured_content is not None
 
@@ -223,16 +223,8 @@ def test_a_cancelled_call_leaves_nothing_running(folder: Path) -> None:
 
 
 def jobs_of(owners: set[int]) -> set[int]:
-    """Sandboxed jobs that any of these processes started."""
-    marks = tuple(f"{MARK}={owner}-".encode() for owner in owners)
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(item.startswith(marks) for item in (entry / "environ").read_bytes().split(b"\0")):
-                found.add(int(entry.name))
-        except OSError:
-            continue
-    return found
+    """Sandboxed jobs that any of these processes started: what their fork servers forked."""
+    return {job for owner in owners for server in descendants(owner) for job in descendants(server)}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
@@ -247,12 +239,12 @@ def test_a_job_ends_with_its_server(folder: Path) -> None:
     job = {"tool": "verify", "arguments": {**asked, **files, "strict": False, "effort": "quick"}}
     worker.stdin.write(json.dumps(job).encode() + b"\n")
     worker.stdin.flush()
-    while not jobs_of({worker.pid}):
+    while not (jobs := jobs_of({worker.pid})):
         assert worker.poll() is None
         time.sleep(0.05)
     worker.stdin.close()  # as when the server is killed
     assert worker.wait(timeout=20) == 1
-    assert not jobs_of({worker.pid})
+    assert not any(is_alive(pid) for pid in jobs)
 
 
 def test_streamable_http_on_loopback(folder: Path) -> None:
@@ -348,18 +340,16 @@ def test_folders_hold_paths_in(tmp_path: Path) -> None:
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks into /proc")
 def test_a_tree_is_ended_with_those_that_left_it() -> None:
     script = """
-import os, subprocess, sys, time
-mark = {**os.environ, "MARK_OF_A_JOB": f"{os.getpid()}-x"}
+import ctypes, subprocess, sys, time
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans are its own, as a fork server's
 sleeper = [sys.executable, "-c", "import time; time.sleep(60)"]
 child = subprocess.Popen(sleeper, start_new_session=True)
 left = subprocess.run([sys.executable, "-c", "import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', "
     "'import time; time.sleep(60)'], start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
-    "print(p.pid)"],
-    env=mark, capture_output=True, text=True)
+    "print(p.pid)"], capture_output=True, text=True)
 print(child.pid, left.stdout.strip(), flush=True)
 time.sleep(60)
 """
-    script = script.replace("MARK_OF_A_JOB", MARK)
     root = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert root.stdout is not None
     pids = [int(word) for word in root.stdout.readline().split()]

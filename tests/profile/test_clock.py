@@ -17,11 +17,11 @@ from tilewright.profile.metronome import Beat, Metronome
 from tilewright.profile.statistics import Interval, cross_check, gain_percent, is_gain, percentile, summarise
 from tilewright.profile.subjects import build_candidate, candidate_as_json, source_as_json, source_from_json
 from tilewright.profile.timer import PLANS, SamplingPlan, Subject, sample_interleaved
+from tilewright.sandbox.job import JobResult, Outcome, Part
 from tilewright.task.module_source import build_module, make_inputs
 from tilewright.task.stage import Stage
 from tilewright.task.task import InputSpec, ModuleSource, Task
 from tilewright.values import Candidate, Measured, Origin, PrecisionClass
-from tilewright.verify.sandbox import JobResult, Outcome, Part
 
 PLAN = SamplingPlan(warm_up=1, samples=6, min_samples=2, budget_s=1e9, cross_check_ms=10)
 

@@ -16,8 +16,8 @@ from tilewright.profile import session
 from tilewright.profile.clock import REFERENCE
 from tilewright.profile.metronome import Beat
 from tilewright.profile.session import ClockSession
+from tilewright.sandbox.job import JobResult, Outcome
 from tilewright.values.candidate import Candidate
-from tilewright.verify.sandbox import JobResult, Outcome
 
 
 class Died(Exception):

@@ -46,7 +46,8 @@ SCRIPT = """
 import base64, json, os, sys
 import cloudpickle, torch
 from tilewright.gpu.table import find_gpu
-from tilewright.verify import ahead, wire
+from tilewright.sandbox import wire
+from tilewright.verify import ahead
 from tilewright.verify.runtime import gpu_figures
 
 sizes = json.loads(sys.argv[1])

@@ -11,13 +11,14 @@ import torch
 from torch import nn
 
 from tilewright.gpu.table import find_gpu
+from tilewright.sandbox import wire
 from tilewright.task.stage import Stage
 from tilewright.task.stage_rules import rules_for
 from tilewright.task.task import InputSpec, ModuleSource, Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.verdict import Finding, Severity, Verdict
-from tilewright.verify import coverage, perturb, wire
+from tilewright.verify import coverage, perturb
 from tilewright.verify.coverage import Coverage, NativeAccesses, guarded
 from tilewright.verify.coverage_findings import Weighing, ranges
 from tilewright.verify.gate import verify

@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from tests.verify.corpus.cases import FOLDER, reference_path
+from tilewright.sandbox import wire
 from tilewright.task.load import load_task
 from tilewright.values.candidate import Candidate, NativeCall, Origin, Recording
 from tilewright.values.verdict import Finding, Severity, Verdict
-from tilewright.verify import honesty, patches, wire
+from tilewright.verify import honesty, patches
 from tilewright.verify.contract import finding
 from tilewright.verify.gate import verify
 from tilewright.verify.honest_run import EXPERIMENTS

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from tests.verify.corpus.cases import FOLDER, reference_path
+from tilewright.sandbox import disguise
 from tilewright.task.load import load_task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import Severity
-from tilewright.verify import aliases, disguise, gradients, honest_calls, modes, states, watches, world
+from tilewright.verify import aliases, gradients, honest_calls, modes, states, watches, world
 from tilewright.verify.honesty_world import findings_of as world_findings
 from tilewright.verify.honesty_world import source_findings
 from tilewright.verify.syntax import Source
@@ -135,7 +136,7 @@ def test_this_tool_is_not_to_be_found_by_its_name() -> None:
     with disguise.hidden():
         assert not [name for name in sys.modules if name.startswith("tilewright")]
         assert "PYTHONPATH" not in os.environ
-    assert "tilewright.verify.disguise" in sys.modules
+    assert "tilewright.sandbox.disguise" in sys.modules
 
 
 # --- modes, names, gradients -------------------------------------------------------------------------------------

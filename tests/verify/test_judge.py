@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from tilewright.sandbox import wire
 from tilewright.values.verdict import Finding, Severity
-from tilewright.verify import wire
 from tilewright.verify.compare import Errors
 from tilewright.verify.judge import Expected, Outcome, findings_of, judge_run
 from tilewright.verify.planning import Family, Probe

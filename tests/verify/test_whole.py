@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tilewright.verify.sandbox import Part
+from tilewright.sandbox.job import Part
 from tilewright.verify.trials import first_call
 from tilewright.verify.whole import Piece, _program, _spread
 from tilewright.verify.whole_findings import whole_findings

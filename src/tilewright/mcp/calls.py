@@ -15,9 +15,9 @@ from tilewright.errors import TilewrightError
 from tilewright.mcp import jobs, results
 from tilewright.mcp.folders import Folders
 from tilewright.mcp.running import run_job
+from tilewright.sandbox.processes import available_cores
 from tilewright.task.stage import Stage
 from tilewright.values.precision import PrecisionClass
-from tilewright.verify.processes import available_cores
 
 TaskPath = Annotated[str, Field(description="The task: a Python file or a document.")]
 ReferencePath = Annotated[str | None, Field(description="For a document: Python file that says what is right.")]

@@ -16,7 +16,7 @@ import anyio.abc
 import anyio.to_thread
 
 from tilewright.errors import TilewrightError
-from tilewright.mcp.processes import end_tree
+from tilewright.sandbox.processes import end_tree
 
 #: Told of progress: fraction of the whole from 0 to 1 where it is known, and what is being done.
 Listener = Callable[[float | None, str], Awaitable[None]]

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 from tilewright.errors import TilewrightError
 from tilewright.mcp import jobs
-from tilewright.mcp.processes import end_tree
+from tilewright.sandbox.processes import end_tree
 
 
 def main() -> int:

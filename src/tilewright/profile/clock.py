@@ -19,10 +19,10 @@ from tilewright.profile.metronome import Metronome
 from tilewright.profile.statistics import CrossCheck, Interval, cross_check, summarise
 from tilewright.profile.subjects import candidate_as_json, source_as_json
 from tilewright.profile.timer import PLANS
+from tilewright.sandbox.job import JobResult, Limits, Outcome, run_job
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.measurement import Measured
-from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
 
 #: Labels of what is measured beside the candidates, whose labels are their digests.
 REFERENCE = "reference"

@@ -15,6 +15,7 @@ import torch
 from tilewright.gpu.gpu import Gpu
 from tilewright.profile.layouts import GlobalAccess, read_accesses
 from tilewright.profile.sass import Instruction, disassemble, parse_sass
+from tilewright.sandbox.job import JobResult, Limits, run_job
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Launch, Recording
 from tilewright.values.verdict import Finding, KernelResources
@@ -22,7 +23,6 @@ from tilewright.verify.accesses import AccessKind, TracedTensor
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.record import Recorded, read_recording
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Limits, run_job
 
 KINDS = tuple(AccessKind)
 

@@ -22,10 +22,10 @@ from tilewright.profile.lock import alone_on_gpu
 from tilewright.profile.metronome import Metronome
 from tilewright.profile.subjects import candidate_as_json, source_as_json
 from tilewright.profile.timer import PLANS
+from tilewright.sandbox.job import JobResult, Limits, run_job
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.verify.compiled import compiled_folder, compiled_root
-from tilewright.verify.sandbox import JobResult, Limits, run_job
 
 #: Wall seconds: until the child has built the reference, and for each candidate of an order (it compiles what was
 #: not compiled ahead, and may autotune).

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.sandbox import wire
 from tilewright.task.module_source import build_module, init_args, make_inputs
 from tilewright.task.task import InputSpec, ModuleSource
 from tilewright.values.candidate import Candidate
-from tilewright.verify import wire
 
 #: Sets of inputs that are used in turns: at most so many, and no more than this part of the free memory.
 INPUT_SETS = 4

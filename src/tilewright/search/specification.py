@@ -7,8 +7,8 @@ from typing import Any
 
 from tilewright.errors import InputMismatchError, SourceError, SourceLocation, TilewrightError, path_location
 from tilewright.profile.subjects import source_as_json, source_from_json
+from tilewright.sandbox.job import run_job
 from tilewright.task.task import ModuleSource
-from tilewright.verify.sandbox import run_job
 
 _DEADLINE_S = 120.0
 

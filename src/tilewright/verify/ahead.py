@@ -20,8 +20,9 @@ from typing import Any
 import cloudpickle
 import torch
 
-from tilewright.verify import runtime, wire
-from tilewright.verify.processes import available_cores
+from tilewright.sandbox import wire
+from tilewright.sandbox.processes import available_cores
+from tilewright.verify import runtime
 from tilewright.verify.subject import map_leaves
 
 #: Workers at once.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from tilewright.verify import wire
+from tilewright.sandbox import wire
 from tilewright.verify.compare import Errors, combine, is_exact
 from tilewright.verify.subject import Form, Tree, to_double
 

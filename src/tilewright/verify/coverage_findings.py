@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
+from tilewright.sandbox.job import JobResult, Part
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, Severity
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
 from tilewright.verify.planning import Family, Probe
-from tilewright.verify.sandbox import JobResult, Part
 
 #: So many tensors with unread elements are asked about at most.
 _MOST_QUESTIONS = 12

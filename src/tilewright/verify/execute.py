@@ -21,7 +21,8 @@ from torch import nn
 
 from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
-from tilewright.verify import ahead, coverage, modes, runtime, states, wire
+from tilewright.sandbox import wire
+from tilewright.verify import ahead, coverage, modes, runtime, states
 from tilewright.verify.coverage import Coverage
 from tilewright.verify.pretend import really
 from tilewright.verify.subject import Form, as_tensors, leaves, map_leaves, product_precision

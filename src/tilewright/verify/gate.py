@@ -17,10 +17,14 @@ import torch
 
 from tilewright.errors import InputMismatchError, MissingReferenceError
 from tilewright.gpu.detect import detect_gpu
+from tilewright.sandbox import wire
+from tilewright.sandbox.job import JobResult, run_job
+from tilewright.sandbox.limits import CHECK_OF, Limits, Outcome
+from tilewright.sandbox.paths import own_folder
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
-from tilewright.verify import coverage_findings, honesty, honesty_world, judge, modes, states, watches, wire
+from tilewright.verify import coverage_findings, honesty, honesty_world, judge, modes, states, watches
 from tilewright.verify.answers import LARGE
 from tilewright.verify.checks import BY_NAME
 from tilewright.verify.compiled import cache_environment
@@ -34,16 +38,13 @@ from tilewright.verify.grid_limits import grid_limits
 from tilewright.verify.honesty_stage import BUDGET_S, Stage
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import check_launches
-from tilewright.verify.limits import CHECK_OF, Limits, Outcome
 from tilewright.verify.oracle import SENSITIVE
 from tilewright.verify.planning import Crossing, Family, Probe
 from tilewright.verify.record import Recorded, record_fully
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import LANGUAGE, Source
 from tilewright.verify.trial_findings import trial_findings
 from tilewright.verify.unjudged import judged_without
-from tilewright.verify.walls import own_folder
 from tilewright.verify.whole_findings import whole_findings
 
 Progress = Callable[[str], None]

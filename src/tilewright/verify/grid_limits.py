@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tilewright.sandbox.job import Part
 from tilewright.values.candidate import Recording
 from tilewright.values.verdict import Finding, Severity
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
 from tilewright.verify.launch_rules import MOST_PROGRAMS
 from tilewright.verify.planning import Family
-from tilewright.verify.sandbox import Part
 
 #: A size that is more than so many times the task's own is nobody's.
 _NEAR = 16

@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from tilewright.kernels import triton_compat
-from tilewright.verify import disguise, pretend, runtime, wire, workbench, world
+from tilewright.sandbox import disguise, wire
+from tilewright.verify import pretend, runtime, workbench, world
 from tilewright.verify.pretend import really
 from tilewright.verify.streams import Streams
 from tilewright.verify.subject import Form, as_tensors, leaves, product_precision

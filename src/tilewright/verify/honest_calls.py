@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from tilewright.verify import aliases, runtime, wire, workbench
+from tilewright.sandbox import wire
+from tilewright.verify import aliases, runtime, workbench
 from tilewright.verify.honest_bench import Bench, Report, changed, copies, held
 from tilewright.verify.pretend import really
 from tilewright.verify.subject import leaves, map_leaves

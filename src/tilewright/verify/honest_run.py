@@ -16,6 +16,7 @@ from torch import nn
 
 from tilewright.kernels import triton_compat
 from tilewright.kernels.interpreting.unsupported import NotInterpretableError
+from tilewright.sandbox import wire
 from tilewright.verify import (
     aliases,
     gradients,
@@ -24,7 +25,6 @@ from tilewright.verify import (
     patches,
     pretend,
     runtime,
-    wire,
     workbench,
     world,
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from tilewright.sandbox.job import JobResult
 from tilewright.values.candidate import Candidate, Origin, Recording
 from tilewright.values.verdict import Finding, Severity
 from tilewright.verify import gradients, honesty_calls, honesty_world, in_place, judge
@@ -15,7 +16,6 @@ from tilewright.verify.compare import Errors
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected, Outcome
 from tilewright.verify.planning import Family
-from tilewright.verify.sandbox import JobResult
 from tilewright.verify.syntax import LANGUAGE, Source
 
 #: Experiments that run wherever kernels run, and those that need the interpreter.

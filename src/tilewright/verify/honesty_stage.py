@@ -11,16 +11,17 @@ from typing import Any
 
 import torch
 
+from tilewright.sandbox import wire
+from tilewright.sandbox.job import JobResult, run_job
+from tilewright.sandbox.limits import CHECK_OF, Limits, Outcome
 from tilewright.values.candidate import Candidate
 from tilewright.values.verdict import Finding
-from tilewright.verify import honesty, judge, wire
+from tilewright.verify import honesty, judge
 from tilewright.verify.compiled import cache_environment
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected
-from tilewright.verify.limits import CHECK_OF, Limits, Outcome
 from tilewright.verify.record import Recorded
 from tilewright.verify.runtime import OTHER_FILE
-from tilewright.verify.sandbox import JobResult, run_job
 from tilewright.verify.syntax import Source
 
 #: Processor seconds of all experiments, by effort; those that do not fit are named.

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from tilewright.sandbox import wire
 from tilewright.values.verdict import Finding, Severity
-from tilewright.verify import wire
 from tilewright.verify.compare import Allowed, compare_one, is_exact
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected

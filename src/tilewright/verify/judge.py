@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
+from tilewright.sandbox import wire
+from tilewright.sandbox.job import JobResult
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import ErrorRow, Finding, Severity
-from tilewright.verify import wire
 from tilewright.verify.compare import Allowed, Errors
 from tilewright.verify.exactness import Right, compared, worst_of
 from tilewright.verify.excuses import Excuses, excuses_of
 from tilewright.verify.planning import Family, Probe
-from tilewright.verify.sandbox import JobResult
 from tilewright.verify.subject import Form, leaves
 
 

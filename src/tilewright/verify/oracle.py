@@ -19,8 +19,9 @@ import torch
 
 from tilewright.kernels.interpreting.unsupported import NotInterpretableError
 from tilewright.kernels.triton_memory import observed_memory
+from tilewright.sandbox import wire
 from tilewright.task.task import ModuleSource
-from tilewright.verify import aliases, draws, gradients, modes, nudge, planning, runtime, wire
+from tilewright.verify import aliases, draws, gradients, modes, nudge, planning, runtime
 from tilewright.verify.answers import Answer, OtherShapesError, Pass, answer_data, largest, widened
 from tilewright.verify.arguments import with_values
 from tilewright.verify.compare import Errors, compare, compare_each, is_exact

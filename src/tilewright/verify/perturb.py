@@ -15,7 +15,7 @@ from typing import Any
 import cloudpickle
 import torch
 
-from tilewright.verify import wire
+from tilewright.sandbox import wire
 from tilewright.verify.subject import DispatchMode, Subject, leaves, map_leaves, to_double
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]

@@ -12,16 +12,16 @@ from typing import Any
 import cloudpickle
 
 from tilewright.gpu.gpu import Gpu
+from tilewright.sandbox.job import JobResult, Part, run_job
+from tilewright.sandbox.limits import CHECK_OF, Limits, Outcome
+from tilewright.sandbox.paths import own_folder
+from tilewright.sandbox.processes import available_cores
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values.candidate import Candidate, Launch, LaunchArgument, NativeCall, Recording
 from tilewright.values.serialise import JsonValue
 from tilewright.values.verdict import Finding, KernelResources, Severity
 from tilewright.verify.compiled import cache_environment, compiled_folder
-from tilewright.verify.limits import CHECK_OF, Limits, Outcome
-from tilewright.verify.processes import available_cores
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Part, run_job
-from tilewright.verify.walls import own_folder
 
 #: Wall seconds for building, recording and compiling.
 DEADLINE_S = 240.0

@@ -19,7 +19,8 @@ from torch import nn
 
 from tilewright.kernels import triton_compat
 from tilewright.kernels.interpreting.compiled import stand_in
-from tilewright.verify import disguise, trials
+from tilewright.sandbox import disguise
+from tilewright.verify import trials
 from tilewright.verify.pretend import Redirect, pretend, really
 
 #: Names under which a candidate's file is imported, in the gate's runs and in its experiments: a user's own.

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from tilewright.gpu.gpu import Gpu
+from tilewright.sandbox.job import JobResult, Limits, Outcome, run_job
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.verify.accesses import Access, AccessKind, Sample, TracedLaunch, TracedTensor
 from tilewright.verify.runtime import FILE, gpu_figures
-from tilewright.verify.sandbox import JobResult, Limits, Outcome, run_job
 
 #: Kinds in the order in which they are numbered on the wire.
 KINDS = tuple(AccessKind)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from tilewright.sandbox.job import Part
 from tilewright.values.verdict import Finding
 from tilewright.verify.contract import finding
 from tilewright.verify.judge import Expected, Outcome
-from tilewright.verify.sandbox import Part
 
 Judge = Callable[[str, Part, Expected], Outcome]
 

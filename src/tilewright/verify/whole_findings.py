@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from tilewright.sandbox.job import Part
 from tilewright.values.verdict import Finding
 from tilewright.verify.contract import finding
-from tilewright.verify.sandbox import Part
 
 #: How each message begins.
 _AT = "at the task's own sizes"

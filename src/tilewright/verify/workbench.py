@@ -10,7 +10,8 @@ import cloudpickle
 import torch
 from torch import nn
 
-from tilewright.verify import runtime, wire
+from tilewright.sandbox import wire
+from tilewright.verify import runtime
 from tilewright.verify.subject import map_leaves
 
 

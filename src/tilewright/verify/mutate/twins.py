@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from tilewright.gpu.gpu import Gpu
+from tilewright.sandbox.job import Limits, Outcome, run_job
 from tilewright.task.input_spec import parse_inputs
 from tilewright.task.module_source import make_inputs
 from tilewright.task.task import ModuleSource
 from tilewright.verify import runtime
 from tilewright.verify.pretend import really
-from tilewright.verify.sandbox import Limits, Outcome, run_job
 from tilewright.verify.subject import leaves, map_leaves
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]

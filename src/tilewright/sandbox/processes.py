@@ -6,16 +6,16 @@ import contextlib
 import os
 import signal
 import stat
-import subprocess
+import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-#: Environment variable that marks every process of a job, also one that left its session. Many batch systems have one.
-MARK = "JOB_ID"
+#: Seconds in which killed processes must be gone, on a busy machine too.
+_END_S = 10.0
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
@@ -114,49 +114,59 @@ def unlinked_bytes(pids: Sequence[int]) -> int:
     return sum(found.values())
 
 
-def kill_marked(process: subprocess.Popen[bytes], mark: str) -> None:
-    """End a job's process group and every process that carries its mark, and reap the child."""
-    # In a process namespace the first kill ends all; without one, a bomb needs the rounds below.
-    _signal_group(process.pid)
-    for attempt in range(50):
-        left = _marked(mark)
-        if not left:
-            break
-        for pid in left:
-            _signal(pid)
-        time.sleep(0.002 * attempt)
-    try:
-        process.wait(timeout=5.0)
-    except subprocess.TimeoutExpired:  # pragma: no cover - a process stuck in the kernel
+def end_tree(root: int, *, spare_root: bool = False) -> None:
+    """Kill `root` and all its descendants. Where there is no /proc, its process group is killed."""
+    if not sys.platform.startswith("linux"):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(root, signal.SIGKILL)
         return
+    if not spare_root:
+        _signal({root}, signal.SIGSTOP)
+    end_below(root, spare=frozenset())
+    if not spare_root:
+        _signal({root}, signal.SIGKILL)
 
 
-def _signal_group(group: int) -> None:
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
+def end_below(root: int, *, spare: frozenset[int]) -> None:
+    """Kill all descendants of `root` but those in `spare` and theirs.
+
+    All are frozen first, parents before children, so that none can start another. Those of a process that has ended
+    are `root`'s own by then where `root` adopts orphans.
+    """
+    until = time.monotonic() + _END_S
+    while time.monotonic() < until:
+        frozen: set[int] = set()
+        while fresh := descendants(root, spare) - frozen:
+            _signal(fresh, signal.SIGSTOP)
+            frozen |= fresh
+        if not frozen:
+            return
+        _signal(frozen, signal.SIGKILL)
+        time.sleep(0.002)
 
 
-def _signal(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        return
-
-
-def _marked(mark: str) -> list[int]:
-    """Living processes whose environment carries `mark`."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        try:
-            if wanted in (entry / "environ").read_bytes().split(b"\0") and _alive(entry):
-                found.append(int(entry.name))
-        except OSError:
-            continue
+def descendants(root: int, spare: frozenset[int] = frozenset()) -> set[int]:
+    """Process ids of what lives below `root`, without those in `spare` and theirs, and without this process."""
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        with contextlib.suppress(OSError):
+            for pid in _children(waiting.pop()):
+                if pid not in spare and pid != os.getpid():
+                    waiting.append(pid)
+                    if is_alive(pid):
+                        found.add(pid)
     return found
 
 
-def _alive(entry: Path) -> bool:
-    return (entry / "stat").read_text().rpartition(")")[2].split()[0] not in {"Z", "X"}
+def is_alive(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    with contextlib.suppress(OSError, IndexError):
+        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] not in {"Z", "X"}
+    return False
+
+
+def _signal(pids: Iterable[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)

@@ -1,7 +1,7 @@
 """Run a job in another process with limits and a deadline; what comes back is data.
 
-The parent writes the job (JSON, safetensors) into a scratch directory of its own, starts
-`python -m tilewright.verify.child` there, and reads parts (JSON, safetensors) back as they are completed. The
+The parent writes the job (JSON, safetensors) into a scratch directory of its own, has a process forked for it from one
+that has torch and Triton imported (`fork_server`), and reads parts (JSON, safetensors) back as they are completed. The
 child has its own session and, where the system permits, its own process and network namespaces, and a wall around its
 files (Landlock); a stripped environment; limits on memory, time, files and processes. Whatever it does, `run_job`
 returns.
@@ -9,10 +9,7 @@ returns.
 
 from __future__ import annotations
 
-import functools
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,12 +20,13 @@ from typing import Any
 
 import torch
 
-from tilewright.verify import wire
-from tilewright.verify.limits import Limits as Limits
-from tilewright.verify.limits import Outcome as Outcome
-from tilewright.verify.processes import MARK, Tail, available_cores, kill_marked
-from tilewright.verify.supervise import Supervisor
-from tilewright.verify.walls import missing, walls
+from tilewright.sandbox import forking, wire
+from tilewright.sandbox.forking import ForkServerError, fork_server
+from tilewright.sandbox.limits import Limits as Limits
+from tilewright.sandbox.limits import Outcome as Outcome
+from tilewright.sandbox.paths import allowed_paths, missing
+from tilewright.sandbox.processes import Tail, available_cores
+from tilewright.sandbox.supervise import Supervisor
 
 #: Name patterns of the environment that a child may see; the rest (tokens, keys, proxies) stays outside.
 _ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "SYSTEMROOT")
@@ -114,47 +112,62 @@ def run_job(
         shared = [*writable, *(Path(environment[name]) for name in _FOLDERS if environment and name in environment)]
         for path in shared:
             path.mkdir(parents=True, exist_ok=True)
-        inside = walls(scratch, cuda=limits.cuda, readable=readable, writable=shared)
+        inside = allowed_paths(scratch, cuda=limits.cuda, readable=readable, writable=shared)
         _write_job(scratch, {**job, "limits": asdict(limits), "walls": inside}, tensors or {}, files or {})
-        mark = f"{os.getpid()}-{scratch.name}"
-        wrapper, notes = isolation()
-        notes = (*notes, *missing())
-        process = subprocess.Popen(
-            [*wrapper, sys.executable, "-P", "-m", "tilewright.verify.child", str(scratch)],
-            cwd=scratch,
-            env=_child_environment(scratch, mark, environment or {}),
-            stdin=subprocess.PIPE,  # never written: its end tells the child that this process is gone
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
-        out, err = Tail(process.stdout, limits.output_bytes), Tail(process.stderr, limits.output_bytes)
+        own = _child_environment(scratch, environment or {})
         try:
-            outcome, message = Supervisor(process, scratch, started + deadline_s, limits, on_part, stop).wait()
-        finally:
-            exit_code = process.poll()
-            kill_marked(process, mark)
-            if process.stdin is not None:
-                process.stdin.close()
+            ended = _supervised(str(job["entry"]), scratch, own, deadline_s, limits, on_part, stop)
+        except ForkServerError as error:
+            return JobResult(Outcome.CRASH, str(error), (), None, "", "", time.monotonic() - started, ())
         parts, garbage = _read_parts(scratch, limits)
+        outcome, message = ended.outcome, ended.message
         if outcome is Outcome.OK:
-            outcome, message = _how_it_ended(scratch, exit_code, garbage, err.text())
-        return JobResult(outcome, message, parts, exit_code, out.text(), err.text(), time.monotonic() - started, notes)
+            outcome, message = _how_it_ended(scratch, ended.exit_code, garbage, ended.stderr)
+        return JobResult(
+            outcome, message, parts, ended.exit_code, ended.stdout, ended.stderr, time.monotonic() - started,
+            (*ended.notes, *missing()),
+        )  # fmt: skip
 
 
-@functools.cache
-def isolation() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The command prefix that gives a process namespaces of its own, and notes on what this system lacks."""
-    unshare = shutil.which("unshare")
-    if unshare is not None:
-        user = ("--user", "--map-current-user")
-        for flags in ((*user, "--net", "--pid"), ("--net", "--pid"), (*user, "--pid"), (*user, "--net")):
-            extra = ("--fork", "--kill-child", "--mount-proc") if "--pid" in flags else ()
-            command = (unshare, *flags, *extra)
-            if subprocess.run([*command, "true"], capture_output=True, timeout=20, check=False).returncode == 0:
-                missing = [] if "--net" in flags else ["the network could not be forbidden (no network namespace)"]
-                return command, tuple(missing)
-    return (), ("the network could not be forbidden: this system offers no namespaces through `unshare`",)
+@dataclass(frozen=True)
+class _Ended:
+    """How a job's processes ended, as seen from outside; the fields are those of `JobResult`."""
+
+    outcome: Outcome
+    message: str
+    exit_code: int | None
+    stdout: str
+    stderr: str
+    notes: tuple[str, ...]
+
+
+def _supervised(
+    entry: str,
+    scratch: Path,
+    environment: Mapping[str, str],
+    deadline_s: float,
+    limits: Limits,
+    on_part: Callable[[str], None] | None,
+    stop: Callable[[], bool] | None,
+) -> _Ended:
+    """Start a job's process and watch it until nothing of it is left."""
+    server = fork_server(environment)
+    notes = forking.notes(server.namespaces())
+    out, out_end = os.pipe()
+    err, err_end = os.pipe()
+    streams = Tail(os.fdopen(out, "rb"), limits.output_bytes), Tail(os.fdopen(err, "rb"), limits.output_bytes)
+    try:
+        process = server.fork(entry, scratch, environment, (out_end, err_end))
+    finally:
+        os.close(out_end)
+        os.close(err_end)
+    try:
+        deadline = time.monotonic() + deadline_s
+        outcome, message = Supervisor(process, scratch, deadline, limits, on_part, stop).wait()
+        exit_code = process.poll()
+    finally:
+        process.end()
+    return _Ended(outcome, message, exit_code, streams[0].text(), streams[1].text(), notes)
 
 
 def _write_job(
@@ -168,7 +181,7 @@ def _write_job(
     wire.save_json(scratch / "job.json", job)
 
 
-def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> dict[str, str]:
+def _child_environment(scratch: Path, extra: Mapping[str, str]) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -186,7 +199,6 @@ def _child_environment(scratch: Path, mark: str, extra: Mapping[str, str]) -> di
         "OMP_WAIT_POLICY": "PASSIVE",
         "OPENBLAS_NUM_THREADS": "1",  # the interpreter's products are small
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS") or str(max(available_cores() // 2, 1)),
-        MARK: mark,
     }
     return kept | dict(extra)
 

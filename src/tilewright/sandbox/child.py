@@ -1,7 +1,7 @@
 """The process on the other side of the wall: takes a job from its scratch directory, runs it, reports parts.
 
-Started as `python -m tilewright.verify.child SCRATCH`, never imported by the parent. It is the trusted wrapper:
-it limits itself before anything of a candidate's is loaded, and writes what comes back.
+Forked by `tilewright.sandbox.fork_server`. It is the trusted wrapper: it limits itself before anything of a
+candidate's is loaded, and writes what comes back.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+from tilewright.sandbox.namespaces import code_of
 
 
 def main(scratch: Path) -> int:
@@ -39,8 +41,7 @@ def _be_init(scratch: Path) -> int:
     while True:
         pid, status = os.wait()
         if pid == worker:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
+            return code_of(status)
 
 
 def _end_with_parent() -> None:
@@ -58,7 +59,7 @@ def _work(scratch: Path) -> int:
     _limit(job["limits"])
     _wall(job.pop("walls"))
 
-    from tilewright.verify import wire
+    from tilewright.sandbox import wire
 
     count = 0
 
@@ -69,7 +70,7 @@ def _work(scratch: Path) -> int:
         wire.save_json(scratch / "out" / f"{count}.json", {"name": name, "data": data})
         count += 1
 
-    from tilewright.verify import disguise
+    from tilewright.sandbox import disguise
 
     disguise.as_script(scratch)
     package, _, function = job["entry"].partition(":")
@@ -104,10 +105,6 @@ def _limit(limits: Mapping[str, Any]) -> None:
 def _wall(paths: Mapping[str, Any]) -> None:
     """Shut everything off but these paths, for good; nothing where the kernel cannot."""
     if paths:
-        from tilewright.verify import landlock
+        from tilewright.sandbox import landlock
 
         landlock.restrict(paths["read"], paths["write"])
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tilewright.verify import wire
-from tilewright.verify.limits import Limits, Outcome
-from tilewright.verify.processes import TreeUsage, tree_usage, unlinked_bytes
+from tilewright.sandbox import wire
+from tilewright.sandbox.forking import ForkedProcess
+from tilewright.sandbox.limits import Limits, Outcome
+from tilewright.sandbox.processes import TreeUsage, tree_usage, unlinked_bytes
 
 #: A tree that uses fewer processor seconds than this in `Limits.idle_s` does nothing.
 _IDLE_CPU_S = 0.05
@@ -37,7 +38,7 @@ class Supervisor:
         stop: the job is killed when it says so.
     """
 
-    process: subprocess.Popen[bytes]
+    process: ForkedProcess
     scratch: Path
     deadline: float
     limits: Limits

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from tilewright.verify import landlock
+from tilewright.sandbox import landlock
 
 #: Where systems keep programs, libraries and their settings: nobody's own files.
 _SYSTEM = (
@@ -27,8 +27,10 @@ NOTES = {
 }
 
 
-def walls(scratch: Path, *, cuda: bool, readable: Sequence[Path] | None, writable: Sequence[Path]) -> dict[str, object]:
-    """Paths that a job may read and write beside nothing else, as JSON values for `tilewright.verify.child`.
+def allowed_paths(
+    scratch: Path, *, cuda: bool, readable: Sequence[Path] | None, writable: Sequence[Path]
+) -> dict[str, object]:
+    """Paths that a job may read and write beside nothing else, as JSON values for `tilewright.sandbox.child`.
 
     Args:
         scratch: its own directory.
