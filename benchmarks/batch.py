@@ -15,8 +15,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from tilewright.gate.inside.runtime import FILE
 from tilewright.sandbox.job import JobResult, Outcome, Part
-from tilewright.verify.runtime import FILE
 
 
 def run_batch(jobs: Sequence[tuple[Mapping[str, Any], str]], *, interpret: bool) -> list[JobResult]:

@@ -5,7 +5,7 @@
     python -m benchmarks.calibrate --profiled      the kernels whose occupancy is read under `ncu`
 
 The points know nothing of the kernels that the model is checked with. `benchmarks/results` holds a recorded run;
-`tilewright/profile/calibration.py` holds the constants, and a test holds them against the record.
+`tilewright/measure/calibration.py` holds the constants, and a test holds them against the record.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.results import Check
-from tilewright.verify.subject import ReducedProducts
+from tilewright.gate.reference.subject import ReducedProducts
 
 #: The allowed error is this multiple of the reference's own, in its precision class, on the same inputs (or of what
 #: TF32 operands cost, where that class was asked for: cuDNN takes float32 by itself where channels are few) ...

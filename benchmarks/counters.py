@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (problem := no_gpu()) is not None:
         print(f"error: {problem}", file=sys.stderr)
         return 2
-    from tilewright.profile.ncu import find_ncu, ncu_version
+    from tilewright.measure.ncu import find_ncu, ncu_version
 
     ncu = find_ncu()
     if ncu is None:
@@ -131,7 +131,7 @@ def compare(ncu: Path, number: str, document: Path, reference: Path, runs: int, 
         record: told of GPU and versions.
     """
     from tilewright.gpu.detect import detect_gpu
-    from tilewright.profile.collect import collect_profile
+    from tilewright.measure.collect import collect_profile
     from tilewright.task.load import load_task
 
     installed = detect_gpu()

@@ -35,12 +35,12 @@ warnings.filterwarnings("ignore")
 from benchmarks.drop_in_families import FAMILIES, Family  # noqa: E402
 from tilewright.graph.canonical import simplify  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
-from tilewright.kernels.module_text import write_forward  # noqa: E402
+from tilewright.kernels.module.classes import read_reference, write_file, write_live_file  # noqa: E402
+from tilewright.kernels.module.text import write_forward  # noqa: E402
 from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
-from tilewright.kernels.shell import read_reference, write_file, write_live_file  # noqa: E402
-from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
 from tilewright.proposers.synthesize import plan_variants, widened_reads  # noqa: E402
 from tilewright.task.task import ModuleSource  # noqa: E402
+from tilewright.toolchain.triton_compat import refine_interpreter  # noqa: E402
 from tilewright.values import PrecisionClass  # noqa: E402
 
 refine_interpreter()

@@ -61,7 +61,7 @@ def first_call(reference: str, module: str) -> None:
     """In a process of its own: print the seconds of the first forward pass."""
     import torch
 
-    from tilewright.profile.subjects import build_candidate
+    from tilewright.measure.subjects import build_candidate
     from tilewright.task.load import module_source_from_text
     from tilewright.task.module_source import build_module, make_inputs
 

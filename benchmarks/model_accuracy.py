@@ -20,8 +20,8 @@ from typing import Any
 from benchmarks.cases import EXAMPLES, WORKLOADS
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import find_gpu
-from tilewright.profile.predict import assemble, choose, given_candidate, model_launches, resident_programs
-from tilewright.profile.seen import look, sample_accesses
+from tilewright.measure.predict import assemble, choose, given_candidate, model_launches, resident_programs
+from tilewright.measure.seen import look, sample_accesses
 from tilewright.task.load import load_task
 from tilewright.values import profile as names
 from tilewright.values.profile import KernelProfile

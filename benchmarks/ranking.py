@@ -26,8 +26,8 @@ from benchmarks.ranking_templates import Item
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.occupancy import occupancy
 from tilewright.gpu.table import find_gpu
-from tilewright.profile.predict import assemble, model_launches
-from tilewright.profile.seen import code_job, read_code, read_trace, trace_job
+from tilewright.measure.predict import assemble, model_launches
+from tilewright.measure.seen import code_job, read_code, read_trace, trace_job
 from tilewright.sandbox.job import JobResult
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values.candidate import Candidate, Origin
@@ -70,7 +70,7 @@ def _warm(item: Item) -> str:
 def _built(item: Item) -> Any:
     import torch
 
-    from tilewright.profile.subjects import build_candidate
+    from tilewright.measure.subjects import build_candidate
     from tilewright.task.module_source import build_module, make_inputs
     from tilewright.task.task import ModuleSource
 
@@ -92,8 +92,8 @@ def measure(items: Sequence[Item], jobs: int) -> tuple[list[Timed], dict[str, st
     """Times of all items, and what failed: name -> why. Compiled in parallel, timed one after the other, L2 cold."""
     import torch
 
-    from tilewright.profile.statistics import summarise
-    from tilewright.profile.timer import CudaTimer, SamplingPlan, Subject, sample_interleaved
+    from tilewright.measure.statistics import summarise
+    from tilewright.measure.timer import CudaTimer, SamplingPlan, Subject, sample_interleaved
 
     context = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:

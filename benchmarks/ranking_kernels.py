@@ -8,10 +8,10 @@ from dataclasses import replace
 from benchmarks.ranking_templates import Item, plain_items
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.conv_plan import ConvTiles
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.conv.plan import ConvTiles
+from tilewright.kernels.module.classes import read_reference, write_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import plan_module
-from tilewright.kernels.shell import read_reference, write_file
 from tilewright.proposers.synthesize import plan_variants
 from tilewright.task.module_source import build_module, make_inputs
 from tilewright.task.task import ModuleSource

@@ -177,12 +177,12 @@ def retuned(subject: Subject, effort: str, gate: str) -> Gain:
 
 
 def _retuned(subject: Subject, effort: str, gate: str, started: float) -> Gain:
+    from tilewright.gate.verify import verify
     from tilewright.gpu.detect import detect_gpu
     from tilewright.search.run import optimize_task
     from tilewright.search.tools import Tools
     from tilewright.task.load import load_task
     from tilewright.values.verdict import Verdict
-    from tilewright.verify.gate import verify
 
     installed = detect_gpu()
     with tempfile.TemporaryDirectory(prefix="tilewright-retune-") as folder:
@@ -241,9 +241,9 @@ class KernelClock:
 
     def measure(self, candidates: Sequence[Any], plan: str) -> Any:
         """Median of the kernels' time in one forward pass, milliseconds, of each candidate."""
-        from tilewright.profile.clock import ClockReport
-        from tilewright.profile.lock import alone_on_gpu
-        from tilewright.profile.statistics import summarise
+        from tilewright.measure.clock import ClockReport
+        from tilewright.measure.lock import alone_on_gpu
+        from tilewright.measure.statistics import summarise
         from tilewright.values.measurement import Measured
 
         samples: dict[str, list[float]] = {}
@@ -276,7 +276,7 @@ class KernelClock:
         return gap / max(float(first.float().abs().max()), 1e-30) if gap == gap else float("inf")
 
     def _module(self, candidate: Any) -> Any:
-        from tilewright.profile.subjects import build_candidate, candidate_as_json
+        from tilewright.measure.subjects import build_candidate, candidate_as_json
         from tilewright.task.module_source import build_module
 
         if candidate.digest not in self._modules:

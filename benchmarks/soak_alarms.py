@@ -73,13 +73,14 @@ def run(count: int, seed: int, pattern: str) -> Record:
 
 def judged(name: str, first: int, count: int) -> Iterator[dict[str, Any]]:
     """Judge one workload on the draws of seeds `first` and after; one row for each."""
+    from tilewright.gate.inside import runtime
+    from tilewright.gate.inside.oracle import Oracle
+    from tilewright.gate.judging import judge
+    from tilewright.gate.probes.planning import Plan
+    from tilewright.gate.reference.subject import Form, Subject, leaves, map_leaves, product_precision
     from tilewright.proposers.synthesize import synthesize
     from tilewright.sandbox import wire
     from tilewright.task.load import load_task
-    from tilewright.verify import judge, runtime
-    from tilewright.verify.oracle import Oracle
-    from tilewright.verify.planning import Plan
-    from tilewright.verify.subject import Form, Subject, leaves, map_leaves, product_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     task = load_task(EXAMPLES / f"{name}.py", gpu="h200", precision="tf32")
@@ -128,7 +129,7 @@ def judged(name: str, first: int, count: int) -> Iterator[dict[str, Any]]:
 
 
 def _probe(seed: int, oracle: Any) -> Any:
-    from tilewright.verify.planning import Family, Probe
+    from tilewright.gate.probes.planning import Family, Probe
 
     generator = random.Random(seed)
     draw, batch = generator.choice(_DRAWS), generator.choice(_BATCHES)

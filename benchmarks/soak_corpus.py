@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.soak_record import Record
-from tests.verify.corpus.cases import RIGHT, WRONG, Right, Wrong
-from tests.verify.corpus.judged import complaint, judged
+from tests.gate.corpus.cases import RIGHT, WRONG, Right, Wrong
+from tests.gate.corpus.judged import complaint, judged
 
 
 @dataclass(frozen=True)

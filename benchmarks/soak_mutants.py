@@ -18,18 +18,18 @@ from functools import cache, partial
 from pathlib import Path
 
 from benchmarks.soak_record import Journal, Record
-from tests.verify.corpus.cases import RIGHT, reference_path
+from tests.gate.corpus.cases import RIGHT, reference_path
 from tilewright.errors import TilewrightError
+from tilewright.gate.checks.table import BY_NAME
+from tilewright.gate.mutate.mutants import Mutant, sample_mutants
+from tilewright.gate.mutate.twins import Twins, compare_sources
+from tilewright.gate.verify import verify
 from tilewright.proposers.synthesize import synthesize
 from tilewright.task.input_spec import parse_init
 from tilewright.task.load import load_task
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.verdict import Finding, Verdict
-from tilewright.verify.checks import BY_NAME
-from tilewright.verify.gate import verify
-from tilewright.verify.mutate.mutants import Mutant, sample_mutants
-from tilewright.verify.mutate.twins import Twins, compare_sources
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 

@@ -86,7 +86,7 @@ class Watch:
 
 def read_reply(text: str, table: ExchangeTable, name: str = "fuzz") -> str:
     """Take one reply the whole way, of a model of its own name; how it ended: `candidate` or its fault's name."""
-    from tilewright.verify.contract import check_contract
+    from tilewright.gate.contract.rules import check_contract
 
     settings = Settings("fuzz", samples=1, repairs=0, attempts=1, budget=Budget(tokens=10**9))
     model = LanguageModel(settings, name, _Says(text))

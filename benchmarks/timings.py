@@ -63,7 +63,7 @@ def _machine() -> dict[str, Any]:
 
 def record_case(case: Case, plan: str) -> dict[str, Any]:
     """All candidates of one case: prior, parameters, time; and where the recording's own time went."""
-    from tilewright.profile.session import ClockSession
+    from tilewright.measure.session import ClockSession
     from tilewright.search.batch import parameters_of
     from tilewright.search.effort import find_effort
     from tilewright.search.evaluate import Evaluator

@@ -26,9 +26,9 @@ from torch import nn
 from benchmarks.check import Probe, check, leaves, make_probes
 from benchmarks.peers import AUTOCAST, PEERS, NotApplicableError, Peer, build_peer, converted_inputs, prepare_torch
 from benchmarks.results import CaseResult, Check, Kind, SubjectResult, case_as_json
-from tilewright.profile.statistics import summarise
-from tilewright.profile.subjects import build_candidate, input_sets
-from tilewright.profile.timer import PLANS, CudaTimer, Subject, Timer, sample_interleaved
+from tilewright.measure.statistics import summarise
+from tilewright.measure.subjects import build_candidate, input_sets
+from tilewright.measure.timer import PLANS, CudaTimer, Subject, Timer, sample_interleaved
 from tilewright.task.module_source import build_module
 from tilewright.task.task import ModuleSource
 
@@ -305,8 +305,8 @@ def _wait_for_go(folder: Path) -> None:
 
 def main(folder: Path) -> int:
     """Run the job in `folder`."""
-    from tilewright.profile.clock import device_name
-    from tilewright.profile.lock import alone_on_gpu
+    from tilewright.measure.clock import device_name
+    from tilewright.measure.lock import alone_on_gpu
 
     job = read_job(folder)
     run = CaseRun(job, folder)

@@ -24,7 +24,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--corpus",
         choices=("sample", "all"),
         default="sample",
-        help="candidates of tests/verify/corpus that go through the gate: a fixed sample (default), or all of them",
+        help="candidates of tests/gate/corpus that go through the gate: a fixed sample (default), or all of them",
     )
 
 

@@ -17,13 +17,37 @@ FILES = sorted(ROOT.rglob("*.py"))
 #: floor 0 define the shared values together.
 FLOORS = (
     ("values", "errors", "gpu", "task", "sandbox"),
-    ("graph", "kernels"),
-    ("verify", "profile", "diagnosis"),
+    ("toolchain", "graph", "kernels"),
+    ("gate", "measure", "diagnosis"),
     ("proposers",),
     ("search",),
     ("report",),
     ("drop_in", "api", "suite", "mcp", "cli", "__main__"),
 )
+
+
+#: Rooms of two packages from below: a file imports from rooms of earlier rows, and from its own room.
+#: Those of one row, such as the kinds of kernels, do not import each other.
+ROOMS = {
+    "kernels": (
+        ("code", "operands"),
+        ("ops",),
+        ("regions",),
+        ("plan", "native"),
+        ("fused", "rows", "gemm", "conv", "depthwise", "pool", "collapse"),
+        ("planner",),
+        ("module",),
+    ),
+    "gate": (
+        ("checks",),
+        ("contract", "compare", "reference"),
+        ("probes",),
+        ("inside",),
+        ("mutate", "judging"),
+        ("stages",),
+        ("verify",),
+    ),
+}
 
 
 def part_of(path: Path) -> str:
@@ -61,6 +85,24 @@ def test_imports_go_down(path: Path) -> None:
         if (ROOT / name).exists() or (ROOT / f"{name}.py").exists()
     } - allowed(part)
     assert not wrong, f"{path.relative_to(ROOT)} imports from {', '.join(sorted(wrong))}"
+
+
+@pytest.mark.parametrize("package", ROOMS)
+def test_rooms_import_from_below(package: str) -> None:
+    floor_of = {room: number for number, rooms in enumerate(ROOMS[package]) for room in rooms}
+    wrong = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        room = path.relative_to(ROOT / package).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(f"tilewright.{package}"):
+                continue
+            inside = (node.module or "").split(".")[2:3] or [alias.name for alias in node.names]
+            wrong += [
+                f"{path.relative_to(ROOT)} imports from {other}"
+                for other in inside
+                if other != room and floor_of[other] >= floor_of[room]
+            ]
+    assert not wrong
 
 
 def test_no_function_is_longer_than_a_hundred_lines() -> None:

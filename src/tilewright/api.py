@@ -251,8 +251,8 @@ def verify_files(
     progress: Callable[[str], None] | None,
 ) -> tuple[Task, Candidate, Verdict]:
     """`verify`, with the task and the candidate that it read."""
+    from tilewright.gate.verify import verify as gate
     from tilewright.task.load import require_reference
-    from tilewright.verify.gate import verify as gate
 
     read = read_candidate(Path(candidate))
     task = load(reference, None, init, inputs, gpu, None, precision, strict)
@@ -300,15 +300,15 @@ def profile(
         TilewrightError: the input is at fault, or there is no GPU to measure on.
     """
     if read:
-        from tilewright.profile.imported import import_profile
+        from tilewright.measure.imported import import_profile
 
         return import_profile(str(target), gpu=gpu or "")
     task = _task_of(target, inputs, reference, init, gpu, precision)
     if model:
-        from tilewright.profile.predict import predict_profile
+        from tilewright.measure.predict import predict_profile
 
         return predict_profile(task)
-    from tilewright.profile.collect import collect_profile
+    from tilewright.measure.collect import collect_profile
 
     return collect_profile(task)
 

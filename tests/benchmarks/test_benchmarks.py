@@ -28,9 +28,9 @@ from benchmarks.results import (
     table,
 )
 from benchmarks.worker import CaseRun, Job, read_job, write_job
+from tilewright.gate.reference.subject import ReducedProducts
 from tilewright.task.module_source import build_module, make_inputs
 from tilewright.task.task import ModuleSource
-from tilewright.verify.subject import ReducedProducts
 
 ALL_CASES = find_cases(list(CASE_LISTS), [])
 

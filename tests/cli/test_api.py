@@ -117,8 +117,8 @@ def test_on_a_gpu_the_result_runs_its_kernels(tmp_path: Path) -> None:
 def test_functions_keep_their_names_beside_subpackages_of_the_same_name() -> None:
     import importlib
 
-    importlib.import_module("tilewright.verify.gate")
-    importlib.import_module("tilewright.profile.model")
+    importlib.import_module("tilewright.gate.verify")
+    importlib.import_module("tilewright.measure.model")
     assert all(callable(getattr(tilewright, name)) for name in ("optimize", "verify", "inspect", "profile", "diagnose"))
 
 

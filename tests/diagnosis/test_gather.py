@@ -6,12 +6,12 @@ import pytest
 
 from tilewright.diagnosis.facts import Facts
 from tilewright.diagnosis.gather import Sources, gather, native_modules
+from tilewright.gate.stages.record import Recorded, record_fully
 from tilewright.task.load import load_task
 from tilewright.task.task import Task
 from tilewright.values import profile as m
 from tilewright.values.candidate import Candidate, Origin
 from tilewright.values.profile import ForwardProfile, KernelProfile
-from tilewright.verify.record import Recorded, record_fully
 
 REFERENCE = """
 import torch, torch.nn as nn

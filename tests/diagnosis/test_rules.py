@@ -11,7 +11,7 @@ from tilewright.diagnosis.diagnose import diagnose, in_short
 from tilewright.diagnosis.facts import Collapse, Facts, Figure, KernelFacts, NativeFacts, Traffic, Unread
 from tilewright.diagnosis.table import RULES
 from tilewright.gpu.table import find_gpu
-from tilewright.profile.launches import ProductShape
+from tilewright.measure.launches import ProductShape
 from tilewright.values import profile as m
 from tilewright.values.candidate import Launch, LaunchArgument, NativeCall
 from tilewright.values.diagnosis import Diagnosis

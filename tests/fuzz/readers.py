@@ -325,8 +325,8 @@ def _init_arguments(text: str) -> object:
 
 
 def _contract(text: str) -> object:
+    from tilewright.gate.contract.rules import check_contract
     from tilewright.task.task import OutputRules
-    from tilewright.verify.contract import check_contract
 
     return check_contract(text, OutputRules())
 
@@ -351,8 +351,8 @@ def _wire_json(path: Path) -> object:
 
 
 def _recording(path: Path) -> object:
+    from tilewright.gate.stages.record import read_recording
     from tilewright.gpu.table import find_gpu
-    from tilewright.verify.record import read_recording
 
     wire.load_json(path)
     return read_recording(_job_result(path.read_text(encoding="utf-8")), find_gpu("rtx-4090"))
@@ -360,10 +360,10 @@ def _recording(path: Path) -> object:
 
 def _expected() -> Any:
     """A right answer, for reports to be judged by."""
-    from tilewright.verify import judge
-    from tilewright.verify.compare import Errors
-    from tilewright.verify.planning import Family, Probe
-    from tilewright.verify.subject import Form
+    from tilewright.gate.compare.errors import Errors
+    from tilewright.gate.judging import judge
+    from tilewright.gate.probes.planning import Family, Probe
+    from tilewright.gate.reference.subject import Form
 
     right = torch.arange(6.0).reshape(2, 3)
     return judge.Expected(
@@ -373,7 +373,7 @@ def _expected() -> Any:
 
 
 def _run_report(path: Path) -> object:
-    from tilewright.verify import judge
+    from tilewright.gate.judging import judge
 
     data, expected = wire.load_json(path), _expected()
     tensors = {"out.0": expected.native[0].clone()}
@@ -381,8 +381,8 @@ def _run_report(path: Path) -> object:
 
 
 def _honesty(path: Path) -> object:
-    from tilewright.verify import honesty
-    from tilewright.verify.syntax import Source
+    from tilewright.gate.contract.syntax import Source
+    from tilewright.gate.judging import honesty
 
     wire.load_json(path)
     expected = _expected()
@@ -394,8 +394,8 @@ def _honesty(path: Path) -> object:
 
 
 def _trace(path: Path) -> object:
-    from tilewright.verify.coverage_findings import read_covered
-    from tilewright.verify.trace import read_trace
+    from tilewright.gate.judging.coverage import read_covered
+    from tilewright.gate.stages.trace import read_trace
 
     wire.load_json(path)
     flags = torch.tensor([[True, False, True], [False, False, True]])
@@ -445,7 +445,7 @@ def _stored(text: str) -> object:
 
 
 def _clock_report(path: Path) -> object:
-    from tilewright.profile.clock import read_report
+    from tilewright.measure.clock import read_report
 
     wire.load_json(path)
     return read_report(["reference"], _job_result(path.read_text(encoding="utf-8")), ())

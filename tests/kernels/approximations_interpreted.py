@@ -17,9 +17,9 @@ from tests.kernels.gemm_interpreted import on_device  # first: it chooses the in
 from tests.kernels.interpreted import load
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

@@ -25,10 +25,10 @@ from tests.kernels.captured_cases import CASES
 from tests.kernels.interpreted import load
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.plan import TileLimits
 from tilewright.kernels.planner import PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
 
 OPTIONS = PlanOptions(limits=TileLimits(64, 32, 4, 2, 16), sm_count=4)
 EDGES = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])

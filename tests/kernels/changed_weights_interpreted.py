@@ -33,13 +33,14 @@ from tests.kernels.interpreted import load  # noqa: E402
 from tests.kernels.properties import drawing, run_properties  # noqa: E402
 from tilewright.graph.canonical import simplify  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
-from tilewright.kernels.conv_plan import ConvTiles  # noqa: E402
-from tilewright.kernels.depthwise_plan import DepthwiseTiles  # noqa: E402
-from tilewright.kernels.gemm_plan import GemmSchedule, Operands  # noqa: E402
-from tilewright.kernels.module_text import write_forward  # noqa: E402
+from tilewright.kernels.conv.plan import ConvTiles  # noqa: E402
+from tilewright.kernels.depthwise.plan import DepthwiseTiles  # noqa: E402
+from tilewright.kernels.gemm.plan import GemmSchedule  # noqa: E402
+from tilewright.kernels.module.classes import write_live_file  # noqa: E402
+from tilewright.kernels.module.text import write_forward  # noqa: E402
+from tilewright.kernels.operands import Operands  # noqa: E402
 from tilewright.kernels.plan import TileLimits  # noqa: E402
 from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
-from tilewright.kernels.shell import write_live_file  # noqa: E402
 
 #: Operands are rounded to 11 bits where they are float16 or TF32.
 ALLOWED = 3e-3

@@ -19,7 +19,7 @@ from torch import nn
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
 from tests.kernels.properties import drawing
-from tilewright.kernels.conv_plan import ConvTiles
+from tilewright.kernels.conv.plan import ConvTiles
 from tilewright.kernels.planner import PlanOptions
 
 warnings.filterwarnings("ignore")

@@ -32,10 +32,10 @@ from tests.kernels.interpreted import load, relative_error  # noqa: E402
 from tilewright.graph.canonical import simplify  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
 from tilewright.graph.graph import fixed_size  # noqa: E402
-from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles  # noqa: E402
-from tilewright.kernels.module_text import write_forward  # noqa: E402
+from tilewright.kernels.collapse.plan import CollapsePlan, CollapseTiles  # noqa: E402
+from tilewright.kernels.module.classes import write_live_file  # noqa: E402
+from tilewright.kernels.module.text import write_forward  # noqa: E402
 from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
-from tilewright.kernels.shell import write_live_file  # noqa: E402
 
 ALLOWED = 2e-6
 

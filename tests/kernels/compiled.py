@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from tilewright.gate.inside.pretend import pretend
+from tilewright.gate.inside.recorder import Recorder
+from tilewright.gate.inside.runtime import gpu_figures
 from tilewright.gpu import Gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels import triton_compat
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
-from tilewright.verify.pretend import pretend
-from tilewright.verify.recorder import Recorder
-from tilewright.verify.runtime import gpu_figures
+from tilewright.toolchain import triton_compat
 
 
 def compile_for(

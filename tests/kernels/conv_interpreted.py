@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.kernels.gemm_interpreted import half_error, on_device  # noqa: E402
 from tests.kernels.interpreted import emit, load  # noqa: E402
 from tests.kernels.properties import drawing, run_properties  # noqa: E402
-from tilewright.kernels.conv_plan import ConvTiles  # noqa: E402
+from tilewright.kernels.conv.plan import ConvTiles  # noqa: E402
 from tilewright.kernels.plan import TileLimits  # noqa: E402
 from tilewright.kernels.planner import PlanOptions  # noqa: E402
 

@@ -19,9 +19,9 @@ from torch import nn
 from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load
 from tests.kernels.rows_in_interpreter import check, drawn
-from tilewright.kernels.depthwise_plan import DepthwiseTiles
-from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.depthwise.plan import DepthwiseTiles
 from tilewright.kernels.planner import PlanOptions
+from tilewright.kernels.regions.layout import MemoryFormat
 
 warnings.filterwarnings("ignore")
 

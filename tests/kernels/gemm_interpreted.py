@@ -26,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.kernels.interpreted import emit, load, relative_error  # noqa: E402
 from tests.kernels.properties import drawing, run_properties  # noqa: E402
-from tilewright.kernels.gemm_plan import GemmSchedule, Operands  # noqa: E402
+from tilewright.kernels.gemm.plan import GemmSchedule  # noqa: E402
+from tilewright.kernels.operands import Operands  # noqa: E402
 from tilewright.kernels.planner import PlanOptions  # noqa: E402
 
 EPILOGUES: dict[str, Any] = {

@@ -25,10 +25,10 @@ warnings.filterwarnings("ignore")
 
 from tilewright.graph.canonical import canonicalize  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
-from tilewright.kernels.module_text import write_forward  # noqa: E402
+from tilewright.kernels.module.classes import write_live_file  # noqa: E402
+from tilewright.kernels.module.text import write_forward  # noqa: E402
 from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
-from tilewright.kernels.shell import write_live_file  # noqa: E402
-from tilewright.kernels.triton_compat import refine_interpreter  # noqa: E402
+from tilewright.toolchain.triton_compat import refine_interpreter  # noqa: E402
 
 refine_interpreter()
 

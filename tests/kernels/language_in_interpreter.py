@@ -24,9 +24,9 @@ from triton.language.extra.cuda import libdevice as cuda_libdevice
 from triton.language.extra.libdevice import expm1
 from triton.tools.tensor_descriptor import TensorDescriptor
 
-from tilewright.kernels.interpreting.unsupported import NotInterpretableError
-from tilewright.kernels.triton_compat import refine_interpreter
-from tilewright.verify import runtime
+from tilewright.gate.inside import runtime
+from tilewright.toolchain.interpreting.unsupported import NotInterpretableError
+from tilewright.toolchain.triton_compat import refine_interpreter
 
 refine_interpreter()
 LOG2E = tl.constexpr(1.4426950408889634)

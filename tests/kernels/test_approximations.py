@@ -13,7 +13,7 @@ from torch import nn
 
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import PlanOptions, plan_module
 from tilewright.proposers.synthesize import rounds_products
 from tilewright.values import PrecisionClass

@@ -15,8 +15,9 @@ from tests.kernels.captured_cases import CASES, Of
 from tilewright.errors import CaptureError
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.gemm_plan import GemmSchedule, Operands
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.gemm.plan import GemmSchedule
+from tilewright.kernels.module.text import write_forward
+from tilewright.kernels.operands import Operands
 from tilewright.kernels.planner import PlanOptions, plan_module
 
 HERE = Path(__file__).parent

@@ -21,12 +21,12 @@ from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
-from tilewright.kernels.conv_pack import LETTERS
-from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
-from tilewright.kernels.conv_product import ConvProduct
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.code.text import LETTERS
+from tilewright.kernels.conv.plan import ConvPlan, ConvTiles
+from tilewright.kernels.conv.product import ConvProduct
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
 from tilewright.proposers.synthesize import plan_variants, with_channel_rows
 from tilewright.values import PrecisionClass
 

@@ -9,7 +9,7 @@ from torch import nn
 from tests.kernels.emission_cases import ANCHOR, ROWS
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import PlanOptions, plan_module
 
 

@@ -16,13 +16,13 @@ from tests.kernels.properties import check_property
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.conv_pack import LETTERS
-from tilewright.kernels.conv_plan import ConvPlan, ConvTiles
-from tilewright.kernels.conv_product import ConvProduct
-from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.code.text import LETTERS
+from tilewright.kernels.conv.plan import ConvPlan, ConvTiles
+from tilewright.kernels.conv.product import ConvProduct
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import ConvStep, ModulePlan, PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
+from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.proposers.synthesize import convolved_type, plan_variants
 from tilewright.values import PrecisionClass
 

@@ -20,14 +20,14 @@ from tests.kernels.properties import check_tests
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.conv_plan import ConvPlan
-from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles
-from tilewright.kernels.depthwise_walk import InputRow, Sum, walk_of
-from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.module_text import write_forward
-from tilewright.kernels.phases import ConvolutionShape, convolution_dim, transposed_dim
+from tilewright.kernels.conv.plan import ConvPlan
+from tilewright.kernels.depthwise.plan import DepthwisePlan, DepthwiseTiles
+from tilewright.kernels.depthwise.walk import InputRow, Sum, walk_of
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
+from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.regions.phases import ConvolutionShape, convolution_dim, transposed_dim
 
 ROOT = Path(__file__).parents[2]
 STENCILS = PlanOptions(depthwise_tiles=DepthwiseTiles())

@@ -18,11 +18,12 @@ from tests.kernels.properties import check_property
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.gemm_plan import GemmSchedule, Operands, find_products, grow
-from tilewright.kernels.gemm_schedules import GemmShape, estimate_us, gemm_schedules, operand_kinds, schedule_sets
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.gemm.plan import GemmSchedule, find_products, grow
+from tilewright.kernels.gemm.schedules import GemmShape, estimate_us, gemm_schedules, operand_kinds, schedule_sets
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
+from tilewright.kernels.operands import Operands
 from tilewright.kernels.planner import GemmStep, NativeStep, PlanOptions, plan_module
-from tilewright.kernels.shell import write_live_file
 from tilewright.values.precision import PrecisionClass
 
 HERE = Path(__file__).parent

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from tests.kernels.properties import check_tests
-from tilewright.kernels.interpreting import libdevice, narrow
-from tilewright.kernels.interpreting.counters import Counter, counted
-from tilewright.kernels.interpreting.ptx import evaluate, parse
-from tilewright.kernels.interpreting.unsupported import NotInterpretableError
+from tilewright.toolchain.interpreting import libdevice, narrow
+from tilewright.toolchain.interpreting.counters import Counter, counted
+from tilewright.toolchain.interpreting.ptx import evaluate, parse
+from tilewright.toolchain.interpreting.unsupported import NotInterpretableError
 
 
 def test_kernels_of_every_style() -> None:

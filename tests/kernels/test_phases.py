@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.kernels.golden_files import check_golden
 from tilewright.gpu.table import find_gpu
-from tilewright.kernels.phases import DimPhases, convolution_dim, transposed_dim
+from tilewright.kernels.regions.phases import DimPhases, convolution_dim, transposed_dim
 from tilewright.proposers.synthesize import synthesize
 from tilewright.task.load import load_task
 

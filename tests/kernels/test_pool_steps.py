@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tilewright.kernels.pool_plan import WindowDim
-from tilewright.kernels.pool_steps import steps_of
+from tilewright.kernels.pool.plan import WindowDim
+from tilewright.kernels.pool.steps import steps_of
 
 
 @pytest.mark.parametrize(

@@ -19,10 +19,10 @@ from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.expand import EXPANSION_RULES, expand_composites
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.module.classes import write_live_file
+from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import PlanOptions, plan_module
-from tilewright.kernels.row_region import grow_row_region
-from tilewright.kernels.shell import write_live_file
+from tilewright.kernels.regions.rows import grow_row_region
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,8 +11,9 @@ import torch
 from tests.proposers.reference_forms import WORKLOADS, Of
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.gemm_plan import GemmSchedule, Operands
-from tilewright.kernels.module_text import write_forward
+from tilewright.kernels.gemm.plan import GemmSchedule
+from tilewright.kernels.module.text import write_forward
+from tilewright.kernels.operands import Operands
 from tilewright.kernels.planner import PlanOptions, plan_module
 
 OPTIONS = PlanOptions(convolution_anchors=True, gemms=(GemmSchedule(Operands.HALF, 128, 128, 64),))

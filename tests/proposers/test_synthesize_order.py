@@ -12,7 +12,7 @@ from torch import nn
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
-from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.proposers.synthesize import plan_variants, synthesize, with_depthwise
 from tilewright.search.effort import find_effort
 from tilewright.task.load import load_task

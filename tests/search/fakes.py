@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import find_gpu
-from tilewright.profile.clock import ClockReport
+from tilewright.measure.clock import ClockReport
 from tilewright.search.tools import Prediction, Tools
 from tilewright.search.understand import NOTHING, Understanding
 from tilewright.task.stage import FULL_RUN, Stage, StageRules

@@ -9,7 +9,7 @@ import pytest
 from tests.search.fakes import GPU, Bench, FakeClock, accepted, candidate, limited, rejected, task
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
-from tilewright.profile.clock import ClockReport
+from tilewright.measure.clock import ClockReport
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.proposers.test_shape_table import TEXT, variant
 from tests.search.fakes import GPU, Bench, accepted, candidate, rejected, task
-from tilewright.profile.clock import ClockReport
+from tilewright.measure.clock import ClockReport
 from tilewright.search.run import optimize_task
 from tilewright.search.shapes import merged
 from tilewright.search.tools import Prediction

@@ -95,7 +95,7 @@ class FakeClock:
         self.task = task
 
     def measure(self, candidates: list[str], plan: str) -> object:
-        from tilewright.profile.clock import ClockReport
+        from tilewright.measure.clock import ClockReport
         from tilewright.values.measurement import Measured
 
         time = Measured(1.0, 1.0, 1.0, 5, "none", plan)

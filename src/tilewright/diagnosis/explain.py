@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tilewright.diagnosis.table import RULES
-from tilewright.verify import explain as checks
+from tilewright.gate.checks import explain as checks
 
 
 def all_names() -> tuple[str, ...]:

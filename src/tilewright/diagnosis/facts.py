@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from tilewright.gpu.gpu import Gpu
-from tilewright.profile.launches import ProductShape
+from tilewright.measure.launches import ProductShape
 from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.profile import DRAM_THROUGHPUT, GRID_SIZE, KernelProfile

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from tilewright.diagnosis.facts import Facts, Figure, KernelFacts, NativeFacts
 from tilewright.diagnosis.kernel_rules import FORWARD
 from tilewright.diagnosis.rule import Threshold, plain, words_of_bytes
-from tilewright.profile import constants as c
-from tilewright.profile.model import dram_ms, matrix_ms
+from tilewright.measure import constants as c
+from tilewright.measure.model import dram_ms, matrix_ms
 from tilewright.values.diagnosis import Diagnosis
 
 #: Part of the forward pass under which a gain is none (the search reverts it).

@@ -8,21 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tilewright.diagnosis.facts import Collapse, Facts, Figure, KernelFacts, NativeFacts, Traffic, Unread
+from tilewright.gate.contract.syntax import Function, Source
+from tilewright.gate.stages.record import Recorded
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.graph.canonical import canonicalize, simplify
 from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.graph import Graph
 from tilewright.graph.work import NodeWork, count_nodes, count_work
-from tilewright.profile.launches import argument_bytes, matrix_product_shape
-from tilewright.profile.model import predict_reference, predict_step
-from tilewright.profile.seen import schedule_of
+from tilewright.measure.launches import argument_bytes, matrix_product_shape
+from tilewright.measure.model import predict_reference, predict_step
+from tilewright.measure.seen import schedule_of
 from tilewright.task.task import Task
 from tilewright.values.candidate import Launch, NativeCall
 from tilewright.values.profile import ForwardProfile, KernelProfile
 from tilewright.values.syntax_tree import parse_tree
-from tilewright.verify.record import Recorded
-from tilewright.verify.syntax import Function, Source
 
 
 @dataclass(frozen=True)

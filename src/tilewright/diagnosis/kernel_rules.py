@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from tilewright.diagnosis.facts import Facts, Figure, KernelFacts
 from tilewright.diagnosis.rule import Threshold, plain, words_of_bytes
-from tilewright.profile import constants as c
+from tilewright.measure import constants as c
 from tilewright.values.diagnosis import Diagnosis, Evidence
 from tilewright.values.profile import (
     DRAM_THROUGHPUT,
@@ -351,7 +351,7 @@ def latency_bound(facts: Facts, threshold: Threshold) -> Iterator[Diagnosis]:
 
 def _bytes_in_flight(kernel: KernelFacts, facts: Facts) -> float | None:
     """Bytes of its tile that all resident programs together can have asked for."""
-    from tilewright.profile.launches import tile_elements
+    from tilewright.measure.launches import tile_elements
 
     profile = next((item for item in kernel.profiles if item.active_blocks), None)
     if kernel.launch is None or profile is None or profile.active_blocks is None or kernel.product is not None:

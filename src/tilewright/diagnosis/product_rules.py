@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 from tilewright.diagnosis.facts import Facts, Figure, KernelFacts
 from tilewright.diagnosis.rule import Threshold, plain, words_of_bytes
-from tilewright.profile import constants as c
-from tilewright.profile.launches import ProductShape, matrix_traffic
-from tilewright.profile.model import dram_ms, matrix_ms
+from tilewright.measure import constants as c
+from tilewright.measure.launches import ProductShape, matrix_traffic
+from tilewright.measure.model import dram_ms, matrix_ms
 from tilewright.values.diagnosis import Diagnosis
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.profile import DRAM_THROUGHPUT, L2_HIT_RATE, TENSOR_PIPE

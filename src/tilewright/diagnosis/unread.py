@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tilewright.diagnosis.facts import Unread
+from tilewright.gate.inside.accesses import Access, AccessKind, Sample, TracedLaunch, TracedTensor
+from tilewright.gate.stages.trace import trace
 from tilewright.graph.graph import Graph
 from tilewright.graph.work import count_nodes
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
-from tilewright.verify.accesses import Access, AccessKind, Sample, TracedLaunch, TracedTensor
-from tilewright.verify.trace import trace
 
 Lanes = npt.NDArray[np.bool_]
 

@@ -10,9 +10,9 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.nodes import target_of
-from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.pointwise import bind_arguments
-from tilewright.kernels.region import is_relabelling
+from tilewright.kernels.ops.pointwise import bind_arguments
+from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.regions.region import is_relabelling
 
 aten = torch.ops.aten
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tilewright.kernels.layout import AxisPlan, MemoryFormat
-from tilewright.kernels.region import Region
+from tilewright.kernels.regions.layout import AxisPlan, MemoryFormat
+from tilewright.kernels.regions.region import Region
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.nodes import argument, source_of
 from tilewright.graph.parameters import is_of_parameters, note_parameters
 from tilewright.graph.rewrite import Editor, copy_graph
-from tilewright.kernels.channel_rows import ChannelRows, find_channel_rows
-from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
-from tilewright.kernels.conv_plan import (
+from tilewright.kernels.code.text import Names
+from tilewright.kernels.collapse.plan import CollapsePlan, CollapseTiles, collapsed_of, plan_collapse
+from tilewright.kernels.conv.channel_rows import ChannelRows, find_channel_rows
+from tilewright.kernels.conv.plan import (
     ConvPlan,
     ConvTiles,
     channel_reduction,
@@ -30,16 +31,16 @@ from tilewright.kernels.conv_plan import (
     tiles_suit,
     whole_block,
 )
-from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles, find_depthwise, plan_depthwise
-from tilewright.kernels.fused_plan import plan_fused
-from tilewright.kernels.gemm_plan import GemmPlan, GemmSchedule, plan_gemms
-from tilewright.kernels.layout import MemoryFormat
+from tilewright.kernels.depthwise.plan import DepthwisePlan, DepthwiseTiles, find_depthwise, plan_depthwise
+from tilewright.kernels.fused.plan import plan_fused
+from tilewright.kernels.gemm.plan import GemmPlan, GemmSchedule, plan_gemms
 from tilewright.kernels.native import CONVOLUTIONS, makes_values, operation_name
-from tilewright.kernels.phases import ConvolutionShape
+from tilewright.kernels.ops.pointwise import is_pointwise
 from tilewright.kernels.plan import FusedPlan, TileLimits
-from tilewright.kernels.pointwise import is_pointwise
-from tilewright.kernels.pool_plan import PoolPlan, PoolTiles, plan_pooling
-from tilewright.kernels.region import (
+from tilewright.kernels.pool.plan import PoolPlan, PoolTiles, plan_pooling
+from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.regions.phases import ConvolutionShape
+from tilewright.kernels.regions.region import (
     REDUCTIONS,
     Region,
     grow_region,
@@ -47,10 +48,9 @@ from tilewright.kernels.region import (
     is_fusible,
     is_relabelling,
 )
-from tilewright.kernels.row_plan import RowPlan
-from tilewright.kernels.row_region import RowRegion
-from tilewright.kernels.row_rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
-from tilewright.kernels.text import Names
+from tilewright.kernels.regions.rows import RowRegion
+from tilewright.kernels.rows.plan import RowPlan
+from tilewright.kernels.rows.rules import RowOptions, ends_of_chains, find_row_regions, plan_row_region
 
 aten = torch.ops.aten
 

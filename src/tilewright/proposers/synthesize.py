@@ -18,23 +18,23 @@ from tilewright.graph.collapse import COLLAPSE_RULES
 from tilewright.graph.contractions import is_contraction
 from tilewright.graph.graph import Graph, is_tensor_node
 from tilewright.graph.work import count_nodes
-from tilewright.kernels.collapse_plan import CollapsePlan, CollapseTiles
-from tilewright.kernels.conv_pack import LETTERS
-from tilewright.kernels.conv_plan import ConvPlan, ConvTiles, convolution_shape
-from tilewright.kernels.conv_product import ConvProduct
-from tilewright.kernels.depthwise_plan import DepthwisePlan, DepthwiseTiles
-from tilewright.kernels.gemm_plan import GemmPlan
-from tilewright.kernels.gemm_schedules import schedule_sets
-from tilewright.kernels.layout import MemoryFormat
-from tilewright.kernels.module_text import ForwardText, write_forward
+from tilewright.kernels.code.text import LETTERS
+from tilewright.kernels.collapse.plan import CollapsePlan, CollapseTiles
+from tilewright.kernels.conv.plan import ConvPlan, ConvTiles, convolution_shape
+from tilewright.kernels.conv.product import ConvProduct
+from tilewright.kernels.depthwise.plan import DepthwisePlan, DepthwiseTiles
+from tilewright.kernels.gemm.plan import GemmPlan
+from tilewright.kernels.gemm.schedules import schedule_sets
+from tilewright.kernels.module.classes import ReferenceClass, read_reference, write_file, write_live_file
+from tilewright.kernels.module.planned import widened
+from tilewright.kernels.module.text import ForwardText, write_forward
 from tilewright.kernels.native import operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
-from tilewright.kernels.planned_text import widened
 from tilewright.kernels.planner import KernelPlan, ModulePlan, PlanOptions, plan_module
-from tilewright.kernels.pool_plan import PoolPlan, PoolTiles
-from tilewright.kernels.row_plan import RowForm, RowPlan, RowTiles
-from tilewright.kernels.row_rules import RowOptions
-from tilewright.kernels.shell import ReferenceClass, read_reference, write_file, write_live_file
+from tilewright.kernels.pool.plan import PoolPlan, PoolTiles
+from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.rows.plan import RowForm, RowPlan, RowTiles
+from tilewright.kernels.rows.rules import RowOptions
 from tilewright.task.module_source import build_module, init_args, make_inputs
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values import Candidate, Origin, PrecisionClass, Schedule

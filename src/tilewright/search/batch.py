@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 
-from tilewright.profile.timer import PLANS
+from tilewright.measure.timer import PLANS
 from tilewright.search.effort import Effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.ledger import Ledger

@@ -6,6 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
+from tilewright.gate.inside.recorders import group
 from tilewright.sandbox.processes import available_cores
 from tilewright.search.effort import Effort
 from tilewright.search.keys import task_key, trial_key
@@ -18,7 +19,6 @@ from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
-from tilewright.verify.together import group
 
 #: Compilations at once, at most: each is a process with torch in it.
 _MOST_AT_ONCE = 24

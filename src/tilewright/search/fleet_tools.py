@@ -15,7 +15,7 @@ from tilewright.values.measurement import Measured
 from tilewright.values.verdict import Verdict
 
 if TYPE_CHECKING:
-    from tilewright.profile.clock import ClockReport
+    from tilewright.measure.clock import ClockReport
 
 
 def fleet_tools(fleet: Fleet, tools: Tools | None = None) -> Tools:

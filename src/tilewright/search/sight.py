@@ -11,14 +11,15 @@ from tilewright.diagnosis.diagnose import diagnose
 from tilewright.diagnosis.facts import Facts, KernelFacts, Unread
 from tilewright.diagnosis.gather import Sources, gather, gather_reference
 from tilewright.diagnosis.unread import find_unread
+from tilewright.gate.stages.record import Recorded, record_fully
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.occupancy import occupancy
 from tilewright.graph.work import count_work
-from tilewright.profile.imported import document_profile, import_profile
-from tilewright.profile.launches import tensor_bytes
-from tilewright.profile.model import StepTime, predict_step
-from tilewright.profile.predict import PredictionError, profile_of
-from tilewright.profile.seen import look, schedule_of
+from tilewright.measure.imported import document_profile, import_profile
+from tilewright.measure.launches import tensor_bytes
+from tilewright.measure.model import StepTime, predict_step
+from tilewright.measure.predict import PredictionError, profile_of
+from tilewright.measure.seen import look, schedule_of
 from tilewright.search.understand import Understanding, kernel_names, least_work, understand
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Launch, Origin
@@ -27,7 +28,6 @@ from tilewright.values.precision import PrecisionClass
 from tilewright.values.profile import DRAM_THROUGHPUT, GRID_SIZE, ForwardProfile, KernelProfile
 from tilewright.values.sight import Ceilings, RooflinePoint, Sight
 from tilewright.values.verdict import KernelResources
-from tilewright.verify.record import Recorded, record_fully
 
 Say = Callable[[str], None]
 

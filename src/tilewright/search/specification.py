@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tilewright.errors import InputMismatchError, SourceError, SourceLocation, TilewrightError, path_location
-from tilewright.profile.subjects import source_as_json, source_from_json
+from tilewright.measure.subjects import source_as_json, source_from_json
 from tilewright.sandbox.job import run_job
 from tilewright.task.task import ModuleSource
 

@@ -16,7 +16,7 @@ from tilewright.values.sight import Sight
 from tilewright.values.verdict import Finding, KernelResources, Verdict
 
 if TYPE_CHECKING:
-    from tilewright.profile.clock import ClockReport
+    from tilewright.measure.clock import ClockReport
 
 Say = Callable[[str], None]
 
@@ -51,15 +51,15 @@ def _retune(
 
 
 def _gate(task: Task, candidate: Candidate, effort: str, say: Say) -> Verdict:
-    from tilewright.verify.gate import verify
+    from tilewright.gate.verify import verify
 
     return verify(task, candidate, effort=effort, progress=say)
 
 
 def _predict(task: Task, candidate: Candidate) -> Prediction:
-    from tilewright.profile.model import predict
+    from tilewright.gate.stages.record import record
+    from tilewright.measure.model import predict
     from tilewright.values.verdict import Severity
-    from tilewright.verify.record import record
 
     recording, resources, findings = record(task, candidate, task.gpu)
     if any(finding.severity is Severity.ERROR for finding in findings):
@@ -71,13 +71,13 @@ def _predict(task: Task, candidate: Candidate) -> Prediction:
 
 
 def _compile_together(task: Task, candidates: Sequence[Candidate]) -> None:
-    from tilewright.verify.record import record_together
+    from tilewright.gate.stages.record import record_together
 
     record_together(task, candidates, task.gpu)
 
 
 def _predict_reference(task: Task, understanding: Understanding) -> Modelled | None:
-    from tilewright.profile.model import predict_reference
+    from tilewright.measure.model import predict_reference
 
     if understanding.graph is None:
         return None
@@ -98,7 +98,7 @@ class Clock(Protocol):
 
 
 def _open_clock(task: Task) -> Clock:
-    from tilewright.profile.session import ClockSession
+    from tilewright.measure.session import ClockSession
 
     return ClockSession(task, include_reference=not task.given_code_is_specification)
 

@@ -1,7 +1,7 @@
 """Profiles: what Nsight Compute says of each kernel of a forward pass, or what the model predicts it would say.
 
-`tilewright.profile.collect.collect_profile` measures one, `tilewright.profile.predict.predict_profile` models one,
-`tilewright.profile.imported.import_profile` reads one from a file.
+`tilewright.measure.collect.collect_profile` measures one, `tilewright.measure.predict.predict_profile` models one,
+`tilewright.measure.imported.import_profile` reads one from a file.
 """
 
 from __future__ import annotations

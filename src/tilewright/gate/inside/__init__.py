@@ -1,0 +1,1 @@
+"""Code that runs in a sandboxed process, beside the candidate or the reference."""

@@ -1,0 +1,1 @@
+"""The verdict is computed here, on the side that the candidate does not own: what came back becomes findings."""

@@ -1,0 +1,1 @@
+"""The probes of a task: which sizes, values and arguments prove something."""

@@ -1,0 +1,1 @@
+"""Kernels of convolutions that a following reduction collapsed."""

@@ -1,0 +1,1 @@
+"""Kernels around a convolution of either kind."""

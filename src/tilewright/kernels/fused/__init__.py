@@ -1,0 +1,1 @@
+"""Kernels without an anchor: pointwise chains and nested reductions."""

@@ -1,0 +1,1 @@
+"""The emitted file: its classes, the call of the module, and what it compares before the kernels run."""

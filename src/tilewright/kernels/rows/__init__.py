@@ -1,0 +1,1 @@
+"""Kernels that reduce rows and use the results on the rows' own elements again."""
