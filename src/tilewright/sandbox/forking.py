@@ -220,9 +220,14 @@ def close_all() -> None:
             _servers.pop(key).close()
 
 
+def servers() -> list[ForkServer]:
+    """The fork servers of this process."""
+    return [one for key, one in _servers.items() if key[0] == os.getpid()]
+
+
 def server_pids() -> frozenset[int]:
     """The processes that jobs of this process are forked from."""
-    return frozenset(one.process.pid for key, one in _servers.items() if key[0] == os.getpid())
+    return frozenset(one.process.pid for one in servers())
 
 
 def notes(permitted: frozenset[str]) -> tuple[str, ...]:
