@@ -168,7 +168,8 @@ def redone_on_every_call(facts: Facts, threshold: Threshold) -> Iterator[Diagnos
             threshold.evidence("steps that read nothing but parameters", Figure(count, "counted")),
             plain("bytes that they move", sum(step.traffic.total for step in steps), "bytes", "counted"),
         ),
-        "Do it once for each version of the parameters, and keep the result.",
+        "Do it where the weights are read, or in one kernel. A result that is kept goes stale without a sign where "
+        "somebody writes through `parameter.data` or NumPy: no version counts that.",
         spent if times else None,
         label,
     )
