@@ -8,7 +8,6 @@ from tilewright.proposers.retune.edit import Proposal
 
 #: Rule of the diagnosis -> edits that act on that cause.
 HELPS: Mapping[str, frozenset[str]] = {
-    "redone-on-every-call": frozenset({"keep_host_work"}),
     "small-tile": frozenset({"retile", "group_programs", "resolve_autotune"}),
     "too-few-programs": frozenset({"retile"}),
     "spills": frozenset({"retile", "warps_and_stages"}),

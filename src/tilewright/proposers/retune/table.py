@@ -7,7 +7,6 @@ from tilewright.proposers.retune.accumulate import accumulate_tiles
 from tilewright.proposers.retune.address_edits import flatten_addresses
 from tilewright.proposers.retune.coarsen import coarsen_programs
 from tilewright.proposers.retune.edit import Change, Edit
-from tilewright.proposers.retune.host_edits import keep_host_work
 from tilewright.proposers.retune.order_edits import group_programs, turn_programs
 from tilewright.proposers.retune.schedule_edits import (
     insert_autotune,
@@ -48,12 +47,6 @@ STRUCTURE: tuple[Edit, ...] = (
         "axis 0 fastest -> axis 1 fastest: place // num_programs(1), place % num_programs(1)",
         frozenset({Change.ORDER, Change.ADDRESS}),
         turn_programs,
-    ),
-    Edit(
-        "keep_host_work",
-        "w = f(parameters) on every call -> w = f(parameters) once for each version of the parameters",
-        frozenset({Change.HOST}),
-        keep_host_work,
     ),
     Edit(
         "even_masks",
