@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.utils import _pytree as pytree
@@ -123,8 +123,9 @@ def holds(guard: str, x: torch.Tensor, y: torch.Tensor) -> bool:
     return bool(eval(guard.format(x="x", y="y"), {"x": x, "y": y}))
 
 
+@example(sizes=[2, 2, 2, 2], parts=3)  # its guard divides by a size that is 0 at smaller ones
 @given(st.lists(st.integers(2, 12), min_size=4, max_size=4), st.integers(1, 4))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_guards_hold_where_the_capture_does(sizes: list[int], parts: int) -> None:
     """They hold at the example, and raise at no size from 1 on."""
     a, b, c, d = sizes

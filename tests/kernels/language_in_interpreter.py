@@ -33,6 +33,12 @@ LOG2E = tl.constexpr(1.4426950408889634)
 SCALE: tl.constexpr = 3
 
 
+def close_product(got: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """A sum that cancels is as wrong as the terms that it sums."""
+    terms = left.abs() @ right.abs()
+    close(got.double() / terms, left @ right / terms)
+
+
 def close(got: torch.Tensor, right: torch.Tensor, tolerance: float = 1e-6) -> None:
     torch.testing.assert_close(got, right, rtol=tolerance, atol=tolerance)
 
@@ -440,7 +446,7 @@ def test_products(kind: str) -> None:
     integer = kind == "int8"
     c = torch.empty(16, 16, dtype=torch.int32 if integer else torch.float32)
     products[(1,)](a, b, c, 64, M=16, N=16, STEP=32, ACC=tl.int32 if integer else tl.float32)
-    close(c.double(), a.double() @ b.double(), 1e-5)
+    close_product(c, a.double(), b.double())
 
 
 @triton.jit
@@ -462,9 +468,7 @@ def test_scaled_products() -> None:
     scaled_product[(1,)](a, s, b, t, c, M=16, N=32, K=64)
     left = a.double() * torch.exp2(s.double() - 127).repeat_interleave(32, 1)
     right = b.double() * torch.exp2(t.double() - 127).repeat_interleave(32, 1).T
-    # A sum that cancels is as wrong as the terms that it sums.
-    terms = left.abs() @ right.abs()
-    close(c.double() / terms, left @ right / terms, 1e-6)
+    close_product(c, left, right)
 
 
 # --- memory --------------------------------------------------------------------------------------------------

@@ -155,8 +155,16 @@ def _is_layout(guard: Any) -> bool:
 
 def _least(relation: Any, symbol: sympy.Symbol, lower: int, example: int) -> int:
     """The smallest size from which on a relation holds, up to the example's."""
-    failing = [size for size in range(lower, min(example, _TRIED)) if relation.subs(symbol, size) == False]  # noqa: E712
+    failing = [size for size in range(lower, min(example, _TRIED)) if not _may_hold(relation, symbol, size)]
     return max(failing) + 1 if failing else lower
+
+
+def _may_hold(relation: Any, symbol: sympy.Symbol, size: int) -> bool:
+    """Whether a relation is true at a size, or cannot be told; at a size that it divides by, if 0, it is not."""
+    try:
+        return bool(relation.subs(symbol, size) != False)  # noqa: E712
+    except ZeroDivisionError:
+        return False
 
 
 def _follows(relation: Any, ranges: Mapping[sympy.Symbol, ValueRanges[Any]]) -> bool:
