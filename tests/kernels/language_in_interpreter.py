@@ -558,3 +558,46 @@ def test_a_warmup_gives_what_a_grid_is_derived_from() -> None:
         y.zero_()
         compiled[(2, 1, 1)](x, y, 20)
     close(y, x * 2)
+
+
+# --- what is kept between operations -----------------------------------------------------------------------------
+
+
+@triton.jit
+def numbers_beside_blocks(x_ptr, o_ptr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    x = tl.load(x_ptr + i)
+    tl.store(o_ptr + i, 1.0 / (x * 0.0))
+    tl.store(o_ptr + N + i, 1.0 / (x * -0.0))
+    tl.store(o_ptr + 2 * N + i, (i + 1) / 2)
+    tl.store(o_ptr + 3 * N + i, (i + 1) / 2.0)
+    tl.store(o_ptr + 4 * N + i, (i + 1) // 2)
+    tl.store(o_ptr + 5 * N + i, 1 - x)
+    tl.store(o_ptr + 6 * N + i, x - 1)
+
+
+def test_a_kept_number_is_that_number() -> None:
+    n = 8
+    x, out = torch.rand(n) + 1, torch.empty(7, n)
+    for _ in range(2):
+        numbers_beside_blocks[(1,)](x, out, N=n)
+        i = torch.arange(n) + 1
+        infinite = torch.full((n,), float("inf"))  # Triton makes every zero of a kernel a positive one
+        expected = [infinite, infinite, i / 2, i / 2, i // 2, 1 - x, x - 1]
+        assert torch.equal(out, torch.stack([one.float() for one in expected]))
+
+
+@triton.jit
+def shapes_that_meet(x_ptr, y_ptr, o_ptr, s, M: tl.constexpr, N: tl.constexpr):
+    m, n = tl.arange(0, M), tl.arange(0, N)
+    x, y = tl.load(x_ptr + m), tl.load(y_ptr + n)
+    both = x[:, None] * y[None, :] + s
+    tl.store(o_ptr + m[:, None] * N + n[None, :], both + y + (m[:, None] < n[None, :]))
+
+
+def test_blocks_of_other_shapes_are_brought_to_one() -> None:
+    x, y = torch.randn(4), torch.randn(8)
+    out = torch.empty(4, 8)
+    for scalar in (2.0, -3.0):
+        shapes_that_meet[(1,)](x, y, out, scalar, M=4, N=8)
+        close(out, x[:, None] * y + scalar + y + (torch.arange(4)[:, None] < torch.arange(8)))

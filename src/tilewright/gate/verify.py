@@ -52,7 +52,7 @@ from tilewright.values.verdict import ErrorRow, Finding, Severity, Verdict
 Progress = Callable[[str], None]
 
 #: Processor seconds that a candidate's runs may take in the interpreter, by effort; what does not fit is named.
-_BUDGET_S = {"none": 10.0, "quick": 30.0, "full": 300.0}
+_BUDGET_S = {"none": 4.0, "quick": 12.0, "full": 120.0}
 #: Beside a GPU the interpreter sees addresses alone, and must not be what is waited for.
 _ADDRESSES_S = {"none": 0.0, "quick": 7.5, "full": 20.0}
 #: Wall seconds on a GPU for compiling the probes' launches ahead, and then for running them. What does not fit is

@@ -26,6 +26,9 @@ from tilewright.sandbox.processes import end_below
 
 #: Largest request, and the descriptors that come with one: its stdin, stdout, stderr and where its end is reported.
 REQUEST_BYTES, DESCRIPTORS = 1 << 17, 4
+#: What every job uses; and what torch imports when an operation runs on tensors without data, or Triton on first use.
+_FIRST = ("torch", "triton")
+_WHILE_THE_FIRST_JOB_IS_WRITTEN = ("torch._dynamo", "triton.compiler.code_generator", "numpy.ctypeslib", "numpy.ma")
 #: mallopt(3): fill freed memory with the byte that MALLOC_PERTURB_ names.
 _M_PERTURB = -6
 
@@ -34,14 +37,17 @@ def serve(control: socket.socket) -> None:
     """Fork a job for each request on `control`, and report its end, until `control` is closed."""
     namespaces.adopt_orphans()
     permitted = namespaces.best()
-    import torch  # noqa: F401
-    import triton  # noqa: F401
+    for name in _FIRST:
+        import_module(name)
 
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     signal.set_wakeup_fd(wake)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     control.send(json.dumps({"namespaces": sorted(permitted)}).encode())
+    for name in _WHILE_THE_FIRST_JOB_IS_WRITTEN:
+        import_module(name)
+
     running: dict[int, int] = {}
     while True:
         ready, _, _ = select.select([control.fileno(), woken], [], [])

@@ -110,6 +110,7 @@ RIGHT: tuple[Right, ...] = (
     Right("falls_back_without_gpu", "softplus_scale"),
     Right("row_in_one_block", "layer_norm"),
     Right("last_program_finishes", "weighted_sum"),
+    Right("held_counters", "weighted_sum", quick=True),
     Right("stream_of_its_own", "bias_gelu"),
     Right("event_instead_of_wait", "bias_gelu"),
     Right("smaller_tile_when_refused", "bias_gelu"),

@@ -72,16 +72,19 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                 if job["device"] == "cpu" and left <= 0:
                     emit(f"run {index} {choice}", {"skipped": "no time was left"}, None)
                     break
-                if bench.run(index, probe, choice, time.process_time() + share) and choice == 0:
-                    dear = int(probe["work"])
-                    break
+                if bench.run(index, probe, choice, time.process_time() + share):
+                    if choice == 0:
+                        dear = int(probe["work"])
+                    if choice == 0 or not bench.loaded(int(probe["multiprocessors"])):
+                        break
                 choice += 1
             if probe.get("twice") and watch.configurations > 1 and not bench.broken:
                 _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
     if job["device"] == "cpu" and job.get("whole_s"):
-        bench.load(multiprocessors)
+        bench.forget()  # what small sizes left behind decides about nothing here
+        bench.loaded(multiprocessors)
         with contextlib.suppress(NotInterpretableError):  # the runs on data have named it
             _trace_whole(bench)
 
@@ -134,6 +137,22 @@ class _Bench:
             self._modules[multiprocessors] = runtime.load_candidate(Path.cwd())
         self.module = self._modules[multiprocessors]
 
+    def loaded(self, multiprocessors: int) -> bool:
+        """Whether `load` works, after an import before: operators that a file registers, say, are taken."""
+        try:
+            self.load(multiprocessors)
+        except Exception:
+            return False
+        return True
+
+    def forget(self) -> None:
+        """Import the file anew before the next run.
+
+        After a launch that was given up half-way, what the candidate keeps (counters, say) is not what it left there.
+        """
+        self._modules.clear()
+        self._built.clear()
+
     def run(
         self, index: int, probe: Mapping[str, Any], choice: int | None, deadline: float, *, trials: bool = False
     ) -> bool:
@@ -180,7 +199,9 @@ class _Bench:
                     report["coverage"]["redone"] = self._redone(candidate, holder, inputs)
         except runtime.TooDearError as error:
             report["skipped"] = str(error)
+            self.forget()
         except NotInterpretableError as error:
+            self.forget()
             report["skipped"] = report["unknown"] = unknown_to_us(error, self.watch.running)
         except Exception as error:
             report["error"] = describe(error)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from tilewright.gate.inside.streams import Streams
 from tilewright.gate.reference.subject import Form, as_tensors, leaves, product_precision
 from tilewright.sandbox import disguise, wire
 from tilewright.toolchain import triton_compat
+from tilewright.toolchain.interpreting.unsupported import NotInterpretableError
 
 Report = dict[str, Any]
 
@@ -105,6 +107,21 @@ class Bench:
         """Back to ordinary circumstances."""
         self.failing, self.tamper.constant, self.tamper.only = 0, None, 0
         pretend.set_poison(None)
+
+    def renewed(self) -> bool:
+        """Import the candidate again after an experiment that was given up half-way; whether that could be done.
+
+        What it keeps (counters of a launch that did not end, other weights) is not what it left there itself.
+        """
+        self.watch.reset(0, 0.0 if self.on_gpu else time.process_time() + float(self.job["share_s"]))
+        try:
+            self.module = runtime.load_candidate(Path.cwd())
+            self.model, self.holder = self.build()
+            self.inputs = self.fresh()
+            self.call(self.model, self.inputs)
+        except (runtime.TooDearError, NotInterpretableError, Exception):  # the first two are no `Exception`
+            return False
+        return True
 
     @contextlib.contextmanager
     def idle(self) -> Iterator[None]:

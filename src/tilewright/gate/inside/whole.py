@@ -34,6 +34,22 @@ _MOST_TOUCHED = 1 << 22
 #: Part of the time that is left which one launch may take.
 _SHARE = 0.5
 _MOST_EVENTS = 16
+#: Operations whose result is one value everywhere.
+_FILLS = frozenset(
+    {
+        "zeros",
+        "ones",
+        "full",
+        "new_zeros",
+        "new_ones",
+        "new_full",
+        "zeros_like",
+        "ones_like",
+        "full_like",
+        "zero",
+        "fill",
+    }
+)
 
 
 @dataclass
@@ -46,6 +62,7 @@ class Piece:
         read, written: flags by element, of launches of which all programs ran; None where it is too large.
         reads, writes: elements that the other launches touch at most.
         unsure_read, unsure_written: somebody reads (writes) it in a way that is not known.
+        filled: PyTorch filled it with one value; nothing is lost where nobody reads that.
         names: kernel and argument of its first reader and writer.
     """
 
@@ -57,6 +74,7 @@ class Piece:
     writes: int = 0
     unsure_read: bool = False
     unsure_written: bool = False
+    filled: bool = False
     names: dict[str, str] = field(default_factory=dict)
     how: dict[str, str] = field(default_factory=dict)
 
@@ -144,6 +162,8 @@ class Whole:
         self._close_program()
         assert self._open is not None
         self._open.run += 1
+        # A branch that a loaded value has chosen, before an access or instead of one.
+        self._open.steered = self._open.steered or self.loaded.steered
         self.loaded.steered = False
         return True
 
@@ -180,6 +200,8 @@ class Whole:
         one, self._open = self._open, None
         if one is None:
             return
+        one.steered = one.steered or self.loaded.steered
+        self.loaded.steered = False
         self.budget_s = max(self.budget_s - self._spent(), 0.0)
         if one.steered or self.loaded.steered or not one.run:
             for region in one.regions:
@@ -205,6 +227,10 @@ class Whole:
         piece = self._of(tensor)
         piece.unsure_read |= read
         piece.unsure_written |= written
+
+    def filled(self, tensor: torch.Tensor) -> None:
+        """A native operation makes all elements of a tensor the same."""
+        self._of(tensor).filled = True
 
     # The rest.
 
@@ -299,8 +325,14 @@ class NativeUse(DispatchMode):
             value = options.get(argument.name, args[position] if position < len(args) else None)
             writes = argument.alias_info is not None and argument.alias_info.is_write
             for tensor in leaves(value if isinstance(value, list | tuple | torch.Tensor) else None):
+                if name.removeprefix("aten::").rstrip("_") in _FILLS:
+                    continue
                 self._whole.natively(tensor, read=True, written=writes)
+        fills = name.removeprefix("aten::").rstrip("_") in _FILLS
         for tensor in leaves(result):
+            if fills:
+                self._whole.filled(tensor)
+                continue
             self._whole.natively(tensor, read=False, written=True)
 
 

@@ -101,7 +101,7 @@ def _claims(whole: Whole, given: Any, candidate: nn.Module, outputs: list[torch.
         identity = int(output.untyped_storage()._cdata)
         returned[identity] = number
         piece = whole.pieces.get(identity)
-        if piece is not None and not piece.unsure_written and output.is_contiguous():
+        if piece is not None and not (piece.unsure_written or piece.filled) and output.is_contiguous():
             yield from _unwritten(piece, f"output {number}", output)
     roles = {int(leaf.untyped_storage()._cdata): (f"input {n}", leaf) for n, leaf in enumerate(leaves(given))}
     held = {int(p.untyped_storage()._cdata) for p in (*candidate.parameters(), *candidate.buffers())}
@@ -109,7 +109,7 @@ def _claims(whole: Whole, given: Any, candidate: nn.Module, outputs: list[torch.
         if identity in returned or identity in held or "read" not in piece.names:
             continue
         role, tensor = roles.get(identity, ("", None))
-        if tensor is None and not piece.unsure_written:
+        if tensor is None and not (piece.unsure_written or piece.filled):
             yield from _unmade(piece)
         if not piece.unsure_read:
             yield from _unread(piece, role, tensor)

@@ -25,7 +25,7 @@ from tilewright.values.candidate import Candidate
 from tilewright.values.verdict import Finding
 
 #: Processor seconds of all experiments, by effort; those that do not fit are named.
-BUDGET_S: Mapping[str, float] = {"none": 10.0, "quick": 25.0, "full": 120.0}
+BUDGET_S: Mapping[str, float] = {"none": 4.0, "quick": 10.0, "full": 50.0}
 #: So many calls are made at least, and less than twice as many.
 CALLS: Mapping[str, int] = {"none": 250, "quick": 550, "full": 5000}
 #: Bytes that glibc fills fresh memory with (and freed memory with its complement): no zeros by luck.

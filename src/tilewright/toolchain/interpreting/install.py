@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-from tilewright.toolchain.interpreting import blocks, language, numbers, products, ptx
+from tilewright.toolchain.interpreting import blocks, fast, language, numbers, products, ptx
 
 
 def install(interpreter: Any, saw: Callable[[str], None]) -> None:
@@ -16,6 +16,7 @@ def install(interpreter: Any, saw: Callable[[str], None]) -> None:
     products.install(interpreter, saw)
     ptx.install(interpreter)
     language.install(interpreter)
+    fast.install(interpreter)
     options = interpreter.interpreter_builder.options
     known = {option.name for option in dataclasses.fields(options)}
     wanted = {

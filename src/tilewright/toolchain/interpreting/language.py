@@ -54,12 +54,14 @@ class _Language:
         self._make_scope = scope
         self._scope: Any = None
         self._files: dict[int, Any] = {}
+        self._known: list[tuple[Any, str, Any, Any]] = []
+        self._makers: tuple[Any, ...] = ()
 
     def prepare(self, function: Any) -> _Language:
         """What `_patch_lang` does, for this function and its file; the first call of a launch does it for all."""
         if self._scope is None:
             self._scope = self._make_scope()
-            self._modules()
+            self._prepare_modules()
         names = function.__globals__
         if id(names) not in self._files:
             self._files[id(names)] = names
@@ -71,6 +73,23 @@ class _Language:
         if self._scope is not None:
             self._scope.restore()
         self._scope, self._files = None, {}
+
+    def _prepare_modules(self) -> None:
+        """Prepare the modules, from the second launch on by what the first one changed, while nobody else did."""
+        scope, interpreter = self._scope, self._interpreter
+        absent = getattr(interpreter, "_MISSING", None)
+        makers = interpreter._patch_builtin, interpreter._patch_lang_tensor, interpreter._patch_lang_core
+        if makers != self._makers:  # somebody watches from now on, or does so no more
+            self._known, self._makers = [], makers
+        if self._known and all(getattr(owner, name, absent) is before for owner, name, before, _ in self._known):
+            for owner, name, _, value in self._known:
+                scope.set_attr(owner, name, value)
+            return
+        self._modules()
+        first: dict[tuple[int, str], tuple[Any, str, Any]] = {}
+        for owner, name, before in scope._changes:
+            first.setdefault((id(owner), name), (owner, name, before))
+        self._known = [(owner, name, before, vars(owner)[name]) for owner, name, before in first.values()]
 
     def _modules(self) -> None:
         import triton.language as tl
