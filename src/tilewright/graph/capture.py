@@ -23,6 +23,7 @@ from torch.utils import _pytree as pytree
 from tilewright.errors import CaptureError
 from tilewright.graph.arguments import input_arguments, output_structure
 from tilewright.graph.capture_errors import capture_error, check_call, quiet
+from tilewright.graph.decompositions import functional
 from tilewright.graph.graph import Graph, LinkedScalar
 from tilewright.graph.guards import size_guards
 from tilewright.graph.host import host_twin, on_host
@@ -130,9 +131,7 @@ def _export_once(module: nn.Module, inputs: tuple[Any, ...], symbolic: bool) -> 
     shapes = {name: _automatic_dims(value) for name, value in bound.items()} if symbolic else None
     with torch.no_grad(), quiet(), _attention_written_out():
         program: ExportedProgram = torch.export.export(module, inputs, dynamic_shapes=shapes)
-        # An empty table decomposes nothing, but makes in-place operations functional.
-        functional: ExportedProgram = program.run_decompositions({})
-        return functional
+        return functional(program)
 
 
 @contextlib.contextmanager
