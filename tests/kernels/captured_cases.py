@@ -135,4 +135,16 @@ CASES: dict[str, Case] = {
         ),
         lambda: [_floats(2, 5, 16)],
     ),
+    "an example in another layout": (
+        lambda: Of(
+            lambda m, x: F.relu6(m.norm(F.conv2d(x, m.weight, stride=2, padding=1))).permute(0, 2, 3, 1),
+            weight=nn.Parameter(torch.randn(8, 3, 3, 3)),
+            norm=nn.BatchNorm2d(8),
+        ),
+        lambda: [_floats(2, 3, 9, 11).to(memory_format=torch.channels_last)],
+    ),
+    "a strided example": (
+        lambda: Of(lambda m, x, y: torch.softmax(x * 2, -1) + y.unsqueeze(0).sum(-1, keepdim=True)),
+        lambda: [_floats(9, 6).t(), _floats(6, 18)[:, ::2]],
+    ),
 }

@@ -140,6 +140,7 @@ class _ForwardWriter:
         self.constants: dict[str, str] = {}  # name -> its text on a device
         self.numbers: set[str] = set()
         self.text: dict[torch_fx.Node, str] = {}
+        self.given_as: dict[torch_fx.Node, str] = {}
         self.contiguous: set[torch_fx.Node] = set()
         self.emitted: list[EmittedKernel] = []
         self.scratch: list[str] = []
@@ -182,7 +183,7 @@ class _ForwardWriter:
 
     def _bind_input(self, node: torch_fx.Node, text: str) -> None:
         """An input as the kernels take it: packed, as the guard asks, or made so where the example was not."""
-        self.text[node] = text
+        self.text[node] = self.given_as[node] = text
         self.contiguous.add(node)
         if layout_of(node.meta["val"]) is not Layout.PACKED and node.users:
             self.text[node] = self.names.unique(f"{node.name}_packed")
@@ -353,6 +354,7 @@ class _ForwardWriter:
     # -- conditions under which the kernels may run ---------------------------------------------------------
 
     def _conditions(self) -> list[str]:
+        self.text.update(self.given_as)  # they are asked before an input is packed
         texts = {node.name: text for node, text in self.text.items()}
         ties = [tie for step in self.plan.steps if not isinstance(step, NativeStep) for tie in self._ties(step)]
         conditions = [guard.format(**texts) for guard in self.graph.guards]
