@@ -62,6 +62,18 @@ def _store(options: argparse.Namespace) -> Record:
     return soak_store.run(options.count or 200, options.seed, options.seconds or 1800.0)
 
 
+def _draws(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_draws
+
+    return soak_draws.run(options.count or 10, options.jobs)
+
+
+def _drop_ins(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_drop_ins
+
+    return soak_drop_ins.run(options.count or 2000, options.seed, options.jobs)
+
+
 _RUNS: Mapping[str, Run] = {
     "corpus": _corpus,
     "mutants": _mutants,
@@ -70,6 +82,8 @@ _RUNS: Mapping[str, Run] = {
     "replies": _replies,
     "alarms": _alarms,
     "store": _store,
+    "draws": _draws,
+    "drop_ins": _drop_ins,
 }
 
 

@@ -21,7 +21,7 @@ class Record:
     """The outcome of one soak.
 
     Attributes:
-        kind: `corpus`, `mutants`, `fuzz` or `kills`.
+        kind: the name of the soak, such as `corpus` or `mutants`.
         counts: what was counted, by name.
         failures: what went against the goal, one line each.
         details: one mapping for each thing that was run or that survived.

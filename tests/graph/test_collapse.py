@@ -62,7 +62,7 @@ def convolutions(draw: st.DrawFn, padded: bool = True) -> tuple[nn.Module, torch
     return layer, torch.randn(2, 4, *lengths), rank
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(drawn=convolutions(), data=st.data())
 def test_reductions_of_convolutions(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject) -> None:
     layer, x, rank = drawn
@@ -86,7 +86,7 @@ def test_infinities_and_nan_come_out_where_they_belong(
     fired(reduced(layer, range(2, 2 + rank)), x)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     length=st.integers(1, 9),
     size=st.integers(1, 5),

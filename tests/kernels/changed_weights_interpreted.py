@@ -197,7 +197,7 @@ def emitted(name: str, how: str) -> tuple[nn.Module, Any, torch.Tensor, str]:
     return module, load(source, f"changed{abs(hash((name, how)))}"), x, source
 
 
-@drawing(int(os.environ.get("TILEWRIGHT_CHANGES", "30")))
+@drawing(14)
 @given(data=st.data())
 def every_change_is_seen(data: st.DataObject) -> None:
     """Two changes, one after the other, of any parameters or buffers: the kernels compute with what is there."""

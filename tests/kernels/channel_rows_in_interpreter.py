@@ -27,7 +27,7 @@ warnings.filterwarnings("ignore")
 #: Operands are rounded to 11 bits, and a softmax or normalisation may enlarge what that costs.
 ALLOWED = 5e-3
 
-drawn = drawing(14)
+drawn = drawing(7)
 
 
 def _normalised(x: torch.Tensor) -> torch.Tensor:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from tests.graph.test_canonical import Of  # noqa: E402
 from tests.graph.test_collapse import convolutions  # noqa: E402
 from tests.kernels.interpreted import load, relative_error  # noqa: E402
+from tests.kernels.properties import drawing  # noqa: E402
 from tilewright.graph.canonical import simplify  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
 from tilewright.graph.graph import fixed_size  # noqa: E402
@@ -67,9 +68,7 @@ def emitted(module: nn.Module, x: torch.Tensor, options: PlanOptions) -> tuple[n
     return load(source, "collapse")(module), source, one, all(fixed_size(size) is None for size in shape[2:])
 
 
-@settings(
-    max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True
-)
+@drawing(8)
 @given(drawn=convolutions(), data=st.data())
 def hyperparameters(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject) -> None:
     """One launch, right at the example's size and at another, for every hyperparameter and cut."""
@@ -89,9 +88,7 @@ def hyperparameters(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObj
         )
 
 
-@settings(
-    max_examples=5, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True
-)
+@drawing(4)
 @given(drawn=convolutions(padded=False), data=st.data())
 def infinities(drawn: tuple[nn.Module, torch.Tensor, int], data: st.DataObject) -> None:
     """Infinities and NaN come out where the reference has them."""

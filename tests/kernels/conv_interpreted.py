@@ -145,7 +145,7 @@ TILES = (
     ConvTiles(16, 16, 4, 1, rows=3),
 )
 
-_EXAMPLES = int(os.environ.get("TILEWRIGHT_CONV_EXAMPLES", "20"))
+_EXAMPLES = 10
 _SETTINGS = drawing(_EXAMPLES)
 
 

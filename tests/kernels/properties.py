@@ -13,12 +13,14 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, settings
 
 HERE = Path(__file__).parent
+#: So many times the examples of a test run: `python -m benchmarks.soak draws` sets it.
+DRAWS = int(os.environ.get("TILEWRIGHT_DRAWS", "1"))
 
 
 def drawing(max_examples: int) -> settings:
-    """So many examples, the same each time."""
+    """So many examples in a test run, the same each time; the soak takes a multiple."""
     return settings(
-        max_examples=max_examples,
+        max_examples=max_examples * DRAWS,
         deadline=None,
         derandomize=True,
         suppress_health_check=list(HealthCheck),
