@@ -74,6 +74,12 @@ def _drop_ins(options: argparse.Namespace) -> Record:
     return soak_drop_ins.run(options.count or 2000, options.seed, options.jobs)
 
 
+def _misreadings(options: argparse.Namespace) -> Record:
+    from benchmarks import soak_misreadings
+
+    return soak_misreadings.run(options.count, options.jobs, options.only)
+
+
 _RUNS: Mapping[str, Run] = {
     "corpus": _corpus,
     "mutants": _mutants,
@@ -84,6 +90,7 @@ _RUNS: Mapping[str, Run] = {
     "store": _store,
     "draws": _draws,
     "drop_ins": _drop_ins,
+    "misreadings": _misreadings,
 }
 
 

@@ -86,12 +86,6 @@ class CaptureError(TilewrightError):
     """The reference cannot be captured; the message names the operation that stopped it."""
 
 
-class NothingBetterError(TilewrightError):
-    """No candidate passed the gate and beat what was given."""
-
-    exit_code = ExitCode.REJECTED
-
-
 def path_location(path: Path | str, line: int | None = None, column: int | None = None) -> SourceLocation:
     """A `SourceLocation` for a path."""
     return SourceLocation(str(path), line, column)

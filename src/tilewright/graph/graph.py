@@ -89,11 +89,6 @@ class Graph:
         """Concrete sizes of a node's tensor at the example inputs, in elements."""
         return tuple(size_hint(size) for size in node.meta["val"].shape)
 
-    def dtype_of(self, node: torch_fx.Node) -> torch.dtype:
-        """dtype of a node's tensor."""
-        dtype: torch.dtype = node.meta["val"].dtype
-        return dtype
-
     def state_names(self) -> Mapping[str, str]:
         """Placeholder name -> name in the module, for parameters and buffers together."""
         return {**self.parameters, **self.buffers}

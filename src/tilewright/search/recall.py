@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -103,8 +102,3 @@ def _found_again(record: RunRecord) -> str:
 
 def _day(record: RunRecord) -> str:
     return datetime.fromtimestamp(record.finished_at, UTC).strftime("%Y-%m-%d")
-
-
-def names_of(versions_text: Mapping[str, str]) -> str:
-    """Versions for people: `torch 2.13.0, triton 3.7.1`."""
-    return ", ".join(f"{name} {version}" for name, version in versions_text.items())

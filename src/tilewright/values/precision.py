@@ -15,8 +15,3 @@ class PrecisionClass(StrEnum):
     TF32 = "tf32"  #: operands rounded to 10 explicit mantissa bits, float32's exponent range
     FP16 = "fp16"  #: IEEE binary16 operands
     BF16 = "bf16"  #: bfloat16 operands
-
-    @property
-    def unit_roundoff(self) -> float:
-        """Largest relative error of rounding one operand to nearest (half a unit in the last place)."""
-        return {"ieee": 2.0**-24, "tf32": 2.0**-11, "fp16": 2.0**-11, "bf16": 2.0**-8}[self.value]
