@@ -27,7 +27,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest -rs -n $(JOBS) --dist loadfile; tests=$$?; \
+	$(BIN)/python -m pytest -rs -n $(JOBS) --dist worksteal; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/mypy.log; \
 	exit $$((tests > types ? tests : types))
 

@@ -37,7 +37,8 @@ from tilewright.graph.canonical import simplify  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
 from tilewright.kernels.module.classes import read_reference, write_file, write_live_file  # noqa: E402
 from tilewright.kernels.module.text import write_forward  # noqa: E402
-from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
+from tilewright.kernels.planner import plan_module  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 from tilewright.proposers.synthesize import plan_variants, widened_reads  # noqa: E402
 from tilewright.task.task import ModuleSource  # noqa: E402
 from tilewright.toolchain.triton_compat import refine_interpreter  # noqa: E402

@@ -35,6 +35,7 @@ ROOMS = {
         ("regions",),
         ("plan", "native"),
         ("fused", "rows", "gemm", "conv", "depthwise", "pool", "collapse"),
+        ("steps",),
         ("planner",),
         ("module",),
     ),

@@ -19,7 +19,8 @@ from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 

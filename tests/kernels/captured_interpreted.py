@@ -28,7 +28,8 @@ from tilewright.graph.capture import capture
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.plan import TileLimits
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 
 OPTIONS = PlanOptions(limits=TileLimits(64, 32, 4, 2, 16), sm_count=4)
 EDGES = torch.tensor([float("nan"), float("inf"), float("-inf"), 0.0, -0.0])

@@ -40,7 +40,8 @@ from tilewright.kernels.module.classes import write_live_file  # noqa: E402
 from tilewright.kernels.module.text import write_forward  # noqa: E402
 from tilewright.kernels.operands import Operands  # noqa: E402
 from tilewright.kernels.plan import TileLimits  # noqa: E402
-from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
+from tilewright.kernels.planner import plan_module  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 
 #: Operands are rounded to 11 bits where they are float16 or TF32.
 ALLOWED = 3e-3

@@ -20,7 +20,7 @@ from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
 from tests.kernels.properties import drawing
 from tilewright.kernels.conv.plan import ConvTiles
-from tilewright.kernels.planner import PlanOptions
+from tilewright.kernels.steps import PlanOptions
 
 warnings.filterwarnings("ignore")
 

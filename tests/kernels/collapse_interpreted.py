@@ -36,7 +36,8 @@ from tilewright.graph.graph import fixed_size  # noqa: E402
 from tilewright.kernels.collapse.plan import CollapsePlan, CollapseTiles  # noqa: E402
 from tilewright.kernels.module.classes import write_live_file  # noqa: E402
 from tilewright.kernels.module.text import write_forward  # noqa: E402
-from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
+from tilewright.kernels.planner import plan_module  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 
 ALLOWED = 2e-6
 

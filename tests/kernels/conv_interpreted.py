@@ -31,7 +31,7 @@ from tests.kernels.interpreted import emit, load  # noqa: E402
 from tests.kernels.properties import drawing, run_properties  # noqa: E402
 from tilewright.kernels.conv.plan import ConvTiles  # noqa: E402
 from tilewright.kernels.plan import TileLimits  # noqa: E402
-from tilewright.kernels.planner import PlanOptions  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 
 EPILOGUES: dict[str, Any] = {
     "nothing but the bias": lambda m, y: y,

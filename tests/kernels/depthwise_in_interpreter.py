@@ -20,8 +20,8 @@ from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load
 from tests.kernels.rows_in_interpreter import check, drawn
 from tilewright.kernels.depthwise.plan import DepthwiseTiles
-from tilewright.kernels.planner import PlanOptions
 from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.steps import PlanOptions
 
 warnings.filterwarnings("ignore")
 

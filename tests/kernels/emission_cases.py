@@ -12,8 +12,8 @@ from torch import nn
 
 from tilewright.kernels.conv.plan import ConvTiles
 from tilewright.kernels.plan import TileLimits
-from tilewright.kernels.planner import PlanOptions
 from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.steps import PlanOptions
 
 SMALL = PlanOptions(limits=TileLimits(256, 64, 4, 2, 16), sm_count=4)
 FEW_PROGRAMS = PlanOptions(limits=TileLimits(128, 32, 4, 2, 16), sm_count=64)

@@ -28,7 +28,7 @@ from tests.kernels.interpreted import emit, load, relative_error  # noqa: E402
 from tests.kernels.properties import drawing, run_properties  # noqa: E402
 from tilewright.kernels.gemm.plan import GemmSchedule  # noqa: E402
 from tilewright.kernels.operands import Operands  # noqa: E402
-from tilewright.kernels.planner import PlanOptions  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 
 EPILOGUES: dict[str, Any] = {
     "nothing": lambda m, y: y,

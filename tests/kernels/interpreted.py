@@ -27,7 +27,8 @@ from tilewright.graph.canonical import canonicalize  # noqa: E402
 from tilewright.graph.capture import capture  # noqa: E402
 from tilewright.kernels.module.classes import write_live_file  # noqa: E402
 from tilewright.kernels.module.text import write_forward  # noqa: E402
-from tilewright.kernels.planner import PlanOptions, plan_module  # noqa: E402
+from tilewright.kernels.planner import plan_module  # noqa: E402
+from tilewright.kernels.steps import PlanOptions  # noqa: E402
 from tilewright.toolchain.triton_compat import refine_interpreter  # noqa: E402
 
 refine_interpreter()

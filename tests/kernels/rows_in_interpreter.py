@@ -21,11 +21,11 @@ from tests.kernels.emission_cases import Function
 from tests.kernels.interpreted import emit, load, relative_error
 from tests.kernels.properties import drawing
 from tilewright.kernels.plan import TileLimits
-from tilewright.kernels.planner import PlanOptions
 from tilewright.kernels.pool.plan import PoolTiles
 from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.kernels.rows.plan import RowForm, RowTiles
 from tilewright.kernels.rows.rules import RowOptions
+from tilewright.kernels.steps import PlanOptions
 
 warnings.filterwarnings("ignore")
 

@@ -14,7 +14,8 @@ from torch import nn
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 from tilewright.proposers.synthesize import rounds_products
 from tilewright.values import PrecisionClass
 

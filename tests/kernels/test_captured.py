@@ -18,7 +18,8 @@ from tilewright.graph.capture import capture
 from tilewright.kernels.gemm.plan import GemmSchedule
 from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.operands import Operands
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 
 HERE = Path(__file__).parent
 

@@ -26,7 +26,8 @@ from tilewright.kernels.conv.plan import ConvPlan, ConvTiles
 from tilewright.kernels.conv.product import ConvProduct
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import ModulePlan, PlanOptions
 from tilewright.proposers.synthesize import plan_variants, with_channel_rows
 from tilewright.values import PrecisionClass
 

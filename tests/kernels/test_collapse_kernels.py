@@ -15,7 +15,7 @@ from torch import nn
 from tests.graph.test_canonical import Of
 from tests.kernels.compiled import compile_for
 from tilewright.gpu.table import find_gpu
-from tilewright.kernels.planner import PlanOptions
+from tilewright.kernels.steps import PlanOptions
 
 HERE = Path(__file__).parent
 PROPERTIES = ("hyperparameters", "infinities", "updates", "inference_tensors")

@@ -10,7 +10,8 @@ from tests.kernels.emission_cases import ANCHOR, ROWS
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 
 
 class Pointwise(nn.Module):

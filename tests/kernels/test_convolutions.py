@@ -21,8 +21,9 @@ from tilewright.kernels.conv.plan import ConvPlan, ConvTiles
 from tilewright.kernels.conv.product import ConvProduct
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import ConvStep, ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
 from tilewright.kernels.regions.layout import MemoryFormat
+from tilewright.kernels.steps import ConvStep, ModulePlan, PlanOptions
 from tilewright.proposers.synthesize import convolved_type, plan_variants
 from tilewright.values import PrecisionClass
 

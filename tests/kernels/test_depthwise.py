@@ -25,9 +25,10 @@ from tilewright.kernels.depthwise.plan import DepthwisePlan, DepthwiseTiles
 from tilewright.kernels.depthwise.walk import InputRow, Sum, walk_of
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
 from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.kernels.regions.phases import ConvolutionShape, convolution_dim, transposed_dim
+from tilewright.kernels.steps import ModulePlan, PlanOptions
 
 ROOT = Path(__file__).parents[2]
 STENCILS = PlanOptions(depthwise_tiles=DepthwiseTiles())

@@ -22,7 +22,8 @@ from tilewright.kernels.gemm.schedules import GemmShape, estimate_us, gemm_sched
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.operands import Operands
-from tilewright.kernels.planner import GemmStep, NativeStep, PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import GemmStep, NativeStep, PlanOptions
 from tilewright.values.precision import PrecisionClass
 
 HERE = Path(__file__).parent

@@ -21,8 +21,9 @@ from tilewright.graph.capture import capture
 from tilewright.graph.expand import EXPANSION_RULES, expand_composites
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
 from tilewright.kernels.regions.rows import grow_row_region
+from tilewright.kernels.steps import PlanOptions
 
 ROOT = Path(__file__).parents[2]
 

@@ -30,11 +30,12 @@ from tilewright.kernels.module.planned import widened
 from tilewright.kernels.module.text import ForwardText, write_forward
 from tilewright.kernels.native import operation_name
 from tilewright.kernels.plan import FusedPlan, TileLimits
-from tilewright.kernels.planner import KernelPlan, ModulePlan, PlanOptions, plan_module
+from tilewright.kernels.planner import plan_module
 from tilewright.kernels.pool.plan import PoolPlan, PoolTiles
 from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.kernels.rows.plan import RowForm, RowPlan, RowTiles
 from tilewright.kernels.rows.rules import RowOptions
+from tilewright.kernels.steps import KernelPlan, ModulePlan, PlanOptions
 from tilewright.task.module_source import build_module, init_args, make_inputs
 from tilewright.task.task import ModuleSource, Task
 from tilewright.values import Candidate, Origin, PrecisionClass, Schedule

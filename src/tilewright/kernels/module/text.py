@@ -32,13 +32,13 @@ from tilewright.kernels.module.call import Layout, Signature, argument_condition
 from tilewright.kernels.native import laid_out_text, native_text, operation_name
 from tilewright.kernels.ops.helpers import helper_source
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
-from tilewright.kernels.planner import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
 from tilewright.kernels.pool.emit import emit_pool
 from tilewright.kernels.pool.plan import PoolPlan
 from tilewright.kernels.regions.layout import MemoryFormat
 from tilewright.kernels.regions.region import narrowed_dim
 from tilewright.kernels.rows.kernels import emit_rows
 from tilewright.kernels.rows.plan import RowPlan
+from tilewright.kernels.steps import CollapseStep, ConvStep, FusedStep, GemmStep, ModulePlan, NativeStep
 
 
 class EmissionError(TilewrightError):
