@@ -11,8 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # The CPU build of the tested torch, by its local version: pip then either finds it or stops; it never takes a CUDA build.
 TORCH ?= torch==$(shell sed -n 's/^torch==//p' constraints.txt)+cpu
-# One more than two cores: some tests wait for a process that is meant to hang.
-JOBS ?= 3
+JOBS ?= 2
 DEMO_OUT := runs/demo
 
 .PHONY: demo test lint soak clean
@@ -27,7 +26,7 @@ test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	@$(BIN)/mypy >$(VENV)/mypy.log 2>&1 & types=$$!; \
-	$(BIN)/python -m pytest -rs -n $(JOBS) --dist worksteal; tests=$$?; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs -n $(JOBS) --dist worksteal; tests=$$?; \
 	wait $$types; types=$$?; cat $(VENV)/mypy.log; \
 	exit $$((tests > types ? tests : types))
 
@@ -43,8 +42,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --no-compile "$(TORCH)" || { echo "pip does not find $(TORCH): give it an index that has it (PIP_EXTRA_INDEX_URL), or take another build (make TORCH=torch==2.13.0)" >&2; exit 1; }
-	$(BIN)/pip install --quiet --no-compile -c constraints.txt -e '.[test]'
+	$(BIN)/pip install --quiet "$(TORCH)" || { echo "pip does not find $(TORCH): give it an index that has it (PIP_EXTRA_INDEX_URL), or take another build (make TORCH=torch==2.13.0)" >&2; exit 1; }
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[test]'
 	@touch $@
 
 clean:

@@ -137,9 +137,8 @@ CASES: dict[str, Case] = {
     ),
     "an example in another layout": (
         lambda: Of(
-            lambda m, x: F.relu6(m.norm(F.conv2d(x, m.weight, stride=2, padding=1))).permute(0, 2, 3, 1),
-            weight=nn.Parameter(torch.randn(8, 3, 3, 3)),
-            norm=nn.BatchNorm2d(8),
+            lambda m, x: F.relu6(m.norm(F.max_pool2d(x, 3, 2))).permute(0, 2, 3, 1) * 2,
+            norm=nn.BatchNorm2d(3),
         ),
         lambda: [_floats(2, 3, 9, 11).to(memory_format=torch.channels_last)],
     ),

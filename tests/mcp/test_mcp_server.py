@@ -244,7 +244,10 @@ def test_a_job_ends_with_its_server(folder: Path) -> None:
         time.sleep(0.05)
     worker.stdin.close()  # as when the server is killed
     assert worker.wait(timeout=20) == 1
-    assert not any(is_alive(pid) for pid in jobs)
+    stop = time.monotonic() + 20
+    while any(is_alive(pid) for pid in jobs):  # killed by now; a busy machine takes them away later
+        assert time.monotonic() < stop
+        time.sleep(0.05)
 
 
 def test_streamable_http_on_loopback(folder: Path) -> None:
