@@ -27,6 +27,7 @@ from tilewright.gate.reference.subject import Subject, map_leaves
 from tilewright.toolchain import triton_compat
 from tilewright.toolchain.interpreting.unsupported import NotInterpretableError
 from tilewright.toolchain.memory import EndProgramError, observed_memory, source_line
+from tilewright.toolchain.patched import cheap_products
 
 Emit = Callable[[str, Any, Mapping[str, torch.Tensor] | None], None]
 Program = tuple[int, int, int]
@@ -46,7 +47,7 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
     memory = _Followed([watcher])
     error: dict[str, Any] = {}
     triton_compat.refine_interpreter()
-    with runtime.interpreted_kernels(int(job["configuration"])), observed_memory(memory), _cheap_products():
+    with runtime.interpreted_kernels(int(job["configuration"])), observed_memory(memory), cheap_products():
         try:
             _forward_twice(subject, reference, job["gpu"], watcher)
         except (Exception, NotInterpretableError) as problem:
@@ -71,20 +72,6 @@ def _forward_twice(subject: Subject, reference: Any, gpu: Mapping[str, Any], wat
         candidate(*inputs)
         watcher.watching = True
         candidate(*inputs)
-
-
-class _cheap_products:
-    """Within it, products of blocks are zeros: they decide about no address, and are slow to interpret."""
-
-    def __enter__(self) -> None:
-        from triton.runtime import interpreter
-
-        self._builder = interpreter.InterpreterBuilder
-        self._plain = self._builder.create_dot
-        self._builder.create_dot = lambda builder, a, b, d, *rest: d
-
-    def __exit__(self, *exception: object) -> None:
-        self._builder.create_dot = self._plain
 
 
 class _Followed(Memory):

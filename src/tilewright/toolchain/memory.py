@@ -23,6 +23,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from tilewright.toolchain.patched import patched
 from tilewright.toolchain.triton_compat import DEFAULT_NUM_WARPS
 
 Addresses = npt.NDArray[np.uint64]
@@ -104,14 +105,8 @@ def observed_memory(observer: Observer) -> Iterator[None]:
         (builder, "create_atomic_cas", _compare_and_swap(interpreter, observer, builder.create_atomic_cas)),
     ]
     patches += _meetings(interpreter, observer)
-    before = [getattr(owner, name) for owner, name, _ in patches]
-    for owner, name, function in patches:
-        setattr(owner, name, function)
-    try:
+    with patched(patches):
         yield
-    finally:
-        for (owner, name, _), function in zip(patches, before, strict=True):
-            setattr(owner, name, function)
 
 
 #: Operations of the language after which a thread may hold what another one had.

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from tilewright.toolchain.patched import patched
+
 _MARK = "tilewright_loaded"
 #: What reads memory: its result is marked.
 _SOURCES = ("create_masked_load", "create_load", "create_atomic_rmw", "create_atomic_cas")
@@ -52,14 +54,8 @@ def loaded_values(seen: Loaded) -> Iterator[None]:
     patches = [(builder, name, _marking(name, getattr(builder, name), seen)) for name in [*names, "cast_impl"]]
     patches.append((reductions, "apply", _reducing(reductions.apply)))
     patches.append((interpreter, "_patch_lang_tensor", _steering(interpreter._patch_lang_tensor, seen)))
-    before = [getattr(owner, name) for owner, name, _ in patches]
-    for owner, name, function in patches:
-        setattr(owner, name, function)
-    try:
+    with patched(patches):
         yield
-    finally:
-        for (owner, name, _), function in zip(patches, before, strict=True):
-            setattr(owner, name, function)
 
 
 def _marked(value: Any) -> bool:

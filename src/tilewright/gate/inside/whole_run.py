@@ -21,6 +21,7 @@ from tilewright.gate.inside.pretend import pretend, really
 from tilewright.gate.inside.whole import Followed, NativeUse, Piece, Whole
 from tilewright.gate.reference.subject import Subject, leaves, map_leaves
 from tilewright.toolchain.memory import observed_memory
+from tilewright.toolchain.patched import cheap_products
 from tilewright.toolchain.taint import Loaded, loaded_values
 
 Build = Callable[[tuple[Any, ...] | None, nn.Module | None], nn.Module]
@@ -69,7 +70,7 @@ def _traced(
     whole = Whole(loaded, budget_s)
     memory = Followed([whole])
     meta = pretend(job["gpu"], "meta", poisoned=False)
-    with observed_memory(memory), loaded_values(loaded), _cheap_products(), meta, torch.no_grad(), NativeUse(whole):
+    with observed_memory(memory), loaded_values(loaded), cheap_products(), meta, torch.no_grad(), NativeUse(whole):
         outputs = leaves(candidate(*given))
     with really():
         claims = list(_claims(whole, given, candidate, outputs))
@@ -78,20 +79,6 @@ def _traced(
 
 def _without_data(tensor: torch.Tensor) -> torch.Tensor:
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
-
-
-class _cheap_products:
-    """Within it, products of blocks are zeros: they decide about no address, and are slow to interpret."""
-
-    def __enter__(self) -> None:
-        from triton.runtime import interpreter
-
-        self._builder = interpreter.InterpreterBuilder
-        self._plain = self._builder.create_dot
-        self._builder.create_dot = lambda builder, a, b, d, *rest: d
-
-    def __exit__(self, *exception: object) -> None:
-        self._builder.create_dot = self._plain
 
 
 def _claims(whole: Whole, given: Any, candidate: nn.Module, outputs: list[torch.Tensor]) -> Iterator[Claim]:
