@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.once import once
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.kernels.module.text import write_forward
@@ -33,8 +34,13 @@ BOUNDS = {
 
 
 @pytest.fixture(scope="module")
-def errors() -> dict[str, dict[str, float]]:
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, float]]:
     """Of each function, over a grid, from a process in which Triton's interpreter runs."""
+    found: dict[str, dict[str, float]] = once(tmp_path_factory, "approximations", _errors)
+    return found
+
+
+def _errors() -> dict[str, dict[str, float]]:
     command = [sys.executable, "-m", "tests.kernels.approximations_interpreted"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.kernels.captured_cases import CASES, Of
+from tests.once import once
 from tilewright.errors import CaptureError
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
@@ -25,7 +26,12 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = once(tmp_path_factory, "captured", _results)
+    return found
+
+
+def _results() -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, str(HERE / "captured_interpreted.py")],
         capture_output=True,

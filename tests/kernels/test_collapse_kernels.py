@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.graph.test_canonical import Of
 from tests.kernels.compiled import compile_for
+from tests.once import once
 from tilewright.gpu.table import find_gpu
 from tilewright.kernels.steps import PlanOptions
 
@@ -22,8 +23,13 @@ PROPERTIES = ("hyperparameters", "infinities", "updates", "inference_tensors")
 
 
 @pytest.fixture(scope="module")
-def problems() -> dict[str, str]:
+def problems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """All properties, run once in a process of their own."""
+    found: dict[str, str] = once(tmp_path_factory, "collapse", _problems)
+    return found
+
+
+def _problems() -> dict[str, str]:
     done = subprocess.run(
         [sys.executable, str(HERE / "collapse_interpreted.py")],
         capture_output=True,

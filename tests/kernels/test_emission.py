@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.kernels.emission_cases import SAMPLE
+from tests.once import once
 
 HERE = Path(__file__).parent
 
@@ -22,8 +23,13 @@ ALLOWED_WITH_ANCHOR = 3e-3
 
 
 @pytest.fixture(scope="module")
-def results() -> dict[str, dict[str, Any]]:
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
     """All cases of the sample, run once in a process of their own."""
+    found: dict[str, dict[str, Any]] = once(tmp_path_factory, "emission", _results)
+    return found
+
+
+def _results() -> dict[str, dict[str, Any]]:
     done = subprocess.run(
         [sys.executable, str(HERE / "interpreted.py"), *SAMPLE],
         capture_output=True,
