@@ -13,6 +13,7 @@ import pytest
 
 from tests.sandbox.test_job import run_candidate
 from tilewright.sandbox import forking
+from tilewright.sandbox.fork_server import cuda_is_initialised
 from tilewright.sandbox.forking import close_all, fork_server, server_pids
 from tilewright.sandbox.job import Outcome
 from tilewright.sandbox.processes import is_alive
@@ -73,6 +74,14 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     server = fork_server({"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path)})
     with pytest.raises(forking.ForkServerError, match=r"did not start(.|\n)*no such library here"):
         server.namespaces()
+
+
+def test_a_fresh_job_imports_everything_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = forking.ForkServer.fork
+    monkeypatch.setattr(forking.ForkServer, "fork", lambda self, *args: plain(self, *args, fresh=True))
+    text = said("raise ValueError(open('/proc/self/cmdline').read())")
+    assert "tilewright.sandbox.child" in text
+    assert not cuda_is_initialised()
 
 
 def test_idle_servers_beyond_three_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:

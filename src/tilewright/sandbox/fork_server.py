@@ -79,6 +79,7 @@ def _import(entry: str) -> None:
 
 
 def _fork(request: Mapping[str, Any], given: list[int], permitted: frozenset[str], closing: tuple[int, ...]) -> int:
+    fresh = bool(request.get("fresh")) or cuda_is_initialised()
     pid = os.fork()
     if pid:
         return pid
@@ -94,11 +95,27 @@ def _fork(request: Mapping[str, Any], given: list[int], permitted: frozenset[str
         _become(request)
         namespaces.adopt_orphans()
         scratch = Path(request["scratch"])
-        code = namespaces.run_inside(permitted, lambda: child.main(scratch))
+        code = namespaces.run_inside(permitted, lambda: _start_anew(scratch) if fresh else child.main(scratch))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _start_anew(scratch: Path) -> int:
+    """Replace this process by one that imports everything itself: slow, and owes nothing to this one."""
+    code = "import sys, pathlib; from tilewright.sandbox.child import main; sys.exit(main(pathlib.Path(sys.argv[1])))"
+    os.execv(sys.executable, [sys.executable, "-P", "-c", code, str(scratch)])
+
+
+def cuda_is_initialised() -> bool:
+    """Whether a library has initialised CUDA in this process, which a forked process could not use."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:  # not even loaded
+        return False
+    count = ctypes.c_int()
+    return bool(driver.cuDeviceGetCount(ctypes.byref(count)) == 0)  # CUDA_ERROR_NOT_INITIALIZED is 3
 
 
 def _become(request: Mapping[str, Any]) -> None:

@@ -150,9 +150,18 @@ class ForkServer:
         return self._permitted
 
     def fork(
-        self, entry: str, scratch: Path, environment: Mapping[str, str], streams: tuple[int, int]
+        self,
+        entry: str,
+        scratch: Path,
+        environment: Mapping[str, str],
+        streams: tuple[int, int],
+        *,
+        fresh: bool = False,
     ) -> ForkedProcess:
         """Start a job in `scratch`, with `streams` as its stdout and stderr.
+
+        A `fresh` job imports everything itself, in a process that keeps nothing of the server's; so do all jobs of a
+        server in which a library has initialised CUDA.
 
         Raises:
             ForkServerError: the fork server is gone.
@@ -160,7 +169,7 @@ class ForkServer:
         self.namespaces()
         stdin, keeps = os.pipe()
         report, theirs = os.pipe()
-        request = {"entry": entry, "scratch": str(scratch), "environment": dict(environment)}
+        request = {"entry": entry, "scratch": str(scratch), "environment": dict(environment), "fresh": fresh}
         try:
             socket.send_fds(self._control, [json.dumps(request).encode()], [stdin, *streams, theirs])
         except OSError as error:
@@ -205,7 +214,8 @@ def fork_server(environment: Mapping[str, str]) -> ForkServer:
         if found is None or not found.alive():
             if not _servers:
                 atexit.register(close_all)
-            found = ForkServer({**early, "HOME": os.devnull})
+            # Whoever asks whether a GPU is there must not initialise CUDA for that.
+            found = ForkServer({**early, "HOME": os.devnull, "PYTORCH_NVML_BASED_CUDA_CHECK": "1"})
         _servers[key] = found  # the latest is last
         idle = [other for other, one in _servers.items() if other[0] == os.getpid() and other != key and not one.jobs]
         for oldest in idle[: max(len(_servers) - _KEPT, 0)]:
