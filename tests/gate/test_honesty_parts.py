@@ -140,7 +140,7 @@ def test_this_tool_is_not_to_be_found_by_its_name() -> None:
     import sys
 
     with disguise.hidden():
-        assert not [name for name in sys.modules if name.startswith("tilewright")]
+        assert not [name for name in sys.modules if name.partition(".")[0] == "tilewright"]
         assert "PYTHONPATH" not in os.environ
     assert "tilewright.sandbox.disguise" in sys.modules
 
