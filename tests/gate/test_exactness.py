@@ -106,3 +106,12 @@ def test_short_values_do_not_change_in_the_last_bit() -> None:
     short = torch.randn(9).bfloat16()
     assert torch.equal(nudge.nudge(short, 1), short)
     assert not torch.equal(nudge.nudge(short.float(), 1), short.float())
+
+
+def test_noise_is_no_error_of_a_candidate() -> None:
+    """Where the reference has no correct digit, other noise of a like size is as good; garbage is not."""
+    exact = normal(8192) * 1e-9
+    native, other = (normal(30000)[start : start + 8192].float() * 1e-8 for start in (9000, 20000))
+    assert judged(exact, native, other).problem == ""
+    assert judged(exact, native, other * 2.5).problem == ""
+    assert judged(exact, native, torch.ones(8192)).problem == "correctness.value"
