@@ -219,6 +219,9 @@ class _GemmEmitter:
         if self.half:
             for side, rows in (("left", "M"), ("right", "N")):
                 found.append(f"{side}_half: {side} operand repacked as float16 in each call, 2 * {rows} * K bytes each")
+                found.append(f"{side}_scale: a power of two for each of its rows, float32 [{rows}]")
+            found.append("known: what is known of the operand that is repacked first, float32 [2]")
+            found.append("unfit: rows of the other that float16 cannot hold, int32 [rows]")
         if self.schedule.split > 1:
             found.append(f"products: partial products, float32 [{self.schedule.split}, M, N]")
         if self.plan.partial_rows:
