@@ -26,7 +26,8 @@ def run(count: int, jobs: int, only: str = "") -> Record:
     chosen = chosen[:: max(len(chosen) // count, 1)][:count] if count else chosen
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(max(jobs, 1)) as pool:
         emitted = [_emitted(one, Path(folder) / f"{number}.py") for number, one in enumerate(chosen)]
-        details = list(pool.map(lambda pair: _judged(*pair, Path(folder)), zip(chosen, emitted, strict=True)))
+        paths = [Path(folder) / f"true_{number}.py" for number in range(len(chosen))]
+        details = list(pool.map(_judged, chosen, emitted, paths))
     accepted = tuple(str(row["name"]) for row in details if row["outcome"] == "accepted")
     by = {what: sum(row["outcome"] == what for row in details) for what in ("rejected", "accepted", "no kernels")}
     return Record("misreadings", {"tried": len(details), **by}, accepted, tuple(details), time.monotonic() - started,
@@ -40,10 +41,9 @@ def _emitted(one: Misreading, path: Path) -> str | None:
     return found[0].source if found else None
 
 
-def _judged(one: Misreading, source: str | None, folder: Path) -> Mapping[str, Any]:
+def _judged(one: Misreading, source: str | None, path: Path) -> Mapping[str, Any]:
     if source is None:
         return {"name": one.name, "outcome": "no kernels"}
-    path = folder / f"true_{abs(hash(one.name))}.py"
     path.write_text(one.true)
     started = time.monotonic()
     task = load_task(path, gpu="4090", precision="ieee")

@@ -80,7 +80,7 @@ def _collected(registered: int) -> set[Any]:
 
 def _may_lead_further(operation: Any) -> bool:
     """Whether an operation is composite, is not kept, and may be taken apart into other composite ones."""
-    return _is_composite(operation) and operation not in _collected(len(_registrations())) and _is_functional(operation)
+    return _is_composite(operation) and _is_functional(operation) and operation not in _collected(len(_registrations()))
 
 
 def _is_functional(operation: Any) -> bool:

@@ -65,7 +65,7 @@ def serve(control: socket.socket) -> None:
         if woken in ready:
             os.read(woken, 4096)
             _reap(running)
-    end_below(os.getpid(), spare=frozenset())
+    end_below(os.getpid())
 
 
 def _import(entry: str) -> None:

@@ -122,12 +122,12 @@ def end_tree(root: int, *, spare_root: bool = False) -> None:
         return
     if not spare_root:
         _signal({root}, signal.SIGSTOP)
-    end_below(root, spare=frozenset())
+    end_below(root)
     if not spare_root:
         _signal({root}, signal.SIGKILL)
 
 
-def end_below(root: int, *, spare: frozenset[int]) -> None:
+def end_below(root: int, spare: frozenset[int] = frozenset()) -> None:
     """Kill all descendants of `root` but those in `spare` and theirs.
 
     All are frozen first, parents before children, so that none can start another. Those of a process that has ended

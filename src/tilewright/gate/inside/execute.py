@@ -78,7 +78,9 @@ def run(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit)
                     if choice == 0 or not bench.loaded(int(probe["multiprocessors"])):
                         break
                 choice += 1
-            if probe.get("twice") and watch.configurations > 1 and not bench.broken:
+            # Where a run was given up, the trials begin with the file as it is imported.
+            tried = probe.get("twice") and watch.configurations > 1 and not bench.broken
+            if tried and bench.loaded(int(probe["multiprocessors"])):
                 _try_configurations(bench, index, probe, watch.configurations, stop)
             if bench.broken:
                 return
