@@ -12,18 +12,14 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.once import once
-from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
-from tilewright.kernels.module.text import write_forward
-from tilewright.kernels.planner import plan_module
-from tilewright.kernels.steps import PlanOptions
 from tilewright.proposers.synthesize import rounds_products
 from tilewright.values import PrecisionClass
 
 #: Relative to the input for GELU, whose two halves cancel where it is negative; to the result for the others.
 BOUNDS = {
     "gelu_erf": 5e-7,
-    "gelu_erf_of_positive": 2.0**-15.9,
+    "gelu_erf_of_positive": 5e-7,
     "gelu_erf_of_negative": 5e-7,
     "tanh": 2.0**-18,
     "sigmoid": 2.0**-18,
@@ -52,27 +48,6 @@ def _errors() -> dict[str, dict[str, float]]:
 def test_error_is_within_the_bound(name: str, errors: dict[str, dict[str, float]]) -> None:
     assert errors[name]["called"]
     assert errors[name]["error"] <= BOUNDS[name]
-
-
-class Summed(nn.Module):
-    """ReLU of GELU behind a linear layer, or behind a mean of what it gives."""
-
-    def __init__(self, *, averages: bool) -> None:
-        super().__init__()
-        self.linear, self.averages = nn.Linear(8, 16), averages
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.tanh(self.linear(x))
-        return torch.relu(F.gelu(y.mean(1) if self.averages else y))
-
-
-@pytest.mark.parametrize("averages", [False, True])
-def test_fewer_terms_are_for_products_whose_errors_nothing_has_averaged(averages: bool) -> None:
-    graph = simplify(capture(Summed(averages=averages).eval(), [torch.randn(4, 8)])).graph
-    plan = plan_module(graph, PlanOptions(approximate=True))
-    text = write_forward(plan).kernels
-    assert ("gelu_erf_of_positive(" in text) is not averages
-    assert "gelu_erf" in text
 
 
 class Activated(nn.Module):

@@ -257,15 +257,8 @@ def gelu_erf(x):
     "gelu_erf_of_positive": '''
 @triton.jit
 def gelu_erf_of_positive(x):
-    """x * Phi(x) for x >= 0, to 2**-16 of x, as gelu_erf with fewer terms; at most 0 or NaN below, for a ReLU."""
-    s = tl.minimum(tl.abs(x) * 0.8493218, 34.0)
-    p = s * 0.00187617959 - 0.0181966797
-    p = p * s + 0.0762421489
-    p = p * s - 0.190875068
-    p = p * s + 0.33884269
-    p = p * s - 0.468855828
-    p = p * s + 0.499984294
-    return x - tl.minimum(x, 40.0) * (p * ex2(-(s * s)))
+    """x * Phi(x) for x >= 0, as gelu_erf; at most 0 or NaN below, for a ReLU."""
+    return x - tl.minimum(x, 40.0) * gelu_tail(x)
 ''',
     "gelu_erf_of_negative": '''
 @triton.jit

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 import torch.fx as torch_fx
 
-from tilewright.graph.contractions import is_contraction
 from tilewright.graph.graph import has_data_dependent_size
 from tilewright.graph.ranges import RANGE, Range
 from tilewright.kernels.ops.helpers import HELPERS
@@ -203,23 +202,7 @@ def _gelu_before_relu(node: torch_fx.Node, a: Arguments) -> str | None:
     """The other half, where ReLU takes what there is of the first."""
     follows = bool(node.users) and all(user.target is aten.relu.default for user in node.users)
     exact = node.target is aten.gelu.default and a.get("approximate") != "tanh"
-    found = exact and follows and _is_behind_a_product(node)
-    return f"gelu_erf_of_positive({a['self']})" if found else None
-
-
-def _is_behind_a_product(node: torch_fx.Node) -> bool:
-    """Whether pointwise operations alone lie between a contraction and the node: no sum has averaged its errors."""
-    waiting, seen = list(node.all_input_nodes), {node}
-    while waiting:
-        source = waiting.pop()
-        if source in seen or not isinstance(source.target, torch._ops.OpOverload):
-            continue
-        seen.add(source)
-        if is_contraction(source.target._schema.name.split("::")[-1]):
-            return True
-        if source.target in POINTWISE:
-            waiting += source.all_input_nodes
-    return False
+    return f"gelu_erf_of_positive({a['self']})" if exact and follows else None
 
 
 #: Operations with a cheaper form where the range of their input is known.
