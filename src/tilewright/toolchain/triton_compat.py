@@ -67,6 +67,13 @@ def jit_function_type() -> type:
     return JITFunction  # type: ignore[no-any-return]
 
 
+def compiled_kernel_type() -> type:
+    """The class of a kernel compiled for arguments of one kind (`triton.compiler.CompiledKernel`)."""
+    from triton.compiler import CompiledKernel
+
+    return CompiledKernel  # type: ignore[no-any-return]
+
+
 def interpreted_function_type() -> type:
     """The class of an interpreted kernel."""
     from triton.runtime.interpreter import InterpretedFunction

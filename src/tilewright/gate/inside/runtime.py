@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -194,15 +195,41 @@ def _is_meta(tensor: torch.Tensor) -> bool:
 def _use_gpu(watch: Watch) -> None:
     jit = triton_compat.jit_function_type()
     plain = jit.run  # type: ignore[attr-defined]
+    counted_already = threading.local()
 
     def run(self: Any, *args: Any, grid: Any, warmup: bool, **kwargs: Any) -> Any:
         counted = grid if warmup else watch.count(self, grid)
         if watch.idle and not warmup:
             return None
-        return plain(self, *args, grid=counted, warmup=warmup, **kwargs)
+        counted_already.here = True
+        try:
+            return plain(self, *args, grid=counted, warmup=warmup, **kwargs)
+        finally:
+            counted_already.here = False
 
     jit.run = run  # type: ignore[attr-defined]
+    _watch_compiled(watch, counted_already)
     _choose_configurations(watch)
+
+
+def _watch_compiled(watch: Watch, counted_already: threading.local) -> None:
+    """Count the launches of compiled kernels that a candidate holds, beside those that Triton makes of them."""
+    compiled = triton_compat.compiled_kernel_type()
+    launcher = compiled.run.fget  # type: ignore[attr-defined]
+
+    def run(self: Any) -> Any:
+        launch = launcher(self)
+
+        def counted(x: int, y: int, z: int, *rest: Any) -> Any:
+            if not getattr(counted_already, "here", False):
+                watch.count(self.src.fn, (x, y, z))
+                if watch.idle:
+                    return None
+            return launch(x, y, z, *rest)
+
+        return counted
+
+    compiled.run = property(run)  # type: ignore[attr-defined]
 
 
 def _choose_configurations(watch: Watch) -> None:

@@ -452,23 +452,16 @@ class _CollapseEmitter(ValueEmitter):
     def _wrapper(self, kernel: str) -> str:
         groups = self.convolution.groups
         lines = Lines()
-        lines.add(f"_SIZES_OF_{self.plan.name.upper()} = {{}}")
-        lines.add()
-        lines.add()
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join(['x', 'w', *self.pointers.values(), *self.scalars])}):")
         lines.add(f'"""Launches {kernel}."""')
         several = not self.convolution.transposed and groups > 1
         size = f"w.shape[{1 if self.convolution.transposed else 0}]{f' // {groups}' if several else ''}"
         lines.add(f"CO = {size}" + (f"  # of each of {groups} groups" if groups > 1 else ""))
-        lines.add("sizes = (*x.shape, CO)")
-        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}.get(sizes)")
-        lines.open("if held is None:")
-        lines.add(f"held = _SIZES_OF_{self.plan.name.upper()}[sizes] = sizes_of_{self.plan.name}(*sizes)")
-        lines.close()
-        lines.add("rows, programs, constants = held")
-        lines.add(f"out = x.new_empty({self._output_shape()}{self._out_dtype()})")
-        lines.add("partial = x.new_empty(programs * CO, dtype=torch.float32)")
-        arguments = ["x", "w", "partial", "counters(x, rows)", *self.pointers.values(), "out", *self.scalars]
+        lines.add(f"rows, programs, constants = sizes_of_{self.plan.name}(*x.shape, CO)")
+        lines.add(f"out = note(x.new_empty({self._output_shape()}{self._out_dtype()}))")
+        lines.add("partial = note(x.new_empty(programs * CO, dtype=torch.float32))")
+        arguments = ["x", "w", "partial", "renew(counters, x, rows)", *self.pointers.values(), "out", *self.scalars]
         lines.add(f"{kernel}[(programs,)]({', '.join(arguments)}, **constants)")
         lines.add("return out")
         return str(lines)

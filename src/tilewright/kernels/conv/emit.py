@@ -491,7 +491,7 @@ class ConvEmitter(ValueEmitter):
             lines.add("C, CO_PADDED = w.shape[-2:]")
         self._repack(lines)
         self._grid(lines)
-        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
+        lines.add(f"out = note(torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()}))")
         self._size_values(lines, [*self._kernel_sizes(), *(["PARTS"] if self.plan.reduces_space else [])])
         tiles = self.plan.tiles
         limit = f" maxnreg={tiles.max_registers}," if tiles.max_registers else ""
@@ -507,6 +507,7 @@ class ConvEmitter(ValueEmitter):
         return str(lines)
 
     def _head(self, lines: Lines, what: str) -> None:
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join(['x', 'weight', *self.pointers.values(), *self.scalars])}):")
         lines.add(f'"""{what}."""')
 
@@ -516,7 +517,7 @@ class ConvEmitter(ValueEmitter):
         lines.add(f"CO = weight.shape[{1 if self.shape.transposed else 0}]{self._group_division()}")
         if self.half:
             channels = f"CO * {groups}" if groups > 1 else "CO"
-            lines.add(f"marks, channel_marks, call = marks_of_call(x, {images}, {channels})")
+            lines.add(f"marks, channel_marks, call = renew(marks_of_call, x, {images}, {channels})")
         lines.add(f"w = pack_{self.plan.name}(weight{', channel_marks, call' if self.half else ''})")
 
     def _channels_block(self) -> str:

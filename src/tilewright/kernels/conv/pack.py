@@ -16,6 +16,7 @@ SMALLEST_BITS = "0x39000000"
 LARGEST_BITS = "0x477FE000"
 
 _PREPASS = '''
+@noted
 @triton.jit
 def {name}_kernel(
     x_ptr, out_ptr, {unfit_ptr}N, {call}C: tl.constexpr, {dims_constexpr}, {padded_constexpr},
@@ -55,7 +56,7 @@ def {name}(x, {border_arguments}, c_padded{unfit_argument}):
     N, C, {dims} = x.shape
 {padded_lines}
     plane, padded, tail = {plane}, {padded_plane}, {tail}
-    out = torch.empty((N * padded + tail, c_padded), device=x.device, dtype={dtype})
+    out = note(torch.empty((N * padded + tail, c_padded), device=x.device, dtype={dtype}))
     BLOCK_C = min({most_channels}, triton.next_power_of_2(c_padded))
     BLOCK_P = max(16, min({elements} // BLOCK_C, triton.next_power_of_2(plane)))
     pieces = triton.cdiv(plane, BLOCK_P)
@@ -140,7 +141,7 @@ def marks_of_call(x, images, channels):
     call += 16  # always a multiple of 16: Triton compiles one kernel for all
     if not captured:
         _MARKS[x.device, stream] = marks, of_channels, call
-    return marks, of_channels, call
+    return marks, of_channels, Number(call)
 '''.strip("\n")
 
 

@@ -414,8 +414,8 @@ class _RowsEmitter(ConvEmitter):
         lines.add("GROUP_BLOCKS = triton.cdiv(CO, BLOCK_C)")
         lines.add(f"C_BLOCKS = GROUP_BLOCKS{f' * {groups}' if groups > 1 else ''}")
         if self.half:
-            lines.add("unfit = torch.empty(N * PROGRAMS, device=x.device, dtype=torch.int32)")
-        lines.add(f"out = torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()})")
+            lines.add("unfit = note(torch.empty(N * PROGRAMS, device=x.device, dtype=torch.int32))")
+        lines.add(f"out = note(torch.empty({self._shape_text()}, device=x.device, dtype={self._out_dtype()}))")
         self._size_values(lines, [*self._kernel_sizes(), "PROGRAMS", "ROWS"])
         grid = "N * PROGRAMS" if self.plan.sees_all_channels else "N * PROGRAMS * C_BLOCKS"
         tiles_text = "BLOCK_P=BLOCK_P, BLOCK_C=BLOCK_C,"

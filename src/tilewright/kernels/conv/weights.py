@@ -101,6 +101,7 @@ class _Packing:
         name = f"pack_{self.plan.name}_kernel"
         marks = "marks_ptr, CALL, " if self.half else ""
         few = "FEW: tl.constexpr, " if self.plan.joins_taps else ""
+        lines.add("@noted")
         lines.add("@triton.jit")
         lines.add(f"def {name}(")
         lines.add(f"    weight_ptr, packed_ptr, {marks}C: tl.constexpr, CO: tl.constexpr, ROWS: tl.constexpr,")
@@ -205,7 +206,7 @@ class _Packing:
         last = ["ROWS", "COLUMNS"]
         dtype = "torch.float16" if self.half else "weight.dtype"
         shape = shape_text([*map(str, self._leading), *last])
-        lines.add(f"packed = torch.empty({shape}, device=weight.device, dtype={dtype})")
+        lines.add(f"packed = note(torch.empty({shape}, device=weight.device, dtype={dtype}))")
         lines.add(f"BLOCK_K, BLOCK_C = min({_ROWS}, ROWS), min({_COLUMNS}, COLUMNS)")
         many = f"{self.shape.groups} * " if self.shape.groups > 1 else ""
         lines.add(f"programs = {many}triton.cdiv(ROWS, BLOCK_K) * triton.cdiv(COLUMNS, BLOCK_C)")

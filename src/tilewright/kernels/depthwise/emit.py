@@ -371,6 +371,7 @@ class _DepthwiseEmitter(PlaneEmitter):
 
     def _wrapper(self, kernel: str, sizes: Sequence[str]) -> str:
         lines = Lines()
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join([*self.pointers.values(), *self.scalars])}):")
         lines.add(f'"""{self._docstring()}"""')
         source, multiplier = self.pointers[self.convolution.source], self.convolution.multiplier
@@ -382,7 +383,7 @@ class _DepthwiseEmitter(PlaneEmitter):
             if self._count(letter) == f"{letter}Q":
                 lines.add(f"{letter}Q = triton.cdiv({letter}O, {self._dim(letter).output_step})")
         outputs = [*self.lead, *(f"{letter}O" for letter in self.letters)]
-        lines.add(f"out = torch.empty({shape_text(outputs)}, device={source}.device, dtype={self.dtype_text()})")
+        lines.add(f"out = note(torch.empty({shape_text(outputs)}, device={source}.device, dtype={self.dtype_text()}))")
         lines.add(f"LANES = triton.cdiv({self._count('W')}, {self.tiles.columns})")
         counted = [*self.lead, *([self._count("D")] if self.shape.rank > 2 else [])]
         if self.shape.rank > 1 and self.plan.walk is not None:

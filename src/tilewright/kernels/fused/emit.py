@@ -316,6 +316,7 @@ class _RegionEmitter(ValueEmitter):
 
     def _wrapper_head(self, lines: Lines) -> None:
         parameters = ", ".join([*self.pointers.values(), *self.scalars])
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({parameters}):")
         shape = ", ".join(self.plan.axes.part_names[axis] for axis in self._output_parts()) or "1"
         lines.add(f'"""Launches {self.plan.name}_kernel; output [{shape}]."""')
@@ -341,7 +342,9 @@ class _RegionEmitter(ValueEmitter):
         form = ""
         if self.plan.output_format is MemoryFormat.CHANNELS_LAST:
             form = f", memory_format={memory_format_text(self.region.root.meta['val'].dim())}"
-        lines.add(f"out = torch.empty({self._output_shape()}, device={device}.device, dtype={self.dtype_text()}{form})")
+        lines.add(
+            f"out = note(torch.empty({self._output_shape()}, device={device}.device, dtype={self.dtype_text()}{form}))"
+        )
 
     def _tile_lines(self, lines: Lines) -> None:
         """Tile sizes for the shapes at hand, within the plan's limits."""
@@ -524,7 +527,7 @@ class _RegionEmitter(ValueEmitter):
         lines.add(f"PART = triton.cdiv(steps, parts) * {step}")
         lines.add(f"PARTS = triton.cdiv({axis.size}, PART)")
         for partial in partials:
-            lines.add(f"{partial} = torch.empty((PARTS, out.numel()), device=out.device, dtype=torch.float32)")
+            lines.add(f"{partial} = note(torch.empty((PARTS, out.numel()), device=out.device, dtype=torch.float32))")
         sizes = self._sizes()
         self._launch(lines, first, [*tensors, *partials, *self.scalars, *sizes, "PART"], blocks, "programs * PARTS")
         arguments = [*partials, *finish_tensors, "out", *self.scalars, *sizes, "PARTS"]

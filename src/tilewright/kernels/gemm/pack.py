@@ -14,6 +14,7 @@ from __future__ import annotations
 _LOWEST, _HIGHEST = -60, 96
 
 PREPASS_KERNEL = f'''
+@noted
 @triton.jit
 def to_half_rows_kernel(
     x_ptr, half_ptr, scale_ptr, unfit_ptr, other_ptr, own_ptr, B1, R, C, C_PADDED, STRIDE_0, STRIDE_1, STRIDE_R,
@@ -82,12 +83,12 @@ def to_half_rows(x, block, other=None):
     x4 = x if x.dim() <= 4 else x.flatten(0, -4)
     x4 = x4[(None,) * (4 - x4.dim())]
     C_PADDED = triton.cdiv(C, block) * block
-    half = torch.empty((*batch, R, C_PADDED), device=x.device, dtype=torch.float16)
-    scale = torch.empty((*batch, R), device=x.device, dtype=torch.float32)
+    half = note(torch.empty((*batch, R, C_PADDED), device=x.device, dtype=torch.float16))
+    scale = note(torch.empty((*batch, R), device=x.device, dtype=torch.float32))
     if other is None:
-        unfit = own = other = torch.zeros(2, device=x.device, dtype=torch.float32)
+        unfit = own = other = note(torch.zeros(2, device=x.device, dtype=torch.float32), cleared=True)
     else:
-        unfit = own = torch.empty((*batch, R), device=x.device, dtype=torch.int32)
+        unfit = own = note(torch.empty((*batch, R), device=x.device, dtype=torch.int32))
     BLOCK_C = min(triton.next_power_of_2(C_PADDED), 4096 if x4.stride(3) == 1 else 64)
     BLOCK_R = 32 if x4.stride(3) != 1 else max(1, 2048 // BLOCK_C)
     to_half_rows_kernel[(x4.shape[0] * x4.shape[1] * triton.cdiv(R, BLOCK_R),)](

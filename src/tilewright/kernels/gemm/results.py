@@ -73,7 +73,7 @@ class Results:
         pointers = [f"{name}_ptr" for name in e.pointers.values()]
         sizes = list(e.sizes)
         name = f"{self.plan.name}_tile"
-        head = e.signature(name, [*own, *pointers], sizes, [])
+        head = e.signature(name, [*own, *pointers], sizes, [], launched=False)
         self.arguments = [*batch, "m", "n", *pointers, *e.scalars, *sizes]
         self.call = f"{name}({{value}}, {', '.join(self.arguments)})"
         doc = '"""What follows the product, on a tile of it; m and n are its rows and columns."""'

@@ -63,6 +63,7 @@ class GemmWrapper:
         """The wrapper."""
         lines = Lines()
         parameters = [self.left, self.right, *self.epilogue.pointers.values(), *self.epilogue.scalars]
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join(parameters)}):")
         lines.add(f'"""Launches {self.plan.name}_kernel, and what it needs before and after."""')
         self._sizes(lines)
@@ -120,7 +121,7 @@ class GemmWrapper:
         for node, name in self.results.names.items():
             dtype = node.meta["val"].dtype
             text = f"{self.left}.dtype" if dtype is self.product.dtype else str(dtype)
-            lines.add(f"{name} = torch.empty({self._shape(node)}, device={self.left}.device, dtype={text})")
+            lines.add(f"{name} = note(torch.empty({self._shape(node)}, device={self.left}.device, dtype={text}))")
 
     # -- launches ------------------------------------------------------------------------------------------
 
@@ -184,7 +185,7 @@ class GemmWrapper:
         lines.add(f"ROWS = {'BATCH * M' if self.batch else 'M'}")
         lines.add(f"COLUMN_BLOCKS = {width}")
         shape = f"({len(self.results.partials)}, COLUMN_BLOCKS, ROWS)"
-        lines.add(f"partial = torch.empty({shape}, device={self.left}.device, dtype=torch.float32)")
+        lines.add(f"partial = note(torch.empty({shape}, device={self.left}.device, dtype=torch.float32))")
 
     def _main(self, lines: Lines) -> None:
         s = self.schedule
@@ -199,7 +200,7 @@ class GemmWrapper:
             lines.add(
                 f"programs = triton.cdiv(tiles, triton.cdiv(tiles, {s.programs}))  # no more than all rounds need"
             )
-            lines.add("triton.set_allocator(scratch_memory)")
+            lines.add("renew(triton.set_allocator, scratch_memory)")
         scales = ["left_scale", "right_scale"] if self.half else []
         values = self._main_values(left, right)
         extra = self._extra_sizes(self.loops.sizes())
@@ -271,7 +272,9 @@ class GemmWrapper:
         left, right = self._matrices(lines)
         lines.add(f"BLOCK_M, BLOCK_N, BLOCK_K = {s.block_m}, {s.block_n}, {s.block_k}")
         rows = "BATCH * M" if self.batch else "M"
-        lines.add(f"products = torch.empty(({s.split}, {rows}, N), device={self.left}.device, dtype=torch.float32)")
+        lines.add(
+            f"products = note(torch.empty(({s.split}, {rows}, N), device={self.left}.device, dtype=torch.float32))"
+        )
         matrices = "BATCH * " if self.batch else ""
         lines.add(f"tiles = {matrices}triton.cdiv(M, BLOCK_M) * triton.cdiv(N, BLOCK_N)")
         self._launch(

@@ -15,11 +15,17 @@ from typing import Any
 
 from tilewright.errors import SourceError, path_location
 from tilewright.kernels.code.text import Lines
-from tilewright.kernels.module.planned import plan_text, watched_source
+from tilewright.kernels.module.planned import plan_text, replay_sources, watched_source
 from tilewright.kernels.module.text import ForwardText
 from tilewright.values.syntax_tree import parse_tree
 
-_IMPORTS = "import torch\nimport torch.nn as nn\n{functional}import triton\nimport triton.language as tl"
+_IMPORTS = """import threading
+
+import torch
+import torch.nn as nn
+{functional}import triton
+import triton.language as tl
+from triton.compiler import CompiledKernel"""
 
 
 @dataclass(frozen=True)
@@ -262,7 +268,8 @@ def _assemble(
     state = ", ".join(f'"{path}"' for path in forward.state) + ("," if len(forward.state) == 1 else "")
     planned = f"{plan_text(reads, forward.numbers)}\n\n#: The tensors and floats that kernels take.\nSTATE = ({state})"
     given = _GIVEN if "given(" in forward.signature.passed else ""
-    own = [forward.kernels, forward.wrappers, watched_source(), _GUARDS, given, planned]
+    noted, replayed = replay_sources()
+    own = [noted, forward.kernels, replayed, forward.wrappers, watched_source(), _GUARDS, given, planned]
     theirs = _reference_text(reference, _top_names(own)) if reference is not None else ""
     uses_functional = forward.uses_functional or _mentions(theirs, "F.")
     head = _IMPORTS.format(functional="import torch.nn.functional as F\n" if uses_functional else "")

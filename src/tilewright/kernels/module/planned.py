@@ -9,6 +9,7 @@ from typing import Any
 
 from tilewright.graph import watched
 from tilewright.kernels.code.text import Lines
+from tilewright.kernels.module import replay
 
 _WIDTH = 120
 
@@ -20,6 +21,14 @@ def watched_source() -> str:
     """Source of `Watched` and what it needs."""
     source = inspect.getsource(watched)
     return source[source.index("ABSENT = ") :].strip("\n")
+
+
+def replay_sources() -> tuple[str, str]:
+    """Source of the decorator of kernels, and of what stands behind them: the decorator of wrappers and its parts."""
+    source = inspect.getsource(replay)
+    source = source[source.index("\nRECORDS = ") :].replace("  # noqa: N801", "")
+    first, _, second = source.partition("\nALIGNMENT = ")
+    return first.strip("\n"), f"ALIGNMENT = {second}".strip("\n")
 
 
 def plan_text(reads: Mapping[str, Mapping[str, Any]], numbers: Iterable[str]) -> str:

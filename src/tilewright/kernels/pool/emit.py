@@ -226,6 +226,7 @@ class _PoolEmitter(PlaneEmitter):
 
     def _wrapper(self, kernel: str, sizes: Sequence[str]) -> str:
         lines = Lines()
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join([*self.pointers.values(), *self.scalars])}):")
         lines.add(f'"""{self._docstring()}"""')
         for dim, name in enumerate([*self.lead, *self.letters]):
@@ -235,7 +236,7 @@ class _PoolEmitter(PlaneEmitter):
         outputs = [*self.lead, *(f"{letter}O" for letter in self.letters)]
         device = next(iter(self.pointers.values()))
         shape = shape_text(outputs)
-        lines.add(f"out = torch.empty({shape}, device={device}.device, dtype={self.dtype_text()})")
+        lines.add(f"out = note(torch.empty({shape}, device={device}.device, dtype={self.dtype_text()}))")
         lines.add(f"ROWS = {' * '.join(outputs[:-1]) or '1'}")
         tiles = self.plan.tiles
         lines.add(f"BLOCK_W = min(triton.next_power_of_2({outputs[-1]}), {tiles.row})")

@@ -75,8 +75,10 @@ class KernelNames:
                 return f"{name}.dtype"
         return str(wanted)
 
-    def signature(self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str]) -> str:
-        """The kernel's head, up to the colon."""
+    def signature(
+        self, name: str, tensors: Sequence[str], sizes: Sequence[str], blocks: Sequence[str], *, launched: bool = True
+    ) -> str:
+        """The head of a kernel, or of a device function where it is not `launched`, up to the colon."""
         parameters = [*tensors, *self.scalars, *sizes, *(f"{block}: tl.constexpr" for block in blocks)]
         lines, line = [], "    "
         for parameter in parameters:
@@ -86,7 +88,8 @@ class KernelNames:
                 line = "    "
             line += piece
         lines.append(line.rstrip().rstrip(",") + ",")
-        return f"@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
+        noted = "@noted\n" if launched else ""
+        return f"{noted}@triton.jit\ndef {name}(\n" + "\n".join(lines) + "\n):"
 
 
 class ValueEmitter(KernelNames):

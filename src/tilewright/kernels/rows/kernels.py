@@ -48,6 +48,7 @@ class _RowEmitter(RowBody):
 
     def wrapper_head(self, lines: Lines) -> None:
         tensors = list(self.pointers.values())
+        lines.add("@replayed")
         lines.open(f"def {self.plan.name}({', '.join([*tensors, *self.scalars])}):")
         lines.add(f'"""{self.docstring()}"""')
         for source in self.plan.axes.sources:
@@ -67,7 +68,7 @@ class _RowEmitter(RowBody):
         names = self.plan.axes.part_names
         sizes = [" * ".join(names[axis] for axis in axes) or "1" for axes in self.region.dims[self.root]]
         shape = shape_text(sizes) if sizes else "()"
-        lines.add(f"out = torch.empty({shape}, device={tensors[0]}.device, dtype={self.dtype_text()}{form})")
+        lines.add(f"out = note(torch.empty({shape}, device={tensors[0]}.device, dtype={self.dtype_text()}{form}))")
 
     def whole_row_tile(self, lines: Lines) -> None:
         """Blocks that hold whole rows."""
@@ -358,11 +359,10 @@ class _SplitRows(_RowEmitter):
         lines.add("PART = triton.cdiv(steps, parts)" + (f" * {step}" if step != "1" else ""))
         lines.add(f"PARTS = triton.cdiv({size}, PART)")
         lines.add("BLOCK_PARTS = triton.next_power_of_2(PARTS)")
-        device = next(iter(self.pointers.values()))
+        device = f"{next(iter(self.pointers.values()))}.device"
         for state in self._all_states():
-            lines.add(
-                f"{state} = torch.empty((PARTS, {self._kept_count()}), device={device}.device, dtype=torch.float32)"
-            )
+            shape = f"(PARTS, {self._kept_count()})"
+            lines.add(f"{state} = note(torch.empty({shape}, device={device}, dtype=torch.float32))")
 
 
 def _flags(body: Lines) -> list[str]:
