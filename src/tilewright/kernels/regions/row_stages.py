@@ -171,7 +171,8 @@ class Moments(Accumulator):
         """The differences between the lanes' means count too."""
         count, mean, squares = names
         lines.add(f"{count}_all = {reduce('sum', count)}")
-        lines.add(f"{mean}_all = {reduce('sum', f'{mean} * {count}')} / {count}_all")
+        # Triton 3.6 fails to compile the sum divided by a count that is one number, but not its weights.
+        lines.add(f"{mean}_all = {reduce('sum', f'{mean} * ({count} / {count}_all)')}")
         spread = f"{squares} + {count} * ({mean} - {mean}_all) * ({mean} - {mean}_all)"
         lines.add(f"{squares} = {reduce('sum', spread)}")
         lines.add(f"{count}, {mean} = {count}_all, {mean}_all")
