@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.breadth import clock
 from benchmarks.peers import PEERS, Peer, build_peer, prepare_torch
@@ -89,14 +90,15 @@ class Bench:
         self.arguments = (init, {}) if not (init and isinstance(init[-1], dict)) else (init[:-1], init[-1])
         self.reference = given.Model(*self.arguments[0], **self.arguments[1]).cuda().eval()
         self.inputs = on_gpu(given.get_inputs())
-        # Modules without products have no class: they are as exact in every one.
-        self.multiplies = any(one.dim() > 1 for one in self.reference.parameters()) or len(self.inputs) > 2
         self.calls: dict[str, Call] = {}
         self.failures: dict[str, str] = {}
         with torch.no_grad():
             exact = copy.deepcopy(self.reference).double()
             self.right = exact(*on_gpu(self.inputs, torch.float64))
-            self.own = errors(self.reference(*self.inputs), self.right)
+            with FlopCounterMode(display=False) as counter:
+                self.own = errors(self.reference(*self.inputs), self.right)
+        # A module without products has no class: it is as exact in every one.
+        self.floor = _FLOOR[options.precision if counter.get_total_flops() else "ieee"]
 
     def add(self, name: str, make: Callable[[], Callable[..., Any]], inputs: Sequence[Any] | None = None) -> None:
         """Compile, run and check one way to compute the module; a failure is noted."""
@@ -109,7 +111,7 @@ class Bench:
         except Exception as problem:
             self.failures[name] = f"{type(problem).__name__}: {problem}"[:300]
             return
-        if error > _TIMES * self.own + (_FLOOR[self.options.precision] if self.multiplies else _FLOOR["ieee"]):
+        if error > _TIMES * self.own + self.floor:
             self.failures[name] = f"wrong: relative error {error:.2g}, the reference's own is {self.own:.2g}"
             return
         self.calls[name] = lambda: run(*arguments)

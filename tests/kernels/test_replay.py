@@ -165,15 +165,50 @@ def test_memory_made_out_of_sight_keeps_a_wrapper_as_written() -> None:
     assert wrapped.launches == 6
 
 
-def test_tensors_that_share_memory_are_not_recorded_but_may_be_replayed() -> None:
+def test_launches_on_a_view_of_shared_memory_stay_as_written() -> None:
     wrapped, both = Wrapped(), torch.randn(25)
-    check(wrapped, both[:12].view(3, 4), both[12:], 2.0)
-    check(wrapped, both[:12].view(3, 4), both[12:], 2.0)
-    assert wrapped.launches == 4
+    for _ in range(3):
+        check(wrapped, both[:12].view(3, 4), both[12:], 2.0)
+    assert wrapped.launches == 6
+
+
+def test_tensors_that_share_memory_are_replayed_like_others() -> None:
+    wrapped, both = Wrapped(), torch.randn(25)
     check(wrapped, torch.randn(3, 4), torch.randn(13), 2.0)
-    assert wrapped.launches == 6
     check(wrapped, both[:12].view(3, 4), both[12:], 2.0)
-    assert wrapped.launches == 6
+    assert wrapped.launches == 2
+
+
+class Added:
+    """A wrapper of one launch that takes its arguments as they are."""
+
+    def __init__(self) -> None:
+        self.kernel = Kernel(add_body, ["scaled", "other", "total", "out", "N"])
+        noted = replay.noted(self.kernel)
+
+        def wrapper(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            out = replay.note(torch.empty(4))
+            noted[(1,)](x, y, x, out, N=4)
+            return out
+
+        self.run = replay.replayed(wrapper)
+
+
+def test_one_tensor_in_two_places_is_another_form() -> None:
+    added = Added()
+    for same in (True, False, True, False, True):
+        x = torch.randn(4)
+        y = x if same else torch.randn(4)
+        torch.testing.assert_close(added.run(x, y), x + y + x[0])
+    assert added.kernel.launches == 2
+
+
+def test_slices_of_one_tensor_keep_apart() -> None:
+    added, both = Added(), torch.randn(24)
+    for start in (4, 8, 12, 16):
+        x, y = both[:4], both[start : start + 4]
+        torch.testing.assert_close(added.run(x, y), x + y + x[0])
+    assert added.kernel.launches == 1
 
 
 def test_where_nothing_is_compiled_a_wrapper_runs_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,3 +226,22 @@ def test_a_failed_call_leaves_no_record_open() -> None:
     assert replay.open_record() is None
     check(wrapped, torch.randn(3, 4), torch.randn(13), 2.0)
     assert wrapped.launches == 3
+
+
+def test_schedules_of_a_table_are_told_apart() -> None:
+    kernel = Kernel(add_body, ["scaled", "other", "total", "out", "N"])
+    noted = replay.noted(kernel)
+    seen = []
+
+    @replay.replayed
+    def wrapper(x: torch.Tensor, schedule: dict[str, int]) -> torch.Tensor:
+        seen.append(schedule["BLOCK"])
+        out = replay.note(torch.empty(4))
+        noted[(1,)](x, x, x, out, N=4, num_warps=schedule["BLOCK"])
+        return out
+
+    small, large = {"BLOCK": 1}, {"BLOCK": 2}
+    for schedule in (small, large, small, large):
+        x = torch.randn(4)
+        torch.testing.assert_close(wrapper(x, schedule=schedule), x + x + x[0])
+    assert seen == [1, 2]

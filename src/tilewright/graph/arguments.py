@@ -80,6 +80,11 @@ class Structure:
         return f"{self.type_name}({together})" if self.kind == STRUCT else together
 
 
+def is_flat_tuple(structure: Structure) -> bool:
+    """True for a plain tuple of leaves."""
+    return structure.kind == TUPLE and all(part.kind == LEAF for part in structure.parts)
+
+
 def _key_text(key: Any) -> str:
     plain = isinstance(key, str) and '"' not in key and repr(key) == f"'{key}'"
     return f'"{key}"' if plain else repr(key)

@@ -106,7 +106,7 @@ def _tokens(source: str) -> list[tokenize.TokenInfo]:
 
 def _named(places: Sequence[tuple[tokenize.TokenInfo, tuple[int, ...]]], tree: ast.Module) -> list[_Literal] | None:
     """The literals with their functions and names; None where one stands outside of a wrapper function."""
-    wrappers = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.decorator_list}
+    wrappers = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and not _is_jitted(node)}
     taken: dict[str, tuple[str, tuple[int, ...]]] = {}
     literals = []
     for token, values in places:
@@ -123,6 +123,10 @@ def _named(places: Sequence[tuple[tokenize.TokenInfo, tuple[int, ...]]], tree: a
         taken[unique] = (function.name, values)
         literals.append(_Literal(line, column, len(token.string), function.name, unique, values))
     return literals
+
+
+def _is_jitted(node: ast.FunctionDef) -> bool:
+    return any(ast.unparse(decorator).partition("(")[0].endswith("jit") for decorator in node.decorator_list)
 
 
 def _name(function: ast.FunctionDef, line: int, column: int) -> str:

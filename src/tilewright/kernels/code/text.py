@@ -21,6 +21,11 @@ class Lines:
         """One line at the current indentation."""
         self._lines.append("    " * self.indent + line if line else "")
 
+    def block(self, text: str) -> None:
+        """Add the lines of a text at the current depth."""
+        for line in text.splitlines():
+            self.add(line)
+
     def open(self, line: str) -> None:
         """A line that opens a block."""
         self.add(line)

@@ -219,10 +219,13 @@ def _write_forward(lines: Lines, forward: ForwardText, reference: str) -> None:
     lines.open("if state is None:")
     lines.add(f"return {reference}.forward({signature.passed})")
     lines.close()
-    if forward.state:
-        lines.add(f"{', '.join(forward.state.values())}{',' if len(forward.state) == 1 else ''} = state")
-    for line in forward.body.splitlines():
-        lines.add(line)
+    if forward.whole is not None:
+        name, arguments = forward.whole
+        lines.add(f"return {name}({', '.join([*arguments, *(['*state'] if forward.state else [])])})")
+    else:
+        if forward.state:
+            lines.add(f"{', '.join(forward.state.values())}{',' if len(forward.state) == 1 else ''} = state")
+        lines.block(forward.body)
     lines.close()
     lines.add()
     lines.open(f"def _state_for_kernels(self, {names}):")
@@ -269,7 +272,8 @@ def _assemble(
     planned = f"{plan_text(reads, forward.numbers)}\n\n#: The tensors and floats that kernels take.\nSTATE = ({state})"
     given = _GIVEN if "given(" in forward.signature.passed else ""
     noted, replayed = replay_sources()
-    own = [noted, forward.kernels, replayed, forward.wrappers, watched_source(), _GUARDS, given, planned]
+    wrappers = [replayed, forward.wrappers, _whole_source(forward)]
+    own = [noted, forward.kernels, *wrappers, watched_source(), _GUARDS, given, planned]
     theirs = _reference_text(reference, _top_names(own)) if reference is not None else ""
     uses_functional = forward.uses_functional or _mentions(theirs, "F.")
     head = _IMPORTS.format(functional="import torch.nn.functional as F\n" if uses_functional else "")
@@ -278,6 +282,19 @@ def _assemble(
     text = "\n\n\n".join(part.strip("\n") for part in parts if part.strip()) + "\n"
     parse_tree(text)
     return text
+
+
+def _whole_source(forward: ForwardText) -> str:
+    """The wrapper of all launches, where there is one."""
+    if forward.whole is None:
+        return ""
+    name, arguments = forward.whole
+    lines = Lines()
+    lines.add("@replayed")
+    lines.open(f"def {name}({', '.join([*arguments, *forward.state.values()])}):")
+    lines.add('"""All launches of a call."""')
+    lines.block(forward.body)
+    return str(lines)
 
 
 def _top_names(parts: Sequence[str]) -> set[str]:

@@ -129,9 +129,9 @@ class Replay:
             elif isinstance(one, torch.Tensor):
                 tensors = [(slot, other) for slot, other in enumerate(known) if isinstance(other, torch.Tensor)]
                 found = [(slot, other) for slot, other in tensors if storage(other) == storage(one)]
-                found = [(slot, other) for slot, other in found if other is one] or found
-                if not found:
-                    raise LookupError("a launch takes a tensor that the record does not know")
+                found = [(slot, other) for slot, other in found if other is one][:1] or found
+                if len(found) != 1:
+                    raise LookupError("a launch takes memory of no tensor that the record knows, or of several")
                 slot, other = found[0]
                 moved.append((position, slot, one.data_ptr() - other.data_ptr()))
             if moved and moved[-1][0] == position:
@@ -171,7 +171,8 @@ class replayed:
     """A wrapper whose launches are made again, without a look at each argument, for calls of a form that it has seen.
 
     The form is what sizes, grids and compiled kernels follow from: sizes, strides, types and alignment of tensors, and
-    all numbers. A call of another form runs as written, and so does one in which Triton compiles nothing.
+    all numbers; a schedule that is `chosen` from a table is one of the table's. A call of another form runs as written,
+    and so does one in which Triton compiles nothing.
     """
 
     MOST_FORMS = 256
@@ -179,27 +180,29 @@ class replayed:
     def __init__(self, wrapper):
         self.wrapper, self.replays = wrapper, {}
 
-    def __call__(self, *given):
+    def __call__(self, *given, **chosen):
         if torch.compiler.is_compiling():
-            return self.wrapper(*given)
-        form = [given[0].get_device()]
+            return self.wrapper(*given, **chosen)
+        form = [given[0].get_device(), *map(id, chosen.values())]
         for one in given:
             if isinstance(one, torch.Tensor):
                 form.append((one.shape, one.stride(), one.dtype, one.data_ptr() % 16))
             else:
                 form.append(one.hex() if type(one) is float else one)
+        names = list(map(id, given))
+        if len({*names}) < len(names):  # which arguments are one and the same
+            form += map(names.index, names)
         form = tuple(form)
         replay = self.replays.get(form)
-        return self.record(form, given) if replay is None else replay(given)
+        return self.record(form, given, chosen) if replay is None else replay(given)
 
-    def record(self, form, given):
+    def record(self, form, given, chosen):
         """Run as written; keep what was launched, where all of it is known."""
-        places = [storage(one) for one in given if isinstance(one, torch.Tensor)]
-        if open_record() is not None or len({*places, 0}) <= len(places):
-            return self.wrapper(*given)
+        if open_record() is not None:
+            return self.wrapper(*given, **chosen)
         record = RECORDS.now = Record(given)
         try:
-            returned = self.wrapper(*given)
+            returned = self.wrapper(*given, **chosen)
         finally:
             RECORDS.now = None
         if record.launches and all(isinstance(kernel, CompiledKernel) for kernel, _, _ in record.launches):
@@ -208,5 +211,5 @@ class replayed:
             try:
                 self.replays[form] = Replay(record, returned)
             except LookupError:
-                self.replays[form] = lambda given: self.wrapper(*given)
+                self.replays[form] = lambda given: self.wrapper(*given, **chosen)
         return returned

@@ -16,6 +16,7 @@ import torch.fx as torch_fx
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tilewright.errors import TilewrightError
+from tilewright.graph.arguments import LEAF, InputArgument, is_flat_tuple
 from tilewright.graph.graph import Graph, fixed_size
 from tilewright.graph.nodes import argument
 from tilewright.graph.parameters import is_of_parameters
@@ -29,7 +30,7 @@ from tilewright.kernels.depthwise.plan import DepthwisePlan
 from tilewright.kernels.fused.emit import emit_region
 from tilewright.kernels.gemm.emit import emit_gemm
 from tilewright.kernels.module.call import Layout, Signature, argument_conditions, layout_of
-from tilewright.kernels.native import laid_out_text, native_text, operation_name
+from tilewright.kernels.native import laid_out_text, makes_values, native_text, operation_name
 from tilewright.kernels.ops.helpers import helper_source
 from tilewright.kernels.plan import EmittedKernel, FusedPlan
 from tilewright.kernels.pool.emit import emit_pool
@@ -61,6 +62,7 @@ class ForwardText:
         numbers: the paths among them of floats.
         reads: what the forward pass read of the module when it was captured (see `Graph.reads`).
         body: statements of the planned forward pass, unindented; the last one returns.
+        whole: name and arguments of a wrapper that holds the body, where its launches are replayed together.
         uses_functional: the body calls torch.nn.functional as F.
         scratch: declared scratch tensors.
         spares: kernels that return at once unless a guard fails.
@@ -77,6 +79,7 @@ class ForwardText:
     numbers: frozenset[str]
     reads: Mapping[str, Mapping[str, Any]] = field(compare=False)
     body: str
+    whole: tuple[str, tuple[str, ...]] | None
     uses_functional: bool
     scratch: tuple[str, ...]
     spares: tuple[str, ...]
@@ -251,10 +254,26 @@ class _ForwardWriter:
             frozenset(self.numbers),
             self.graph.reads,
             body,
+            self._whole(),
             any("F." in text for text in (body, *own)),
             tuple(self.scratch),
             tuple(name for kernel in self.emitted for name in kernel.spares),
         )
+
+    def _whole(self) -> tuple[str, tuple[str, ...]] | None:
+        """The wrapper that holds the body: for several launches with nothing of PyTorch's own between them."""
+        structure = self.graph.structure
+        computed = all(isinstance(leaf, torch_fx.Node) and leaf.op != "placeholder" for leaf in self.graph.returned)
+        is_flat = structure is not None and (structure.kind == LEAF or is_flat_tuple(structure))
+        taken = [one for one in self.arguments if one.placeholder is not None or self._is_linked(one)]
+        is_plain = all(not one.path for one in taken)
+        alone = self.constants or any(makes_values(node) for node in self.native_nodes)
+        if len(self.emitted) < 2 or alone or not (computed and is_flat and is_plain):
+            return None
+        return self.names.unique("launch_all"), tuple(one.name for one in taken)
+
+    def _is_linked(self, argument: InputArgument) -> bool:
+        return any(link.is_argument and link.path == argument.name for link in self.graph.linked.values())
 
     def _constants_source(self) -> list[str]:
         """The function that makes the forward pass's constants; no function where it has none."""
