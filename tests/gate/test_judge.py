@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from tilewright.gate.compare.errors import Errors
-from tilewright.gate.judging.judge import Expected, Outcome, findings_of, judge_run
+from tilewright.gate.judging import honesty
+from tilewright.gate.judging.judge import Expected, Outcome, findings_of, judge_run, multiplies_reduced
 from tilewright.gate.probes.planning import Family, Probe
 from tilewright.gate.reference.subject import Form, as_tensors, layout_kind, to_double
 from tilewright.sandbox import wire
+from tilewright.sandbox.job import JobResult, Part
+from tilewright.sandbox.job import Outcome as JobOutcome
 from tilewright.values.verdict import Finding, Severity
 
 EXACT = torch.arange(1.0, 25.0, dtype=torch.float64).reshape(4, 6)
@@ -33,6 +37,20 @@ def judged(output: Any, probe: Probe | None = None, right: Any = None) -> Outcom
     data = {"outputs": wire.pack(outputs, packed, "out"), "form": Form.of(outputs).as_data(), "launches": {"k": 1}}
     answer = expected(probe or Probe("p", Family.OWN), right)
     return judge_run("run 0 0", data, packed, answer, POOL, "ieee", False)
+
+
+@pytest.mark.parametrize(
+    ("report", "reduced"),
+    [
+        ({}, False),
+        ({"dots": {"ieee": 3}}, False),
+        ({"dots": {"ieee": 3, "tf32": 1}}, True),
+        ({"narrowed": 1}, True),
+        ({"dots": 7}, False),
+    ],
+)
+def test_a_report_says_whether_products_were_reduced(report: dict[str, Any], reduced: bool) -> None:
+    assert multiplies_reduced(report) is reduced
 
 
 def test_the_same_passes() -> None:
@@ -224,3 +242,22 @@ def test_types_of_every_kind_are_judged() -> None:
         wrong = torch.zeros_like(EXACT).to(dtype)
         assert judged(right, right=right).problem == "", dtype
         assert judged(wrong, right=right).problem == "correctness.value", dtype
+
+
+@pytest.mark.parametrize("first_report", [{"dots": {"tf32": 1}}, {"dots": {"ieee": 1}}])
+def test_an_experiment_without_a_report_of_products_has_the_class_of_the_others(first_report: dict[str, Any]) -> None:
+    answer = expected(Probe("p", Family.OWN))
+    answer = replace(answer, errors={**answer.errors, "tf32": [Errors(1e-3, 1e-3)]})
+    parts = []
+    for name, report in (("first", first_report), ("many", {})):
+        packed: dict[str, torch.Tensor] = {}
+        noise = torch.randn(EXACT.shape, generator=torch.Generator().manual_seed(0))
+        output = as_tensors(EXACT.float() * (1 + 5e-4 * noise))
+        data = {"outputs": wire.pack(output, packed, "out"), "form": Form.of(output).as_data(), "launches": {"k": 1}}
+        parts.append(Part(name, {**data, **report}, packed))
+    result = JobResult(JobOutcome.OK, "", tuple(parts), 0, "", "", 0.0, ())
+    pool = {**POOL, "tf32": [Errors(1e-3, 1e-3)]}
+    read = honesty.read(result, [answer], honesty.Scene(0, None, None), pool, "tf32", False)
+    outcome = read.outcome("many", 0)
+    assert outcome is not None
+    assert (outcome.problem == "") is ("tf32" in first_report["dots"])

@@ -139,6 +139,12 @@ def _median(errors: Sequence[Errors]) -> Errors:
     return Errors(norm, worst, bias=bias)
 
 
+def multiplies_reduced(data: Mapping[str, Any]) -> bool:
+    """True where a run's report says that operands of products were narrowed, or multiplied in a reduced class."""
+    dots = data.get("dots")
+    return bool(data.get("narrowed")) or (isinstance(dots, Mapping) and any(kind != "ieee" for kind in dots))
+
+
 def judge_run(
     name: str, data: Any, tensors: Mapping[str, torch.Tensor], expected: Expected, pool: Mapping[str, Sequence[Errors]],
     precision: str, reduced: bool,
@@ -173,7 +179,7 @@ def judge_run(
         form = Form.of_data(data["form"])
         if not len(form.layouts) == len(form.devices) == len(got):
             raise ValueError("its outputs and what is said of them differ in number")
-        reduced = reduced or bool(data.get("narrowed")) or any(k != "ieee" for k in data.get("dots", {}))
+        reduced = reduced or multiplies_reduced(data)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError) as error:
         return replace(blank, problem="sandbox.garbage", message=f"its report cannot be read: {error!r}")
     try:
