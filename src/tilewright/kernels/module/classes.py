@@ -116,6 +116,14 @@ def _already_imported(node: ast.stmt, provided: dict[str, str]) -> bool:
 
 # -- files -------------------------------------------------------------------------------------------------
 
+_DOCSTRING = '''
+"""{name} with Triton kernels where they hold; all else is as it was.
+
+After a first call, calls can be captured in a CUDA graph. Its replays read parameters where they lay at the capture:
+they follow changes in place, and not a parameter that was replaced.
+"""
+'''.strip("\n")
+
 _GUARDS = '''
 def is_plain(tensor, dtype, rank, form=torch.contiguous_format):
     """True for an ordinary CUDA tensor with data, of that type, rank and memory format (None: any), no gradient."""
@@ -161,7 +169,7 @@ def write_file(
     """
     lines = Lines()
     lines.open(f"class ModelNew({reference.class_name}):")
-    lines.add(f'"""{reference.class_name} with Triton kernels where they hold; all else is as it was."""')
+    lines.block(_DOCSTRING.format(name=reference.class_name))
     lines.add()
     lines.add("_watched = Watched()  # until the module is made, the kernels hold for nothing")
     lines.add()
