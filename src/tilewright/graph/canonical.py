@@ -147,7 +147,27 @@ def _single_element(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_
     dims = listed_dims(node) if len(shape) else ()
     if not dims or node.kwargs or not all(is_one(shape[dim]) for dim in dims):
         return None
+    if node.meta["val"].dtype is not source.meta["val"].dtype:
+        return None  # the sum of bools is a number
     return source if argument(node, 2) else editor.call(aten.squeeze.dims, source, list(dims))
+
+
+def _single_scan(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = source_of(node)
+    shape = source.meta["val"].shape
+    same = node.meta["val"].dtype is source.meta["val"].dtype
+    return source if same and len(shape) and is_one(shape[argument(node, 1)]) else None
+
+
+def _single_share(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Its logarithm is 0, but for infinities and NaN, which give NaN."""
+    source = source_of(node)
+    shape = source.meta["val"].shape
+    same = node.meta["val"].dtype is source.meta["val"].dtype
+    if not same or not len(shape) or not is_one(shape[argument(node, 1)]):
+        return None
+    nothing = editor.call(aten.sub.Tensor, source, source)
+    return editor.call(aten.exp.default, nothing) if target_of(node) is aten.softmax.int else nothing
 
 
 def _unit_scale(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -229,9 +249,23 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     Rule("full slice", "x[0:size] -> x", (aten.slice.Tensor,), _drop_full_slice),
     Rule(
         "single element",
-        "mean(x, dims of size 1) -> x",
-        (aten.sum.dim_IntList, aten.mean.dim, aten.amin.default, aten.amax.default),
+        "mean(x, dims of size 1) -> x; so for sum, prod, min, max and logsumexp",
+        (
+            aten.sum.dim_IntList,
+            aten.mean.dim,
+            aten.amin.default,
+            aten.amax.default,
+            aten.prod.dim_int,
+            aten.logsumexp.default,
+        ),
         _single_element,
+    ),
+    Rule("scan of one", "cumsum(x, dim of size 1) -> x", (aten.cumsum.default, aten.cumprod.default), _single_scan),
+    Rule(
+        "share of one",
+        "softmax(x, dim of size 1) -> exp(x - x), log_softmax(x) -> x - x",
+        (aten.softmax.int, aten.log_softmax.int),
+        _single_share,
     ),
     Rule(
         "scale by one",

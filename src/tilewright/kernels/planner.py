@@ -485,7 +485,7 @@ def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None
     stops = frozenset(planning.stops)
     region = grow_region(node, stops) if is_fusible(node) and _is_device_tensor(node) else None
     reduces = region is not None and region.depth > 0
-    if not reduces and is_elementwise_part(node) and _is_number_tensor(node):
+    if not reduces and is_elementwise_part(node) and _is_stored_type(node):
         region = grow_region(node, stops, integers=True)
     return region
 
@@ -494,8 +494,8 @@ def _is_device_tensor(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and node.meta["val"].dtype in _FLOATS
 
 
-def _is_number_tensor(node: torch_fx.Node) -> bool:
-    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64)
+def _is_stored_type(node: torch_fx.Node) -> bool:
+    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64, torch.bool)
 
 
 PLAN_RULES: tuple[PlanRule, ...] = (
