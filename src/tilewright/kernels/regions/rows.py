@@ -20,6 +20,7 @@ from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.ops.pointwise import is_pointwise
 from tilewright.kernels.regions.region import permutation
+from tilewright.kernels.regions.scans import scan_of
 
 aten = torch.ops.aten
 
@@ -35,9 +36,6 @@ ROW_REDUCTIONS: dict[object, str] = {
     aten.prod.dim_int: "prod",
     aten.var.correction: "var",
 }
-
-#: Scan along one dim -> its kind.
-ROW_SCANS: dict[object, str] = {aten.cumsum.default: "sum", aten.cumprod.default: "prod"}
 
 _PERMUTATIONS = (aten.permute.default, aten.transpose.int, aten.t.default)
 _REGROUPINGS = (
@@ -100,7 +98,9 @@ class RowRegion:
 
     def inputs_of(self, node: torch_fx.Node) -> tuple[torch_fx.Node, ...]:
         """The tensors that a node inside reads; sizes are not among them."""
-        return tuple(source for source in node.all_input_nodes if (node, source) in self.uses)
+        scan = scan_of(node)
+        sources = node.all_input_nodes if scan is None else [scan.source]
+        return tuple(source for source in sources if (node, source) in self.uses)
 
     def spans_row(self, dims: DimAxes) -> bool:
         """True where one of the dims walks an axis of the row."""
@@ -119,8 +119,15 @@ class RowRegion:
 
     @property
     def scans(self) -> tuple[torch_fx.Node, ...]:
-        """Scans inside, in execution order."""
-        return tuple(node for node in self.nodes if node.target in ROW_SCANS)
+        """Scans inside, in execution order; what is part of another one is not among them."""
+        found = [(node, scan) for node in self.nodes if (scan := scan_of(node)) is not None]
+        parts = {inner for _, scan in found for inner in scan.inner}
+        return tuple(node for node, _ in found if node not in parts)
+
+    @property
+    def scans_backwards(self) -> bool:
+        """The scans inside go from the last element to the first."""
+        return any(scan.reverse for node in self.scans if (scan := scan_of(node)) is not None)
 
 
 def is_row_reduction(node: torch_fx.Node) -> bool:
@@ -131,15 +138,6 @@ def is_row_reduction(node: torch_fx.Node) -> bool:
         return False
     value = source_of(node).meta["val"]
     return value.dtype in _FLOATS and node.meta["val"].dtype == value.dtype and value.dim() > 0
-
-
-def is_row_scan(node: torch_fx.Node) -> bool:
-    """True for a scan of floats along one dim, to the same type."""
-    if node.op != "call_function" or node.target not in ROW_SCANS or node.kwargs:
-        return False
-    value = source_of(node).meta["val"]
-    same_type = node.meta["val"].dtype == value.dtype and argument(node, 2) in (None, value.dtype)
-    return value.dtype in _FLOATS and same_type and value.dim() > 0
 
 
 def moves_nothing(node: torch_fx.Node) -> bool:
@@ -153,7 +151,7 @@ def is_row_fusible(node: torch_fx.Node) -> bool:
     """True for what may lie inside a row region."""
     if node.op != "call_function" or has_data_dependent_size(node):
         return False
-    return is_pointwise(node) or moves_nothing(node) or is_row_reduction(node) or is_row_scan(node)
+    return is_pointwise(node) or moves_nothing(node) or is_row_reduction(node) or scan_of(node) is not None
 
 
 def keeps_dims(node: torch_fx.Node) -> bool:
@@ -211,6 +209,7 @@ class _Growth:
     requests: dict[torch_fx.Node, set[DimAxes]] = field(default_factory=dict)
     uses: dict[tuple[torch_fx.Node, torch_fx.Node], DimAxes] = field(default_factory=dict)
     row: tuple[int, ...] | None = None
+    reverse: bool | None = None  # the direction of scans: a walk has one
 
     def new_axis(self, size: Any) -> int:
         self.sizes.append(size)
@@ -249,6 +248,8 @@ class _Growth:
         if inputs is None:
             return False
         self.maps[node] = self.resolve(dims)
+        scan = scan_of(node)
+        self.maps |= dict.fromkeys(scan.inner if scan is not None else (), self.maps[node])
         for source, source_dims in inputs:
             self.requests.setdefault(source, set()).add(source_dims)
             self.uses[node, source] = source_dims
@@ -257,7 +258,7 @@ class _Growth:
     def _inputs(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
         if is_row_reduction(node):
             return self._reduced(node, dims)
-        if is_row_scan(node):
+        if scan_of(node) is not None:
             return self._scanned(node, dims)
         if moves_nothing(node):
             source = source_of(node)
@@ -266,12 +267,13 @@ class _Growth:
         return [(source, _broadcast(source, dims)) for source in node.all_input_nodes]
 
     def _scanned(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
-        along = dims[argument(node, 1) % len(dims)]
-        row = self.row_now()
-        if not along or (row is not None and row != frozenset(along)):
+        scan = scan_of(node)
+        assert scan is not None
+        along, row = dims[scan.dim], self.row_now()
+        if not along or (row is not None and row != frozenset(along)) or self.reverse not in (None, scan.reverse):
             return None
-        self.row = along
-        return [(source_of(node), dims)]
+        self.row, self.reverse = along, scan.reverse
+        return [(scan.source, dims)]
 
     def _reduced(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
         source, over = source_of(node), listed_dims(node)
