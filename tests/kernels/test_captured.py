@@ -59,7 +59,6 @@ NATIVE = {
     "local writes": ["fill", "select_scatter", "slice_scatter"],
     "sizes by data": ["index", "linear", "gelu", "softmax"],
     "a sum by data": ["index", "exp", "sum"],
-    "index and values": ["argmax", "max"],
     "recurrent": ["zeros", "lstm"],
     "attention": ["full", "linear", "clone", "scaled_dot_product_attention"],
 }

@@ -122,13 +122,21 @@ def _separate_addend(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch
     return editor.call(aten.add.Tensor, product, addend)
 
 
-def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+def _extremum_alone(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
-    replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
-    if replacement is None or argument(node, 1) != 0:
+    replacements = {
+        aten.min.dim: (aten.amin.default, aten.argmin.default),
+        aten.max.dim: (aten.amax.default, aten.argmax.default),
+    }.get(target_of(source))
+    if replacements is None:
         return None
     keepdim = argument(source, 2, source.kwargs.get("keepdim", False))
-    return editor.call(replacement, source_of(source), [argument(source, 1)], keepdim)
+    if argument(node, 1) == 0:
+        return editor.call(replacements[0], source_of(source), [argument(source, 1)], keepdim)
+    x = source_of(source)
+    if not x.meta["val"].is_floating_point() or x.meta["val"].dim() == 0:
+        return None
+    return editor.call(replacements[1], x, argument(source, 1), keepdim)
 
 
 def _whole_extremum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -309,7 +317,12 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         (aten.addmm.default, aten.baddbmm.default),
         _separate_addend,
     ),
-    Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
+    Rule(
+        "extremum without index",
+        "min(x, dim)[0] -> amin(x, dim), min(x, dim)[1] -> argmin(x, dim)",
+        (operator.getitem,),
+        _extremum_alone,
+    ),
     Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),
     Rule("reduction of all", "sum(x) -> sum(x, all dims)", (aten.sum.default, aten.mean.default), _whole_reduction),
 )

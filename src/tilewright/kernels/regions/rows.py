@@ -35,7 +35,12 @@ ROW_REDUCTIONS: dict[object, str] = {
     aten.amax.default: "max",
     aten.prod.dim_int: "prod",
     aten.var.correction: "var",
+    aten.argmin.default: "argmin",
+    aten.argmax.default: "argmax",
 }
+
+#: Kinds whose result is the place of an element in its row.
+PICKS = ("argmin", "argmax")
 
 _PERMUTATIONS = (aten.permute.default, aten.transpose.int, aten.t.default)
 _REGROUPINGS = (
@@ -125,19 +130,31 @@ class RowRegion:
         return tuple(node for node, _ in found if node not in parts)
 
     @property
+    def picks(self) -> bool:
+        """The root is the place of an element in its row."""
+        return is_pick(self.root)
+
+    @property
     def scans_backwards(self) -> bool:
         """The scans inside go from the last element to the first."""
         return any(scan.reverse for node in self.scans if (scan := scan_of(node)) is not None)
 
 
 def is_row_reduction(node: torch_fx.Node) -> bool:
-    """True for a reduction of floats, to the same type, over dims that are listed or all."""
+    """True for a reduction of floats, to the same type, over dims that are listed or all; or a pick along one dim."""
     if node.op != "call_function" or node.target not in ROW_REDUCTIONS:
         return False
     if set(node.kwargs) - ({"correction", "keepdim"} if node.target is aten.var.correction else set()):
         return False
     value = source_of(node).meta["val"]
+    if is_pick(node):
+        return value.dtype in _FLOATS and type(argument(node, 1)) is int and value.dim() > 0
     return value.dtype in _FLOATS and node.meta["val"].dtype == value.dtype and value.dim() > 0
+
+
+def is_pick(node: torch_fx.Node) -> bool:
+    """True for argmin and argmax."""
+    return ROW_REDUCTIONS.get(node.target) in PICKS
 
 
 def moves_nothing(node: torch_fx.Node) -> bool:
@@ -413,7 +430,7 @@ def _is_worth_it(region: RowRegion, plain: bool) -> bool:
         return False
     if region.scans or region.is_full(region.root):
         return bool(region.scans or region.reductions)
-    special = any(ROW_REDUCTIONS[node.target] in ("prod", "var") for node in region.reductions)
+    special = any(ROW_REDUCTIONS[node.target] in ("prod", "var", *PICKS) for node in region.reductions)
     return special or dependent_reductions(region) > 1 or (plain and bool(region.reductions))
 
 

@@ -247,7 +247,12 @@ class RowBody(KernelNames):
         return self.last_read and mine and len(order) == len(self.axes)
 
     def _rows(self) -> RegisterRows:
-        return RegisterRows(self.row_mask(), self.row_count(), self.reduce)
+        return RegisterRows(self.row_mask(), self.row_count(), self.reduce, self._place())
+
+    def _place(self) -> str:
+        """Index of an element in its row; of a row that walks several axes there is none."""
+        row = self.plan.axes.of_level(1)
+        return self.axes[row[0]].name if len(row) == 1 else ""
 
     def _reduction(self, lines: Lines, node: torch_fx.Node) -> str:
         """A reduction of whole rows in registers."""
@@ -309,12 +314,12 @@ class RowBody(KernelNames):
         shape = self.tile_shape()
         for accumulator in accumulators:
             for name, state in zip(self.states[accumulator.nodes[0]], accumulator.states, strict=True):
-                empty = f"tl.full({shape}, {state.start}, tl.float32)"
+                empty = f"tl.full({shape}, {state.start}, {state.type})"
                 lines.add(f"{name} = " + (f"{state.start} if WHOLE else {empty}" if state.counts else empty))
         opened = self.walk(lines, [accumulator.source for accumulator in accumulators], split=split)
         for accumulator in accumulators:
             value = self.use(lines, accumulator.nodes[0], accumulator.source)
-            accumulator.update(lines, self.states[accumulator.nodes[0]], value, self.row_mask())
+            accumulator.update(lines, self.states[accumulator.nodes[0]], value, self.row_mask(), self._place())
         self.end_walk(lines, opened)
         for accumulator in accumulators:
             names = self.states[accumulator.nodes[0]]
