@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.kernels.captured_cases import Of
 from tests.kernels.compiled import compile_for
@@ -19,6 +20,8 @@ from tests.once import once
 from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
+from tilewright.kernels.gemm.plan import GemmSchedule
+from tilewright.kernels.operands import Operands
 from tilewright.kernels.planner import plan_module
 from tilewright.kernels.steps import ModulePlan, NativeStep, PlanOptions
 
@@ -71,6 +74,17 @@ def test_a_word_breaks_no_chain(name: str) -> None:
 )
 def test_what_no_row_takes(word: Word) -> None:
     assert planned([word]).native
+
+
+def test_reductions_of_one_element_behind_a_product_are_no_steps() -> None:
+    def forward(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        y = m.layer(x).sum(1, keepdim=True).max(1, keepdim=True)[0].mean(1, keepdim=True)
+        return y.logsumexp(1, keepdim=True).logsumexp(1, keepdim=True)
+
+    graph = simplify(capture(Of(forward, layer=nn.Linear(64, 128)), [torch.randn(32, 64)])).graph
+    plan = plan_module(graph, PlanOptions(gemms=(GemmSchedule(Operands.HALF, 128, 128, 64),)))
+    assert not plan.native
+    assert len(plan.steps) == 2  # the sums of the weights, and the product with them
 
 
 @pytest.fixture(scope="module")
