@@ -60,7 +60,7 @@ FIRES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "eval batch norm": (lambda: nn.BatchNorm2d(3), (2, 3, 4, 5)),
     "convolution bias": (lambda: nn.Conv2d(3, 4, 3), (2, 3, 5, 5)),
     "linear bias": (lambda: nn.Linear(3, 4), (2, 3)),
-    "extremum without index": (lambda: Of(lambda m, x: x.min(1)[0] * 2.0), (2, 3)),
+    "extremum without index": (lambda: Of(lambda m, x: x.min(1)[0] * x.max(1)[1]), (2, 3)),
     "extremum of all": (lambda: Of(lambda m, x: x.max() * 2.0), (2, 3)),
     "reduction of all": (lambda: Of(lambda m, x: x.sum() * 2.0), (2, 3)),
 }
@@ -70,7 +70,7 @@ STAYS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "full slice": (lambda: Of(lambda m, x: x.narrow(0, 1, 1) * 2.0), (2, 3)),
     "convolution bias": (lambda: nn.Conv2d(3, 4, 3, bias=False), (2, 3, 5, 5)),
     "linear bias": (lambda: nn.Linear(3, 4, bias=False), (2, 3)),
-    "extremum without index": (lambda: Of(lambda m, x: x.min(1)[1] * 2.0), (2, 3)),
+    "extremum without index": (lambda: Of(lambda m, x: (x * 9).int().min(1)[1] * 2.0), (2, 3)),
     "eval batch norm": (lambda: nn.GroupNorm(1, 3), (2, 3, 4, 5)),
 }
 

@@ -40,14 +40,30 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[tuple[int, ...]], torch
     "group norm": (lambda: nn.GroupNorm(8, 64), [(8, 64, 96, 96)], torch.float32),
     "max pooling": (lambda: nn.MaxPool2d(3, 2, 1), [(8, 16, 64, 64)], torch.float16),
     "cumulative sum": (lambda: Cumulative(), [(256, 20000)], torch.float32),
+    "place of the largest": (lambda: Picked(), [(256, 20000)], torch.bfloat16),
+    "cumulative sum from the end": (lambda: Cumulative(backwards=True), [(256, 20000)], torch.float32),
 }
+
+
+class Picked(nn.Module):
+    """[M, N] -> [M]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Where the largest of a row is."""
+        return torch.argmax(F.relu(x), dim=1)
 
 
 class Cumulative(nn.Module):
     """[M, N] -> [M, N]; rows longer than a tile."""
 
+    def __init__(self, *, backwards: bool = False) -> None:
+        super().__init__()
+        self.backwards = backwards
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Sums of what is positive so far."""
+        if self.backwards:
+            return F.relu(x).flip(1).cumsum(1).flip(1)
         return torch.cumsum(F.relu(x), dim=1)
 
 

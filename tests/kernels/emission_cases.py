@@ -223,6 +223,14 @@ case(
     [(4, 9, 5), (1, 1, 5)],
     [[(2, 3, 5), (1, 1, 5)]],
 )
+for diagonal in (0, 1, -2):
+    case(f"tril by {diagonal}", lambda m, x, d=diagonal: torch.tril(torch.exp(x), d) * 2.0, [(7, 9)], [[(33, 70)]])
+    case(f"triu by {diagonal}", lambda m, x, d=diagonal: torch.triu(x + 1.0, d).exp(), [(3, 5, 6)], [[(2, 9, 3)]])
+case("triangle of all rows", lambda m, x: x.tril().sum(1), [(5, 67)], [[(9, 3)]], FEW_PROGRAMS)
+case("triangle of a product", lambda m, x, y: (x[:, None] * y).triu() + y, [(7,), (7,)], [[(40,), (40,)]])
+case("triangle of one row", lambda m, x: torch.exp(x)[None].tril(1), [(40,)], [[(9,)]])
+case("triangle of means", lambda m, x: torch.exp(x).mean(2).tril() + 1.0, [(5, 6, 67)], [[(9, 3, 4)]], FEW_PROGRAMS)
+case("turned triangle", lambda m, x, y: y + x.exp().tril().t(), [(7, 9), (9, 7)], [[(33, 70), (70, 33)]])
 case("nan in min", lambda m, x: torch.where(x > 1.0, x * float("nan"), x).amin(1), [(5, 67)], [[(9, 3)]])
 
 # -- modules around native operations ------------------------------------------------------------------------

@@ -200,6 +200,42 @@ SCANS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
     "reduced": lambda x, dim: x / (torch.cumsum(x * x, dim).amax(dim, keepdim=True) + 1.0),
 }
 
+PICKS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "largest": lambda x, dim: torch.argmax(torch.relu(x), dim),
+    "smallest": lambda x, dim: torch.argmin(x * 2.0, dim, keepdim=True),
+    "with its value": lambda x, dim: x.max(dim)[1],
+}
+
+
+@settings(drawn, max_examples=8)
+@given(
+    name=st.sampled_from(sorted(PICKS)),
+    shape=shapes,
+    dim=st.integers(0, 3),
+    options=plans(),
+    spice=st.lists(st.sampled_from([MINUS, PLUS, NAN, 7.0]), max_size=6),
+    seed=st.integers(0, 99),
+)
+def test_picks(
+    name: str, shape: tuple[int, ...], dim: int, options: PlanOptions, spice: list[float], seed: int
+) -> None:
+    """The first of equal values, the first NaN before all others: exactly, as torch does it."""
+    torch.manual_seed(seed)
+    if shape[dim % len(shape)] == 1:
+        return
+    x = spiced(torch.randn(shape).round(), spice, seed)
+    for given_x in (x, torch.full_like(x, MINUS)):
+        check(lambda m, x: PICKS[name](x, dim % x.dim()), [given_x], options, allowed=1e-30)
+
+
+#: From the last element on.
+BACKWARDS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {
+    "sum": lambda x, dim: (torch.tanh(x) - 1.0).flip(dim).cumsum(dim).flip([dim]) * 0.5,
+    "product": lambda x, dim: torch.cumprod((torch.tanh(x) * 1.3).flip([dim]), dim).flip(dim),
+    "of a softmax": lambda x, dim: torch.softmax(x, dim).flip(dim).cumsum(dim).flip(dim) - x,
+    "both ways": lambda x, dim: torch.tanh(x).cumsum(dim) + torch.tanh(x).flip(dim).cumsum(dim).flip(dim),
+}
+
 
 @settings(drawn, max_examples=4)
 @given(
@@ -210,6 +246,16 @@ def test_scans(name: str, shape: tuple[int, ...], dim: int, options: PlanOptions
     if shape[dim % len(shape)] == 1:
         return
     check(lambda m, x: SCANS[name](x, dim % x.dim()), [torch.randn(shape)], options)
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+@settings(drawn, max_examples=2)
+@given(shape=shapes, dim=st.integers(0, 3), options=plans(), seed=st.integers(0, 99))
+def test_scans_backwards(name: str, shape: tuple[int, ...], dim: int, options: PlanOptions, seed: int) -> None:
+    torch.manual_seed(seed)
+    if shape[dim % len(shape)] == 1:
+        return
+    check(lambda m, x: BACKWARDS[name](x, dim % x.dim()), [torch.randn(shape)], options)
 
 
 POOLS = {

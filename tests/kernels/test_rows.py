@@ -7,12 +7,14 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from tests.kernels.captured_cases import Of
 from tests.kernels.golden_files import check_golden
 from tests.kernels.properties import check_tests
 from tilewright.gpu.table import find_gpu
@@ -51,7 +53,7 @@ def test_kernels_compile_for_three_targets_within_their_limits() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({(row["case"], row["gpu"]) for row in rows}) == 18
+    assert len({(row["case"], row["gpu"]) for row in rows}) == 24
     for row in rows:
         limit = find_gpu(row["gpu"]).shared_bytes_per_block
         assert row["shared_bytes"] <= limit, row
@@ -68,6 +70,36 @@ def test_emitted_rows_are_the_golden_ones(name: str) -> None:
     assert not plan.native
     source = write_live_file(write_forward(plan), description=f"{name}.")
     check_golden(name, source)
+
+
+def _planned(forward: Callable[[torch.Tensor], torch.Tensor]) -> tuple[list[str], int]:
+    """What is left to PyTorch of a function of [5, 6], and the number of kernels."""
+    graph = simplify(capture(Of(lambda m, x: forward(x)), [torch.randn(5, 6)])).graph
+    plan = plan_module(graph, PlanOptions())
+    return list(plan.native), len(plan.fused)
+
+
+def test_a_scan_between_two_flips_is_one_kernel() -> None:
+    assert _planned(lambda x: x.flip(1).cumsum(1).flip(1)) == ([], 1)
+    assert _planned(lambda x: (x * 2).flip([-1]).cumprod(-1).flip(1).exp()) == ([], 1)
+
+
+def test_other_flips_are_no_part_of_a_scan() -> None:
+    assert _planned(lambda x: x.flip(0).cumsum(1).flip(0))[0] == ["flip"]
+    assert _planned(lambda x: x.flip(0, 1).cumsum(1).flip(0, 1))[0] == ["flip"]
+    assert _planned(lambda x: (lambda y: y.flip(1) + y)(x.flip(1).cumsum(1)))[0] == ["flip"]
+
+
+def test_the_place_of_an_extremum_is_a_kernel() -> None:
+    assert _planned(lambda x: torch.exp(x).argmax(1)) == ([], 1)
+    assert _planned(lambda x: x.min(0)[1]) == ([], 1)
+    assert _planned(lambda x: x.max(1, keepdim=True)) == ([], 2)
+
+
+def test_other_places_stay() -> None:
+    assert _planned(lambda x: x.argmax())[0] == ["argmax"]  # of all
+    assert _planned(lambda x: (x * 9).int().argmax(1))[0] == ["argmax"]
+    assert _planned(lambda x: (x * 9).int().max(1)[1])[0] == ["max"]
 
 
 COMPOSITES = {

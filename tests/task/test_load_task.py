@@ -19,7 +19,7 @@ from tilewright.errors import (
     UnknownGpuError,
 )
 from tilewright.task.load import load_task, require_reference
-from tilewright.task.precision import module_precision, source_precision
+from tilewright.task.precision import module_precision, source_precision, strictest_class
 from tilewright.task.reply import python_block, read_candidate
 from tilewright.task.stage import FULL_RUN, Stage
 from tilewright.values.precision import PrecisionClass
@@ -262,6 +262,17 @@ class TestPrecision:
     def test_without_products_there_is_nothing_to_round(self) -> None:
         self.products = True
         assert module_precision(torch.nn.ReLU()) is PrecisionClass.IEEE
+
+    def test_convolutions_do_not_stay_native_without_a_word(self) -> None:
+        both, one = ["aten.conv2d.default", "aten.linear.default"], ["aten.conv2d.default"]
+        (said,) = strictest_class(PrecisionClass.IEEE, both)
+        assert "not for matrix products" in said
+        assert "--precision tf32" in said
+        assert not strictest_class(PrecisionClass.TF32, both)
+        assert not strictest_class(PrecisionClass.IEEE, one)  # torch permits more: it was asked for
+        self.convolutions = False
+        assert "not permitted for convolutions" in strictest_class(PrecisionClass.IEEE, one)[0]
+        assert not strictest_class(PrecisionClass.IEEE, ["aten.linear.default"])
 
     def test_halves(self) -> None:
         assert module_precision(torch.nn.Linear(2, 2).half()) is PrecisionClass.FP16

@@ -122,13 +122,21 @@ def _separate_addend(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch
     return editor.call(aten.add.Tensor, product, addend)
 
 
-def _extremum_only(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+def _extremum_alone(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     source = source_of(node)
-    replacement = {aten.min.dim: aten.amin.default, aten.max.dim: aten.amax.default}.get(target_of(source))
-    if replacement is None or argument(node, 1) != 0:
+    replacements = {
+        aten.min.dim: (aten.amin.default, aten.argmin.default),
+        aten.max.dim: (aten.amax.default, aten.argmax.default),
+    }.get(target_of(source))
+    if replacements is None:
         return None
     keepdim = argument(source, 2, source.kwargs.get("keepdim", False))
-    return editor.call(replacement, source_of(source), [argument(source, 1)], keepdim)
+    if argument(node, 1) == 0:
+        return editor.call(replacements[0], source_of(source), [argument(source, 1)], keepdim)
+    x = source_of(source)
+    if not x.meta["val"].is_floating_point() or x.meta["val"].dim() == 0:
+        return None
+    return editor.call(replacements[1], x, argument(source, 1), keepdim)
 
 
 def _whole_extremum(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -147,7 +155,27 @@ def _single_element(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_
     dims = listed_dims(node) if len(shape) else ()
     if not dims or node.kwargs or not all(is_one(shape[dim]) for dim in dims):
         return None
+    if node.meta["val"].dtype is not source.meta["val"].dtype:
+        return None  # the sum of bools is a number
     return source if argument(node, 2) else editor.call(aten.squeeze.dims, source, list(dims))
+
+
+def _single_scan(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    source = source_of(node)
+    shape = source.meta["val"].shape
+    same = node.meta["val"].dtype is source.meta["val"].dtype
+    return source if same and len(shape) and is_one(shape[argument(node, 1)]) else None
+
+
+def _single_share(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Its logarithm is 0, but for infinities and NaN, which give NaN."""
+    source = source_of(node)
+    shape = source.meta["val"].shape
+    same = node.meta["val"].dtype is source.meta["val"].dtype
+    if not same or not len(shape) or not is_one(shape[argument(node, 1)]):
+        return None
+    nothing = editor.call(aten.sub.Tensor, source, source)
+    return editor.call(aten.exp.default, nothing) if target_of(node) is aten.softmax.int else nothing
 
 
 def _unit_scale(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
@@ -229,9 +257,23 @@ CANONICAL_RULES: tuple[Rule, ...] = (
     Rule("full slice", "x[0:size] -> x", (aten.slice.Tensor,), _drop_full_slice),
     Rule(
         "single element",
-        "mean(x, dims of size 1) -> x",
-        (aten.sum.dim_IntList, aten.mean.dim, aten.amin.default, aten.amax.default),
+        "mean(x, dims of size 1) -> x; so for sum, prod, min, max and logsumexp",
+        (
+            aten.sum.dim_IntList,
+            aten.mean.dim,
+            aten.amin.default,
+            aten.amax.default,
+            aten.prod.dim_int,
+            aten.logsumexp.default,
+        ),
         _single_element,
+    ),
+    Rule("scan of one", "cumsum(x, dim of size 1) -> x", (aten.cumsum.default, aten.cumprod.default), _single_scan),
+    Rule(
+        "share of one",
+        "softmax(x, dim of size 1) -> exp(x - x), log_softmax(x) -> x - x",
+        (aten.softmax.int, aten.log_softmax.int),
+        _single_share,
     ),
     Rule(
         "scale by one",
@@ -275,7 +317,12 @@ CANONICAL_RULES: tuple[Rule, ...] = (
         (aten.addmm.default, aten.baddbmm.default),
         _separate_addend,
     ),
-    Rule("extremum without index", "min(x, dim)[0] -> amin(x, dim)", (operator.getitem,), _extremum_only),
+    Rule(
+        "extremum without index",
+        "min(x, dim)[0] -> amin(x, dim), min(x, dim)[1] -> argmin(x, dim)",
+        (operator.getitem,),
+        _extremum_alone,
+    ),
     Rule("extremum of all", "min(x) -> amin(x, all dims)", (aten.min.default, aten.max.default), _whole_extremum),
     Rule("reduction of all", "sum(x) -> sum(x, all dims)", (aten.sum.default, aten.mean.default), _whole_reduction),
 )

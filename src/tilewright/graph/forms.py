@@ -18,42 +18,9 @@ from tilewright.graph.graph import Graph, fixed_size, is_parameter_only, size_hi
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.product_forms import PRODUCT_FORMS
 from tilewright.graph.rewrite import Editor, Rule
+from tilewright.graph.words import WORD_RULES
 
 aten = torch.ops.aten
-
-#: Other names of operations.
-_ALIASES: dict[Any, Any] = {
-    aten.multiply.Tensor: aten.mul.Tensor,
-    aten.multiply.Scalar: aten.mul.Scalar,
-    aten.subtract.Tensor: aten.sub.Tensor,
-    aten.divide.Tensor: aten.div.Tensor,
-    aten.divide.Tensor_mode: aten.div.Tensor_mode,
-    aten.true_divide.Tensor: aten.div.Tensor,
-    aten.negative.default: aten.neg.default,
-    aten.absolute.default: aten.abs.default,
-    aten.min.other: aten.minimum.default,
-    aten.max.other: aten.maximum.default,
-    aten.clip.default: aten.clamp.default,
-    aten.clip.Tensor: aten.clamp.Tensor,
-    aten.greater.Tensor: aten.gt.Tensor,
-    aten.greater.Scalar: aten.gt.Scalar,
-    aten.less.Tensor: aten.lt.Tensor,
-    aten.less.Scalar: aten.lt.Scalar,
-    aten.greater_equal.Tensor: aten.ge.Tensor,
-    aten.greater_equal.Scalar: aten.ge.Scalar,
-    aten.less_equal.Tensor: aten.le.Tensor,
-    aten.less_equal.Scalar: aten.le.Scalar,
-    aten.special_expit.default: aten.sigmoid.default,
-    aten.special_erf.default: aten.erf.default,
-    aten.special_expm1.default: aten.expm1.default,
-    aten.special_log1p.default: aten.log1p.default,
-    aten.special_logsumexp.default: aten.logsumexp.default,
-}
-
-
-def _known_name(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
-    return editor.call(_ALIASES[target_of(node)], *node.args, **node.kwargs)
-
 
 # -- limits ------------------------------------------------------------------------------------------------
 
@@ -236,7 +203,7 @@ def _plane_in_steps(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_
 
 
 FORM_RULES: tuple[Rule, ...] = (
-    Rule("other name", "multiply(x, y) -> mul(x, y), and so for others", tuple(_ALIASES), _known_name),
+    *WORD_RULES,
     Rule(
         "one-sided clamp",
         "clamp_min(x, a) -> clamp(x, a), clamp_max(x, b) -> clamp(x, max=b)",

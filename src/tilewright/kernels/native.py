@@ -82,7 +82,18 @@ def operation_name(node: torch_fx.Node) -> str:
 _ONLY_VIEWS = frozenset(
     [
         *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "select", "slice", "narrow", "unfold", "split"),
-        *("split_with_sizes", "chunk", "unbind", "alias", "detach", "as_strided", "movedim", "swapaxes", "diagonal"),
+        *(
+            "split_with_sizes",
+            "chunk",
+            "unbind",
+            "alias",
+            "detach",
+            "as_strided",
+            "movedim",
+            "swapaxes",
+            "diagonal",
+            "broadcast_tensors",
+        ),
     ]
 )
 

@@ -49,6 +49,7 @@ from tilewright.kernels.regions.region import (
     is_relabelling,
 )
 from tilewright.kernels.regions.rows import RowRegion
+from tilewright.kernels.regions.triangles import is_triangle
 from tilewright.kernels.rows.plan import RowPlan
 from tilewright.kernels.rows.rules import ends_of_chains, find_row_regions, plan_row_region
 from tilewright.kernels.steps import (
@@ -483,10 +484,11 @@ def plan_collapsed_convolution(planning: _Planning, node: torch_fx.Node) -> Foun
 def plan_fused_region(planning: _Planning, node: torch_fx.Node) -> Region | None:
     """A chain of pointwise operations and nested reductions that ends in `node`."""
     stops = frozenset(planning.stops)
-    region = grow_region(node, stops) if is_fusible(node) and _is_device_tensor(node) else None
+    takes = is_fusible(node) or is_triangle(node)
+    region = grow_region(node, stops, triangles=True) if takes and _is_device_tensor(node) else None
     reduces = region is not None and region.depth > 0
-    if not reduces and is_elementwise_part(node) and _is_number_tensor(node):
-        region = grow_region(node, stops, integers=True)
+    if not reduces and (is_elementwise_part(node) or is_triangle(node)) and _is_stored_type(node):
+        region = grow_region(node, stops, integers=True, triangles=True)
     return region
 
 
@@ -494,8 +496,8 @@ def _is_device_tensor(node: torch_fx.Node) -> bool:
     return is_tensor_node(node) and node.meta["val"].dtype in _FLOATS
 
 
-def _is_number_tensor(node: torch_fx.Node) -> bool:
-    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64)
+def _is_stored_type(node: torch_fx.Node) -> bool:
+    return is_tensor_node(node) and node.meta["val"].dtype in (*_FLOATS, torch.int32, torch.int64, torch.bool)
 
 
 PLAN_RULES: tuple[PlanRule, ...] = (

@@ -53,6 +53,10 @@ class _RegionEmitter(ValueEmitter):
     def _index(self, axis: int) -> str:
         return self.axes[axis].name
 
+    def index_of(self, axis: int | None) -> str:
+        """The index along an axis that no other one was merged with; 0 where a dim has size 1."""
+        return "0" if axis is None else next(merged.name for merged in self.axes if merged.parts == (axis,))
+
     def _offset(self, order: Sequence[int]) -> str:
         terms = []
         for position, axis in enumerate(order):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from tilewright.kernels.ops.elementary import ELEMENTARY_HELPERS
+
 HELPERS: dict[str, str] = {
     "exp": '''
 @triton.jit
@@ -212,6 +214,7 @@ def four_columns(first, second, third, fourth):
     """Four times [M] as the columns of [M, 4]."""
     return tl.reshape(tl.join(tl.join(first, third), tl.join(second, fourth)), [first.shape[0], 4])
 ''',
+    **ELEMENTARY_HELPERS,
 }
 #: The same functions by approximations (2**-18 relative or better each; see GELU's own), for classes
 #: whose products are rounded to 11 bits anyway. Triton's interpreter has no inline assembly: there, plain twins.

@@ -13,7 +13,8 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import has_data_dependent_size
-from tilewright.kernels.ops.pointwise import POINTWISE, Arguments, Row, bind_arguments, is_pointwise, pointwise_text
+from tilewright.kernels.ops.elementary import BITWISE, Arguments, Row
+from tilewright.kernels.ops.pointwise import POINTWISE, bind_arguments, is_pointwise, pointwise_text
 
 aten = torch.ops.aten
 
@@ -114,11 +115,8 @@ BOOLEAN: dict[Any, Row] = {
     aten.logical_not.default: POINTWISE[aten.logical_not.default],
     aten.logical_and.default: POINTWISE[aten.logical_and.default],
     aten.logical_or.default: POINTWISE[aten.logical_or.default],
-    aten.logical_xor.default: _binary("({0} != 0) ^ ({1} != 0)"),
-    **dict.fromkeys((aten.__and__.Tensor, aten.bitwise_and.Tensor), _binary("{0} & {1}")),
-    **dict.fromkeys((aten.__or__.Tensor, aten.bitwise_or.Tensor), _binary("{0} | {1}")),
-    **dict.fromkeys((aten.__xor__.Tensor, aten.bitwise_xor.Tensor), _binary("{0} ^ {1}")),
-    aten.bitwise_not.default: _unary("{0} == 0"),
+    aten.logical_xor.default: POINTWISE[aten.logical_xor.default],
+    **BITWISE,
     aten._to_copy.default: _unary("{0} != 0"),
     aten.to.dtype: _unary("{0} != 0"),
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,12 +16,10 @@ import torch.fx as torch_fx
 
 from tilewright.graph.graph import has_data_dependent_size
 from tilewright.graph.ranges import RANGE, Range
+from tilewright.kernels.ops.elementary import BITWISE, ELEMENTARY, Arguments, Row, divide
 from tilewright.kernels.ops.helpers import HELPERS
 
 aten = torch.ops.aten
-
-Arguments = Mapping[str, Any]
-Row = Callable[[Arguments], str]
 
 _LN2 = math.log(2.0)
 
@@ -37,16 +35,6 @@ def _clamp(a: Arguments, low: Any, high: Any) -> str:
     if high is not None:
         text = f"minimum({text}, {high})"
     return str(text)
-
-
-def _divide(a: Arguments) -> str:
-    mode = a.get("rounding_mode")
-    quotient = f"{a['self']} / {a['other']}"
-    if mode == "floor":
-        return f"tl.floor({quotient})"
-    if mode == "trunc":
-        return f"tl.where({quotient} < 0.0, tl.ceil({quotient}), tl.floor({quotient}))"
-    return quotient
 
 
 def _power(a: Arguments) -> str:
@@ -96,10 +84,10 @@ POINTWISE: dict[Any, Row] = {
     aten.rsub.Tensor: lambda a: f"{a['other']} - {_scaled(a['self'], a['alpha'])}",
     aten.mul.Tensor: _binary("{0} * {1}"),
     aten.mul.Scalar: _binary("{0} * {1}"),
-    aten.div.Tensor: _divide,
-    aten.div.Scalar: _divide,
-    aten.div.Tensor_mode: _divide,
-    aten.div.Scalar_mode: _divide,
+    aten.div.Tensor: divide,
+    aten.div.Scalar: divide,
+    aten.div.Tensor_mode: divide,
+    aten.div.Scalar_mode: divide,
     aten.neg.default: _unary("-{0}"),
     aten.abs.default: _unary("tl.abs({0})"),
     aten.reciprocal.default: _unary("1.0 / {0}"),
@@ -109,7 +97,6 @@ POINTWISE: dict[Any, Row] = {
     aten.pow.Scalar: _power,
     aten.addcmul.default: lambda a: f"{a['self']} + {_scaled(a['tensor1'], a['value'])} * {a['tensor2']}",
     aten.addcdiv.default: lambda a: f"{a['self']} + {_scaled(a['tensor1'], a['value'])} / {a['tensor2']}",
-    aten.lerp.Scalar: lambda a: f"{a['self']} + {a['weight']} * ({a['end']} - {a['self']})",
     # exponentials and roots
     aten.exp.default: _unary("exp({0})"),
     aten.exp2.default: _unary("tl.exp2({0})"),
@@ -189,6 +176,8 @@ POINTWISE: dict[Any, Row] = {
     aten.isinf.default: _unary('tl.abs({0}) == float("inf")'),
     # types: values are float32 in registers, so only the store rounds
     aten._to_copy.default: _unary("{0}"),
+    **ELEMENTARY,
+    **BITWISE,
 }
 
 
@@ -223,6 +212,8 @@ def is_pointwise(node: torch_fx.Node) -> bool:
     if node.target is aten._to_copy.default and value.dtype not in _FLOATS:
         return False
     if node.target is aten._to_copy.default and set(node.kwargs) - {"dtype"}:
+        return False
+    if node.target in BITWISE and value.dtype is not torch.bool:
         return False
     tensors = [argument.meta["val"] for argument in node.all_input_nodes]
     return all(isinstance(tensor, torch.Tensor) and tensor.dtype in (*_FLOATS, torch.bool) for tensor in tensors)

@@ -108,6 +108,7 @@ def plan_axes(
         order if dim is None else (*_axes(operand.map[:dim]), _WALL, *_axes(operand.map[dim:]))
         for order, dim, operand in zip(orders, narrowed or [None] * len(orders), region.operands, strict=True)
     ]
+    walls += [_apart(region.maps[node]) for node in region.triangles]
     groups = merged_groups(region.axis_levels, [output, *walls])
     names = _part_names(region)
     first_use = [axis for order in [output, *orders] for axis in order]
@@ -131,6 +132,11 @@ def plan_axes(
 
 #: Stands between axes that do not lie one after the other in memory.
 _WALL = -1
+
+
+def _apart(map_: AxisMap) -> tuple[int, ...]:
+    """The axes of a matrix's rows and columns, each for itself."""
+    return (*_axes(map_[:-2]), _WALL, *_axes(map_[-2:-1]), _WALL, *_axes(map_[-1:]))
 
 
 def _axes(map_: AxisMap) -> tuple[int, ...]:

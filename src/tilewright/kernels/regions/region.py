@@ -19,6 +19,7 @@ from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.ops.integers import is_integer_operation
 from tilewright.kernels.ops.pointwise import is_pointwise
+from tilewright.kernels.regions.triangles import is_triangle
 
 aten = torch.ops.aten
 
@@ -75,6 +76,11 @@ class Region:
     def axes_of_level(self, level: int) -> tuple[int, ...]:
         """The axes that the reduction of that level removes; level 0: the output's axes."""
         return tuple(axis for axis, of in enumerate(self.axis_levels) if of == level)
+
+    @property
+    def triangles(self) -> tuple[torch_fx.Node, ...]:
+        """Nodes that need the indexes of their last two dims."""
+        return tuple(node for node in self.nodes if is_triangle(node))
 
     def reductions(self, level: int) -> tuple[torch_fx.Node, ...]:
         """Reductions that take values of `level` to `level - 1`."""
@@ -243,7 +249,11 @@ def permutation(node: torch_fx.Node, rank: int) -> list[int]:
 
 
 def grow_region(
-    root: torch_fx.Node, stops: frozenset[torch_fx.Node] = frozenset(), *, integers: bool = False
+    root: torch_fx.Node,
+    stops: frozenset[torch_fx.Node] = frozenset(),
+    *,
+    integers: bool = False,
+    triangles: bool = False,
 ) -> Region | None:
     """The largest region whose output is `root`; None where nothing in it computes.
 
@@ -251,9 +261,12 @@ def grow_region(
         root: a fusible node.
         stops: nodes that must stay operands.
         integers: operations on integers may lie inside; reductions may not then.
+        triangles: triangles of matrices may lie inside, before the last reduction.
     """
 
     def fits(node: torch_fx.Node) -> bool:
+        if triangles and is_triangle(node):
+            return True
         return is_elementwise_part(node) if integers else is_fusible(node)
 
     growth = _Growth(root)
@@ -269,7 +282,11 @@ def grow_region(
             continue
         map_, level = next(iter(requests))
         growth.include(node, map_, level)
-    return _finish(growth)
+    region = _finish(growth)
+    late = {source_of(node) for node in region.triangles if region.levels[node] == 0} if region is not None else set()
+    if region is None or region.depth == 0 or not late:
+        return region
+    return grow_region(root, stops | late, integers=integers, triangles=triangles)
 
 
 def _reversed_before(root: torch_fx.Node) -> Iterator[torch_fx.Node]:

@@ -15,12 +15,15 @@ import torch.fx as torch_fx
 
 from tilewright.graph.nodes import source_of
 from tilewright.kernels.code.text import Lines, Names
-from tilewright.kernels.regions.rows import ROW_REDUCTIONS, RowRegion
+from tilewright.kernels.regions.rows import PICKS, ROW_REDUCTIONS, RowRegion
 
 aten = torch.ops.aten
 
 #: Kind -> value that changes nothing.
 IDENTITY = {"sum": "0.0", "mean": "0.0", "min": 'float("inf")', "max": 'float("-inf")', "prod": "1.0"}
+
+#: Behind every place in a row.
+_NO_PLACE = 2**31 - 1
 
 #: (kind, text) -> the text reduced along the row.
 Reduce = Callable[[str, str], str]
@@ -34,11 +37,13 @@ class State:
         suffix: of its name.
         start: its value before anything was added.
         counts: it counts a lane's elements: one number for all lanes where every step is whole (`WHOLE`).
+        type: of the number.
     """
 
     suffix: str
     start: str
     counts: bool = False
+    type: str = "tl.float32"
 
 
 @dataclass(frozen=True)
@@ -65,8 +70,8 @@ class Accumulator:
         """Kind of its first reduction."""
         return ROW_REDUCTIONS[self.nodes[0].target]
 
-    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str) -> None:
-        """Add a tile's elements to the lanes."""
+    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str, place: str = "") -> None:
+        """Add a tile's elements to the lanes; `place` is their index in the row, where it has one."""
         kept = f"tl.where({mask}, {value}, {IDENTITY[self.kind]})" if mask else value
         lines.add(f"{names[0]} = {join(self.kind, names[0], kept)}")
 
@@ -87,6 +92,8 @@ def along(kind: str, text: str, axis: int, *, keep: bool) -> str:
     """A tile reduced along one of its axes."""
     if kind in ("sum", "mean"):
         return f"tl.sum({text}, {axis}{', keep_dims=True' if keep else ''})"
+    if kind == "first":
+        return f"tl.min({text}, {axis}{', keep_dims=True' if keep else ''})"
     return f"{kind}_along({text}, {axis}, {keep})"
 
 
@@ -117,17 +124,24 @@ class RegisterRows:
         mask: which elements of a tile belong to a row.
         count: number of a row's elements.
         reduce: a tile along the row.
+        place: index of each element in the row, where it has one.
     """
 
     mask: str
     count: str
     reduce: Reduce
+    place: str = ""
 
     def text(
         self, lines: Lines, names: Names, node: torch_fx.Node, value: str, known: Mapping[torch_fx.Node, str]
     ) -> str:
         """The reduction `node` of `value`; a variance takes the mean from `known` values where it is there."""
         kind = ROW_REDUCTIONS[node.target]
+        if kind in PICKS:
+            kept, best = names.unique("kept"), names.unique("best")
+            lines.add(f"{kept} = {self.masked(value, _extremum(kind))}")
+            lines.add(f"{best} = {self.reduce(_extremum(kind), kept)}")
+            return _first_place(kept, best, self.place, self.reduce)
         if kind != "var":
             total = self.reduce(kind, self.masked(value, kind))
             return f"{total} / {self.count}" if kind == "mean" else total
@@ -157,7 +171,7 @@ class Moments(Accumulator):
         """Count, mean, squares."""
         return (State("count", "0.0", counts=True), State("mean", "0.0"), State("squares", "0.0"))
 
-    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str) -> None:
+    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str, place: str = "") -> None:
         """Each lane has a mean of its own."""
         count, mean, squares = names
         lines.add(f"{count} += 1.0 if WHOLE else tl.where({mask}, 1.0, 0.0)" if mask else f"{count} += 1.0")
@@ -194,7 +208,7 @@ class Exponentials(Accumulator):
         """Largest, total."""
         return (State("largest", 'float("-inf")'), State("total", "0.0"))
 
-    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str) -> None:
+    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str, place: str = "") -> None:
         """One exponential an element: of its distance to the largest so far."""
         largest, total = names
         inside = f"tl.where({mask}, {value}, float('-inf'))".replace("'", '"') if mask else value
@@ -225,6 +239,46 @@ class Exponentials(Accumulator):
         return found
 
 
+class Pick(Accumulator):
+    """The largest or smallest value, NaN before all, and the first place that has it."""
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """Best, place."""
+        return (State("best", IDENTITY[_extremum(self.kind)]), State("place", "0", type="tl.int64"))
+
+    def update(self, lines: Lines, names: Sequence[str], value: str, mask: str, place: str = "") -> None:
+        """Places come in order: only a better value takes the lane."""
+        best, first = names
+        sign = ">" if self.kind == "argmax" else "<"
+        kept = f"tl.where({mask}, {value}, {IDENTITY[_extremum(self.kind)]})" if mask else value
+        lines.add(f"{best}_new = {kept}")
+        better = f"({best}_new {sign} {best}) | (({best}_new != {best}_new) & ({best} == {best}))"
+        lines.add(f"{best}_better = {better}")
+        lines.add(f"{first} = tl.where({best}_better, {place}, {first})")
+        lines.add(f"{best} = tl.where({best}_better, {best}_new, {best})")
+
+    def combine(self, lines: Lines, names: Sequence[str], reduce: Reduce) -> None:
+        """The first place among the lanes that have the best value."""
+        best, first = names
+        lines.add(f"{best}_all = {reduce(_extremum(self.kind), best)}")
+        lines.add(f"{first} = {_first_place(best, f'{best}_all', first, reduce)}")
+
+    def results(self, lines: Lines, names: Sequence[str], count: str) -> dict[torch_fx.Node, str]:
+        """The place."""
+        return dict.fromkeys(self.nodes, names[1])
+
+
+def _extremum(kind: str) -> str:
+    return kind.removeprefix("arg")
+
+
+def _first_place(value: str, best: str, place: str, reduce: Reduce) -> str:
+    """The first place whose value is the best of its row; NaN is as good as NaN."""
+    same = f"({value} == {best}) | (({value} != {value}) & ({best} != {best}))"
+    return reduce("first", f"tl.where({same}, {place}, {_NO_PLACE})")
+
+
 def find_accumulators(region: RowRegion) -> tuple[Accumulator, ...]:
     """The region's reductions, grouped into accumulators, in order."""
     rounds: dict[torch_fx.Node, int] = {}
@@ -250,6 +304,8 @@ def find_accumulators(region: RowRegion) -> tuple[Accumulator, ...]:
 
 def _accumulator(nodes: tuple[torch_fx.Node, ...], round_: int) -> Accumulator:
     kinds = {ROW_REDUCTIONS[node.target] for node in nodes}
+    if kinds & set(PICKS):
+        return Pick(nodes, source_of(nodes[0]), round_)
     if "var" in kinds:
         return Moments(nodes, source_of(nodes[0]), round_)
     if "max" in kinds and len(nodes) > 1:

@@ -20,6 +20,7 @@ from tilewright.graph.nodes import argument, is_one, listed_dims, source_of
 from tilewright.graph.parameters import is_parameter_arithmetic
 from tilewright.kernels.ops.pointwise import is_pointwise
 from tilewright.kernels.regions.region import permutation
+from tilewright.kernels.regions.scans import scan_of
 
 aten = torch.ops.aten
 
@@ -34,10 +35,12 @@ ROW_REDUCTIONS: dict[object, str] = {
     aten.amax.default: "max",
     aten.prod.dim_int: "prod",
     aten.var.correction: "var",
+    aten.argmin.default: "argmin",
+    aten.argmax.default: "argmax",
 }
 
-#: Scan along one dim -> its kind.
-ROW_SCANS: dict[object, str] = {aten.cumsum.default: "sum", aten.cumprod.default: "prod"}
+#: Kinds whose result is the place of an element in its row.
+PICKS = ("argmin", "argmax")
 
 _PERMUTATIONS = (aten.permute.default, aten.transpose.int, aten.t.default)
 _REGROUPINGS = (
@@ -100,7 +103,9 @@ class RowRegion:
 
     def inputs_of(self, node: torch_fx.Node) -> tuple[torch_fx.Node, ...]:
         """The tensors that a node inside reads; sizes are not among them."""
-        return tuple(source for source in node.all_input_nodes if (node, source) in self.uses)
+        scan = scan_of(node)
+        sources = node.all_input_nodes if scan is None else [scan.source]
+        return tuple(source for source in sources if (node, source) in self.uses)
 
     def spans_row(self, dims: DimAxes) -> bool:
         """True where one of the dims walks an axis of the row."""
@@ -119,27 +124,37 @@ class RowRegion:
 
     @property
     def scans(self) -> tuple[torch_fx.Node, ...]:
-        """Scans inside, in execution order."""
-        return tuple(node for node in self.nodes if node.target in ROW_SCANS)
+        """Scans inside, in execution order; what is part of another one is not among them."""
+        found = [(node, scan) for node in self.nodes if (scan := scan_of(node)) is not None]
+        parts = {inner for _, scan in found for inner in scan.inner}
+        return tuple(node for node, _ in found if node not in parts)
+
+    @property
+    def picks(self) -> bool:
+        """The root is the place of an element in its row."""
+        return is_pick(self.root)
+
+    @property
+    def scans_backwards(self) -> bool:
+        """The scans inside go from the last element to the first."""
+        return any(scan.reverse for node in self.scans if (scan := scan_of(node)) is not None)
 
 
 def is_row_reduction(node: torch_fx.Node) -> bool:
-    """True for a reduction of floats, to the same type, over dims that are listed or all."""
+    """True for a reduction of floats, to the same type, over dims that are listed or all; or a pick along one dim."""
     if node.op != "call_function" or node.target not in ROW_REDUCTIONS:
         return False
     if set(node.kwargs) - ({"correction", "keepdim"} if node.target is aten.var.correction else set()):
         return False
     value = source_of(node).meta["val"]
+    if is_pick(node):
+        return value.dtype in _FLOATS and type(argument(node, 1)) is int and value.dim() > 0
     return value.dtype in _FLOATS and node.meta["val"].dtype == value.dtype and value.dim() > 0
 
 
-def is_row_scan(node: torch_fx.Node) -> bool:
-    """True for a scan of floats along one dim, to the same type."""
-    if node.op != "call_function" or node.target not in ROW_SCANS or node.kwargs:
-        return False
-    value = source_of(node).meta["val"]
-    same_type = node.meta["val"].dtype == value.dtype and argument(node, 2) in (None, value.dtype)
-    return value.dtype in _FLOATS and same_type and value.dim() > 0
+def is_pick(node: torch_fx.Node) -> bool:
+    """True for argmin and argmax."""
+    return ROW_REDUCTIONS.get(node.target) in PICKS
 
 
 def moves_nothing(node: torch_fx.Node) -> bool:
@@ -153,7 +168,7 @@ def is_row_fusible(node: torch_fx.Node) -> bool:
     """True for what may lie inside a row region."""
     if node.op != "call_function" or has_data_dependent_size(node):
         return False
-    return is_pointwise(node) or moves_nothing(node) or is_row_reduction(node) or is_row_scan(node)
+    return is_pointwise(node) or moves_nothing(node) or is_row_reduction(node) or scan_of(node) is not None
 
 
 def keeps_dims(node: torch_fx.Node) -> bool:
@@ -211,6 +226,7 @@ class _Growth:
     requests: dict[torch_fx.Node, set[DimAxes]] = field(default_factory=dict)
     uses: dict[tuple[torch_fx.Node, torch_fx.Node], DimAxes] = field(default_factory=dict)
     row: tuple[int, ...] | None = None
+    reverse: bool | None = None  # the direction of scans: a walk has one
 
     def new_axis(self, size: Any) -> int:
         self.sizes.append(size)
@@ -249,6 +265,8 @@ class _Growth:
         if inputs is None:
             return False
         self.maps[node] = self.resolve(dims)
+        scan = scan_of(node)
+        self.maps |= dict.fromkeys(scan.inner if scan is not None else (), self.maps[node])
         for source, source_dims in inputs:
             self.requests.setdefault(source, set()).add(source_dims)
             self.uses[node, source] = source_dims
@@ -257,7 +275,7 @@ class _Growth:
     def _inputs(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
         if is_row_reduction(node):
             return self._reduced(node, dims)
-        if is_row_scan(node):
+        if scan_of(node) is not None:
             return self._scanned(node, dims)
         if moves_nothing(node):
             source = source_of(node)
@@ -266,12 +284,13 @@ class _Growth:
         return [(source, _broadcast(source, dims)) for source in node.all_input_nodes]
 
     def _scanned(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
-        along = dims[argument(node, 1) % len(dims)]
-        row = self.row_now()
-        if not along or (row is not None and row != frozenset(along)):
+        scan = scan_of(node)
+        assert scan is not None
+        along, row = dims[scan.dim], self.row_now()
+        if not along or (row is not None and row != frozenset(along)) or self.reverse not in (None, scan.reverse):
             return None
-        self.row = along
-        return [(source_of(node), dims)]
+        self.row, self.reverse = along, scan.reverse
+        return [(scan.source, dims)]
 
     def _reduced(self, node: torch_fx.Node, dims: DimAxes) -> list[tuple[torch_fx.Node, DimAxes]] | None:
         source, over = source_of(node), listed_dims(node)
@@ -411,7 +430,7 @@ def _is_worth_it(region: RowRegion, plain: bool) -> bool:
         return False
     if region.scans or region.is_full(region.root):
         return bool(region.scans or region.reductions)
-    special = any(ROW_REDUCTIONS[node.target] in ("prod", "var") for node in region.reductions)
+    special = any(ROW_REDUCTIONS[node.target] in ("prod", "var", *PICKS) for node in region.reductions)
     return special or dependent_reductions(region) > 1 or (plain and bool(region.reductions))
 
 

@@ -15,6 +15,7 @@ from tilewright.kernels.ops.helpers import HELPERS
 from tilewright.kernels.ops.integers import elementwise_text, is_elementwise
 from tilewright.kernels.ops.pointwise import literal
 from tilewright.kernels.regions.region import Region, is_relabelling
+from tilewright.kernels.regions.triangles import is_triangle, triangle_text
 
 _RESERVED = {"tl", "triton", "torch", "pid", "out", "out_ptr", "part", "e", "lo", "hi", *HELPERS}
 
@@ -122,6 +123,9 @@ class ValueEmitter(KernelNames):
             self.bind_operands(node)
             if is_relabelling(node):
                 self.values[node] = self._text_of(node.args[0])
+            elif is_triangle(node):
+                row, column = (self.index_of(axis) for axis in self.region.maps[node][-2:])
+                self._name(lines, node, triangle_text(node, self._text_of(node.args[0]), row, column))
             elif is_elementwise(node):
                 text = elementwise_text(node, self._text_of)
                 if text in self.values.values():
@@ -130,6 +134,10 @@ class ValueEmitter(KernelNames):
                 self._name(lines, node, text)
             elif (reduced := self._reduction(lines, node)) is not None:
                 self._name(lines, node, reduced)
+
+    def index_of(self, axis: int | None) -> str:
+        """The index of an element along an axis of the region; only kinds that have one take triangles."""
+        raise NotImplementedError("this kind of kernel has no index of its elements")
 
     def _name(self, lines: Lines, node: torch_fx.Node, text: str) -> None:
         name = self.names.unique(value_name(node))

@@ -17,7 +17,8 @@ from tilewright.graph.nodes import source_of
 from tilewright.kernels.code.text import Lines
 from tilewright.kernels.ops.pointwise import pointwise_text
 from tilewright.kernels.regions.row_stages import IDENTITY, Accumulator, RegisterRows, along, find_accumulators, join
-from tilewright.kernels.regions.rows import ROW_REDUCTIONS, ROW_SCANS, DimAxes, moves_nothing
+from tilewright.kernels.regions.rows import ROW_REDUCTIONS, DimAxes, moves_nothing
+from tilewright.kernels.regions.scans import Scan, scan_of
 from tilewright.kernels.regions.values import KernelNames, short_name
 from tilewright.kernels.rows.plan import RowPlan
 
@@ -157,8 +158,11 @@ class RowBody(KernelNames):
             if self.is_row(axis):
                 self._vector(lines, axis, "", self.axes[axis].size)
 
-    def open_row(self, lines: Lines, *, split: bool, backwards: bool = False) -> int:
-        """Loops along the row, or along this program's part of it; returns how many."""
+    def open_row(self, lines: Lines, *, split: bool, backwards: str = "") -> int:
+        """Loops along the row, or along this program's part of it; returns how many.
+
+        `backwards` is the reason to take the steps from the last to the first.
+        """
         for position, axis in enumerate(self.plan.row_axes):
             size, name = self.axes[axis].size, self.axes[axis].name
             low, high = ("lo", "hi") if split and position == 0 else ("0", size)
@@ -168,7 +172,7 @@ class RowBody(KernelNames):
                 continue
             block = self.block(axis)
             if backwards and position == 0 and not split:
-                lines.add("# Backwards: what was read last is still in the cache.")
+                lines.add(f"# Backwards: {backwards}.")
                 lines.open(f"for {name}_done in range({low}, {high}, {block}):")
                 lines.add(f"{name}_start = (tl.cdiv({size}, {block}) - 1) * {block} - {name}_done")
             else:
@@ -199,8 +203,8 @@ class RowBody(KernelNames):
                 self.values[node] = self.use(lines, node, source_of(node))
             elif node.target in ROW_REDUCTIONS:
                 self._name(lines, node, self._reduction(lines, node))
-            elif node.target in ROW_SCANS:
-                self._name(lines, node, self._scan(lines, node))
+            elif (scan := scan_of(node)) is not None:
+                self._name(lines, node, self._scan(lines, node, scan))
             else:
                 self._name(lines, node, pointwise_text(node, lambda item, user=node: self._text(lines, user, item)))  # type: ignore[misc]
 
@@ -243,7 +247,12 @@ class RowBody(KernelNames):
         return self.last_read and mine and len(order) == len(self.axes)
 
     def _rows(self) -> RegisterRows:
-        return RegisterRows(self.row_mask(), self.row_count(), self.reduce)
+        return RegisterRows(self.row_mask(), self.row_count(), self.reduce, self._place())
+
+    def _place(self) -> str:
+        """Index of an element in its row; of a row that walks several axes there is none."""
+        row = self.plan.axes.of_level(1)
+        return self.axes[row[0]].name if len(row) == 1 else ""
 
     def _reduction(self, lines: Lines, node: torch_fx.Node) -> str:
         """A reduction of whole rows in registers."""
@@ -251,15 +260,17 @@ class RowBody(KernelNames):
 
     def carry(self, node: torch_fx.Node) -> str:
         """Name of what a scan brings from step to step."""
-        return f"{short_name(node)}_before" + ("" if node is self.region.scans[0] else f"_{node.name}")
+        return f"{_scan_name(node)}_before" + ("" if node is self.region.scans[0] else f"_{node.name}")
 
-    def _scan(self, lines: Lines, node: torch_fx.Node) -> str:
-        kind, value = ROW_SCANS[node.target], self.use(lines, node, source_of(node))
+    def _scan(self, lines: Lines, node: torch_fx.Node, scan: Scan) -> str:
+        kind, value = scan.kind, self.use(lines, node, scan.source)
         position = next(i for i, axis in enumerate(self.plan.tile_axes) if self.is_row(axis))
-        scanned = f"tl.cum{kind}({value}, {position})"
+        if scan.reverse:  # it begins behind the row's end
+            value = self._rows().masked(value, kind)
+        scanned = f"tl.cum{kind}({value}, {position}{', reverse=True' if scan.reverse else ''})"
         if node not in self.carried:
             return scanned
-        carry, name = self.carry(node), self.names.unique(short_name(node))
+        carry, name = self.carry(node), self.names.unique(_scan_name(node))
         lines.add(f"{name} = {join(kind, carry, scanned)}")
         lines.add(f"{carry} = {join(kind, carry, self.reduce(kind, self._rows().masked(value, kind)))}")
         return name
@@ -276,14 +287,17 @@ class RowBody(KernelNames):
             for source in self.region.inputs_of(user):
                 if source not in self.region.dims and not self.region.spans_row(self.region.uses[user, source]):
                     self.use(lines, user, source)
-        scans = [node for node in needed if node.target in ROW_SCANS]
-        for node in scans:
-            kind = ROW_SCANS[node.target]
+        scans = {node: scan for node in needed if (scan := scan_of(node)) is not None}
+        for node, scan in scans.items():
+            kind = scan.kind
             empty = f"tl.full({self.tile_shape()}, {IDENTITY[kind]}, tl.float32)"
             lines.add(f"{self.carry(node)} = {self.reduce(kind, empty)}")
         self._outside = dict(self.values), dict(self.loads)
         self.carried = frozenset(scans)
-        opened = self.open_row(lines, split=split, backwards=backwards and not scans)
+        reason = "what was read last is still in the cache" if backwards and not scans else ""
+        if scans and self.region.scans_backwards:
+            reason = "the scan begins at the end"
+        opened = self.open_row(lines, split=split, backwards=reason)
         self.evaluate(lines, needed)
         return opened
 
@@ -300,12 +314,12 @@ class RowBody(KernelNames):
         shape = self.tile_shape()
         for accumulator in accumulators:
             for name, state in zip(self.states[accumulator.nodes[0]], accumulator.states, strict=True):
-                empty = f"tl.full({shape}, {state.start}, tl.float32)"
+                empty = f"tl.full({shape}, {state.start}, {state.type})"
                 lines.add(f"{name} = " + (f"{state.start} if WHOLE else {empty}" if state.counts else empty))
         opened = self.walk(lines, [accumulator.source for accumulator in accumulators], split=split)
         for accumulator in accumulators:
             value = self.use(lines, accumulator.nodes[0], accumulator.source)
-            accumulator.update(lines, self.states[accumulator.nodes[0]], value, self.row_mask())
+            accumulator.update(lines, self.states[accumulator.nodes[0]], value, self.row_mask(), self._place())
         self.end_walk(lines, opened)
         for accumulator in accumulators:
             names = self.states[accumulator.nodes[0]]
@@ -329,3 +343,8 @@ class RowBody(KernelNames):
         value = self.values.get(self.region.root)
         assert value is not None
         lines.add(f"tl.store({address}, {value}{f', mask={mask}' if mask else ''})")
+
+
+def _scan_name(node: torch_fx.Node) -> str:
+    scan = scan_of(node)
+    return f"cum{scan.kind}" if scan is not None else short_name(node)

@@ -177,7 +177,7 @@ def plan_rows(
     form: RowForm | None = None,
     output_format: MemoryFormat = MemoryFormat.CONTIGUOUS,
 ) -> RowPlan | None:
-    """Plan a row region; None where a size cannot be read or a scan would have to walk several axes.
+    """Plan a row region; None where a size cannot be read or a scan or a pick would have to walk several axes.
 
     Args:
         name: for kernel and wrapper.
@@ -193,11 +193,12 @@ def plan_rows(
         return None
     outer, inner = _tile(axes)
     row = axes.of_level(1)
-    if region.scans and len(row) != 1:
+    in_order = bool(region.scans) or region.picks  # the place of an element in its row counts
+    if in_order and len(row) != 1:
         return None
     plan = RowPlan(name, region, axes, RowForm.LOOPED, outer, inner, False, tiles, output_format)
     wanted = form or _best_form(plan, programs_to_fill)
-    if wanted is RowForm.SPLIT and region.scans:
+    if wanted is RowForm.SPLIT and in_order:
         wanted = RowForm.LOOPED
     if wanted is RowForm.RESIDENT and not _can_be_resident(plan):
         wanted = RowForm.LOOPED

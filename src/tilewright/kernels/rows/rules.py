@@ -13,7 +13,7 @@ from tilewright.kernels.code.text import Names
 from tilewright.kernels.native import operation_name
 from tilewright.kernels.ops.pointwise import is_pointwise
 from tilewright.kernels.regions.layout import MemoryFormat
-from tilewright.kernels.regions.rows import RowRegion, grow_row_region, moves_nothing
+from tilewright.kernels.regions.rows import RowRegion, grow_row_region, is_pick, moves_nothing
 from tilewright.kernels.rows.plan import RowForm, RowPlan, RowTiles, plan_rows
 
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16)
@@ -54,7 +54,7 @@ def find_row_regions(
     found: dict[torch_fx.Node, RowRegion] = {}
     inside: set[torch_fx.Node] = set(taken)
     for node in reversed(list(graph.fx.nodes)):
-        if node in inside or not node.users or not _is_float_tensor(node):
+        if node in inside or not node.users or not _may_end_rows(node):
             continue
         region = grow_row_region(node, frozenset(stops), plain=plain)
         if region is None:
@@ -76,9 +76,10 @@ def ends_of_chains(anchors: Collection[torch_fx.Node]) -> set[torch_fx.Node]:
     return ends
 
 
-def _is_float_tensor(node: torch_fx.Node) -> bool:
+def _may_end_rows(node: torch_fx.Node) -> bool:
     value = node.meta.get("val")
-    return node.op == "call_function" and isinstance(value, torch.Tensor) and value.dtype in _FLOATS
+    floats = isinstance(value, torch.Tensor) and value.dtype in _FLOATS
+    return node.op == "call_function" and (floats or is_pick(node))
 
 
 def plan_row_region(

@@ -87,13 +87,24 @@ def _scans(scans: Any) -> None:
         def scan(self: Any, operand: Any) -> Any:
             data, name = operand.handle.data, operand.dtype.scalar.name
             if name in NARROW:
-                return [self.to_tensor(narrowed(name, function(widened(name, data), axis=self.axis)), operand.dtype)]
-            return [self.to_tensor(function(data, axis=self.axis), operand.dtype)]
+                found = _scanned(function, widened(name, data), self.axis)
+                return [self.to_tensor(narrowed(name, found), operand.dtype)]
+            return [self.to_tensor(_scanned(function, data, self.axis), operand.dtype)]
 
         return scan
 
-    scans.cumsum, scans.cumprod = cumulative(np.cumsum), cumulative(np.cumprod)
+    scans.cumsum, scans.cumprod = cumulative(np.add), cumulative(np.multiply)
     scans.generic_scan = _scan_slices
+
+
+def _scanned(function: Any, data: Any, axis: int) -> Any:
+    """A scan by a tree, as lanes do it: one after the other, rounding errors would grow with the length."""
+    result = np.moveaxis(data.copy(), axis, 0)
+    step = 1
+    while step < result.shape[0]:
+        result[step:] = function(result[:-step].copy(), result[step:])
+        step *= 2
+    return np.ascontiguousarray(np.moveaxis(result, 0, axis))
 
 
 def _scan_slices(operation: Any, operands: Any) -> Any:
