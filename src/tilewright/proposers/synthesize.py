@@ -49,8 +49,11 @@ _WARPS_TO_FILL = 48
 #: Choices of schedules for a module's matrix products.
 _GEMM_SETS = 10
 
-#: Programs that share an SM where a row is split.
-_PROGRAMS_OF_AN_SM = 8
+#: Programs that share an SM where rows are split, the most promising first: few make long slices.
+_PROGRAMS_OF_AN_SM = (8, 4, 16)
+
+#: Rows are split where an SM would have fewer programs than this.
+_FEW_OF_AN_SM = 2
 
 #: Row tiles that are tried after operations left to PyTorch, where the first plan is another.
 _NATIVE_ROWS = 4
@@ -283,18 +286,36 @@ def _row_variants(first: PlanOptions, plainest: PlanOptions, graph: Graph, sm_co
     """`first` with other tiles for the rows and the pooling in its plan, and `plainest` without rows."""
     kernels = plan_module(graph, first).fused
     others: list[PlanOptions] = []
-    if any(isinstance(kernel, RowPlan) for kernel in kernels):
+    rows = [kernel for kernel in kernels if isinstance(kernel, RowPlan)]
+    if rows:
         for tile, warp, form in _ROW_TILES:
-            tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
-            others.append(replace(first, rows=RowOptions(tiles, form)))
+            others.append(replace(first, rows=RowOptions(_row_tiles(sm_count, tile, 64, warp), form)))
+        others[1:1] = _other_slices(rows, others[0], sm_count)
         others.append(replace(plainest, rows=None))
     if any(isinstance(kernel, FusedPlan) and kernel.region.depth > 0 for kernel in kernels):
         for tile, stripe, warp, form in _PLAIN_TILES:
-            tiles = RowTiles(tile, stripe, warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
+            tiles = _row_tiles(sm_count, tile, stripe, warp)
             others.append(replace(first, rows=RowOptions(tiles, form, plain=True)))
+        plain = next(options for options in others if options.rows is not None and options.rows.plain)
+        split = [kernel for kernel in plan_module(graph, plain).fused if isinstance(kernel, RowPlan)]
+        position = others.index(plain) + 1
+        others[position:position] = _other_slices(split, plain, sm_count)
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
         others += [replace(first, pool_tiles=tiles) for tiles in _POOL_TILES]
     return others
+
+
+def _row_tiles(sm_count: int, tile: int, stripe: int, warp: int) -> RowTiles:
+    programs = sm_count * _PROGRAMS_OF_AN_SM[0]
+    return RowTiles(tile, stripe, warp, target_programs=programs, few=sm_count * _FEW_OF_AN_SM)
+
+
+def _other_slices(rows: Sequence[RowPlan], options: PlanOptions, sm_count: int) -> list[PlanOptions]:
+    """The options with shorter and longer slices, where rows of their plan are split."""
+    if options.rows is None or not any(kernel.form is RowForm.SPLIT for kernel in rows):
+        return []
+    tiles = [replace(options.rows.tiles, target_programs=sm_count * held) for held in _PROGRAMS_OF_AN_SM[1:]]
+    return [replace(options, rows=replace(options.rows, tiles=other)) for other in tiles]
 
 
 def with_depthwise(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOptions]:
