@@ -47,7 +47,12 @@ class _RowEmitter(RowBody):
         """A kernel of which each program takes whole rows."""
         return f'{self.head(name, body, ("out_ptr",))}\n    """{docstring}"""\n{body}'
 
+    def long_name(self) -> str:
+        """Name of the looped kernel."""
+        return f"{self.plan.name}_long_kernel"
+
     def long_docstring(self) -> str:
+        """Of the looped kernel."""
         return f"{self.docstring()[:-1]}, walked step by step."
 
     def blocks(self) -> list[str]:
@@ -178,7 +183,7 @@ class _WholeRows(_RowEmitter):
     def emit(self) -> EmittedKernel:
         resident = self._resident_body() if self.plan.form is RowForm.RESIDENT else None
         looped = None if self.plan.always_fits else self.looped_body()
-        names = (f"{self.plan.name}_kernel", f"{self.plan.name}_long_kernel")
+        names = (f"{self.plan.name}_kernel", self.long_name())
         kernels = [
             self.whole_kernel(name, body, doc)
             for name, body, doc in (
@@ -227,16 +232,14 @@ class _SplitRows(_RowEmitter):
         rounds = max(accumulator.round for accumulator in self.accumulators)
         bodies = [(self._round_name(round_), self._round_body(round_)) for round_ in range(1, rounds + 1)]
         bodies.append((self._last_name(), self._last_body()))
-        looped = self.looped_body()
-        kernels = [self.whole_kernel(self._long_name(), looped, self.long_docstring())]
+        walked = _WholeRows(self.plan.walked, self.graph)
+        looped = walked.looped_body()
+        kernels = [walked.whole_kernel(walked.long_name(), looped, walked.long_docstring())]
         kernels += [self._kernel(name, body) for name, body in bodies]
         scratch = tuple(
             f"{state}: partial results, float32 [{self._kept_count()}, PARTS]" for state in self._all_states()
         )
-        return self.result(kernels, self._wrapper(looped, bodies), scratch)
-
-    def _long_name(self) -> str:
-        return f"{self.plan.name}_long_kernel"
+        return self.result(kernels, self._wrapper(walked, looped, bodies), scratch)
 
     def _last_name(self) -> str:
         return f"{self.plan.name}_finish_kernel"
@@ -249,7 +252,7 @@ class _SplitRows(_RowEmitter):
             head = head.replace(": tl.constexpr,\n):", ": tl.constexpr, BLOCK_PARTS: tl.constexpr,\n):")
         return f'{head}\n    """{self._part_docstring(last)}"""\n{body}'
 
-    def _wrapper(self, looped: Lines, bodies: Sequence[tuple[str, Lines]]) -> Lines:
+    def _wrapper(self, walked: _WholeRows, looped: Lines, bodies: Sequence[tuple[str, Lines]]) -> Lines:
         lines = Lines()
         self.wrapper_head(lines)
         self.step_tile(lines)
@@ -257,8 +260,10 @@ class _SplitRows(_RowEmitter):
         lines.add(f"programs = {self.programs()}")
         tiles = self.plan.tiles
         many = f"programs >= {tiles.few} or " if self.plan.kept_axes else ""
-        lines.open(f"if {many}{self._length()} <= {tiles.long}:  # a program walks a whole row")
-        self.launch(lines, self._long_name(), "programs", looped, ("out",), ())
+        lines.open(f"if {many}{self._length()} <= {tiles.long}:  # a program walks whole rows")
+        if walked.plan.tile_axes != self.plan.tile_axes:
+            walked.step_tile(lines)
+        walked.launch_one(lines, walked.long_name(), looped, whole=False)
         lines.add("return out")
         lines.close()
         self._split_lines(lines)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tilewright.graph.graph import fixed_size, size_hint
@@ -143,6 +143,11 @@ class RowPlan:
         return self.axes.of_level(0)
 
     @property
+    def walked(self) -> RowPlan:
+        """The looped form of a split plan, whose tiles may hold several rows."""
+        return replace(self, form=RowForm.LOOPED, outer=_tile(self.axes)[0])
+
+    @property
     def schedule_sizes(self) -> tuple[tuple[str, int], ...]:
         """Blocks that the wrapper derives at the example sizes, outer to inner, for reports."""
         blocks = self._whole_blocks() if self.form is RowForm.RESIDENT else self.step_blocks()
@@ -206,6 +211,8 @@ def plan_rows(
     if wanted is RowForm.RESIDENT and not _can_be_resident(plan):
         wanted = RowForm.LOOPED
     fixed = wanted is RowForm.RESIDENT and _is_fixed(plan)
+    if wanted is RowForm.SPLIT and outer not in row:
+        outer = None  # a slice fills a tile, and what is reduced is a number: no layout to change
     return RowPlan(name, region, axes, wanted, outer, inner, fixed, tiles, output_format)
 
 
