@@ -27,6 +27,7 @@ from tilewright.graph.capture import capture
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import plan_module
+from tilewright.kernels.rows.rules import RowOptions
 from tilewright.kernels.steps import PlanOptions
 from tilewright.toolchain import triton_compat
 
@@ -39,6 +40,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Sequence[tuple[int, ...]], torch
     "layer norm": (lambda: nn.LayerNorm(2048), [(512, 2048)], torch.bfloat16),
     "group norm": (lambda: nn.GroupNorm(8, 64), [(8, 64, 96, 96)], torch.float32),
     "max pooling": (lambda: nn.MaxPool2d(3, 2, 1), [(8, 16, 64, 64)], torch.float16),
+    "layer norm of few long rows": (lambda: nn.LayerNorm([64, 64, 64]), [(16, 64, 64, 64)], torch.float32),
+    "softmax of few long rows": (lambda: nn.Softmax(1), [(8, 400000)], torch.float32),
+    "loss": (lambda: nn.SmoothL1Loss(), [(512, 4000), (512, 4000)], torch.bfloat16),
     "cumulative sum": (lambda: Cumulative(), [(256, 20000)], torch.float32),
     "place of the largest": (lambda: Picked(), [(256, 20000)], torch.bfloat16),
     "cumulative sum from the end": (lambda: Cumulative(backwards=True), [(256, 20000)], torch.float32),
@@ -72,7 +76,9 @@ def compiled(name: str, gpu: Gpu) -> list[dict[str, Any]]:
     make, shapes, dtype = CASES[name]
     module = make().eval().to("meta", dtype)
     inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
-    plan = plan_module(simplify(capture(module, inputs)).graph, PlanOptions(sm_count=gpu.sm_count))
+    plan = plan_module(
+        simplify(capture(module, inputs)).graph, PlanOptions(sm_count=gpu.sm_count, rows=RowOptions(plain=True))
+    )
     source = write_live_file(write_forward(plan), description=name)
     found: list[dict[str, Any]] = []
     kernels = triton_compat.jit_function_type()

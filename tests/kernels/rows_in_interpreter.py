@@ -40,7 +40,8 @@ def plans(draw: st.DrawFn) -> PlanOptions:
     """Any form, with tiles so small that rows take several steps and several parts."""
     form = draw(st.sampled_from([None, RowForm.LOOPED, RowForm.SPLIT]))
     tile = draw(st.sampled_from([16, 32, 64]))
-    tiles = RowTiles(tile, draw(st.sampled_from([8, 16])), 32, 1024, draw(st.sampled_from([8, 64])))
+    target, long = draw(st.sampled_from([8, 64, 512])), draw(st.sampled_from([0, 40]))
+    tiles = RowTiles(tile, draw(st.sampled_from([8, 16])), 32, 1024, target, few=256, long=long)
     return PlanOptions(
         limits=TileLimits(64, 16, 4, 2, 16),
         sm_count=4,
@@ -148,7 +149,7 @@ def test_normalisations_of_images(data: st.DataObject, options: PlanOptions, aff
 @pytest.mark.parametrize("space", [(8, 16), (8, 15), (128,)])
 def test_steps_that_end_with_the_row_and_others(form: RowForm, space: tuple[int, ...]) -> None:
     """Counts are one number where every step is whole, and a lane's own where not."""
-    options = PlanOptions(sm_count=4, rows=RowOptions(RowTiles(16, 8, 32, 1024, 8), form))
+    options = PlanOptions(sm_count=4, rows=RowOptions(RowTiles(16, 8, 32, 1024, 8, long=16), form))
     shape = (2, 4, *space)
     inputs = [torch.randn(shape) * 3.0 + 1.0, torch.randn(shape)]
     check(lambda m, x, y: F.silu(m.children_list[0](x) + y), inputs, options, [nn.GroupNorm(2, 4)])
@@ -190,6 +191,58 @@ def test_reductions_over_any_dims(
     if all(shape[dim] == 1 for dim in dims):
         return
     check(lambda m, x: REDUCTIONS[name](x, dims), [x], options, allowed=2e-4)
+
+
+#: Of one or two tensors [rows, elements]; what one program computes of a row, and what several share.
+SHARED: dict[str, tuple[int, Callable[..., torch.Tensor]]] = {
+    "softmax": (1, lambda m, x: torch.softmax(x, 1)),
+    "logsumexp": (1, lambda m, x: torch.logsumexp(x, 1)),
+    "standard": (1, lambda m, x: (x - x.mean(1, keepdim=True)) / (x.std(1, keepdim=True) + 1e-3)),
+    "norm": (1, lambda m, x: x / x.norm()),
+    "largest": (1, lambda m, x: x.amax(1) - x.amin(1)),
+    "squared error": (2, lambda m, x, t: F.mse_loss(x, t)),
+    "smooth error": (2, lambda m, x, t: F.smooth_l1_loss(x, t, beta=0.5, reduction="sum") * 0.5),
+    "cross entropy": (2, lambda m, x, t: F.binary_cross_entropy_with_logits(x, t)),
+    "divergence": (2, lambda m, x, t: F.kl_div(F.log_softmax(x, 1), t.abs(), reduction="sum")),
+    "ratio": (2, lambda m, x, t: 1.0 - ((x - t) ** 2).sum() / ((t - t.mean()) ** 2).sum()),
+}
+
+
+@settings(drawn, max_examples=8)
+@given(
+    name=st.sampled_from(sorted(SHARED)),
+    sizes=st.lists(
+        st.tuples(st.integers(1, 5), st.sampled_from([1, 31, 32, 33, 63, 64, 65, 96, 129])), min_size=2, max_size=3
+    ),
+    target=st.sampled_from([4, 12, 512]),
+    spice=st.lists(st.sampled_from([MINUS, PLUS, NAN, 80.0]), max_size=2),
+    seed=st.integers(0, 99),
+)
+def test_one_file_shares_long_rows_and_walks_short_ones(
+    name: str, sizes: list[tuple[int, int]], target: int, spice: list[float], seed: int
+) -> None:
+    """Emitted for two rows of four steps; called with rows on both sides of a step, of a slice, and of the limits."""
+    count, function = SHARED[name]
+    torch.manual_seed(seed)
+    tiles = RowTiles(16, 8, 32, 16, target, few=4, long=64)
+    options = PlanOptions(sm_count=4, rows=RowOptions(tiles, RowForm.SPLIT, plain=True))
+    module = Function(function).eval()
+    source, left = emit(module, [torch.randn(2, 128) for _ in range(count)], options)
+    assert not left
+    assert "_finish_kernel" in source
+    drop_in = load(source, "shared")(module)
+    for position, shape in enumerate(sizes):
+        inputs = [torch.randn(shape) * 3.0 + 1.0 for _ in range(count)]
+        if position == 0:
+            spiced(inputs[0], spice, seed)
+        error = relative_error(module, drop_in, inputs)
+        assert error < 2e-4, f"{error} at {shape}\n{source}"
+
+
+def test_moments_of_long_rows_do_not_cancel() -> None:
+    """A mean a thousand times the spread, in slices of one row each."""
+    options = PlanOptions(sm_count=4, rows=RowOptions(RowTiles(16, 8, 32, 16, 64, long=64), RowForm.SPLIT))
+    check(lambda m, x: F.layer_norm(x, (500,)), [torch.randn(2, 500) + 1000.0], options, allowed=2e-3)
 
 
 SCANS: dict[str, Callable[[torch.Tensor, int], torch.Tensor]] = {

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,18 +21,23 @@ from tilewright.gpu.table import find_gpu
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.expand import EXPANSION_RULES, expand_composites
+from tilewright.graph.losses import LOSS_RULES
 from tilewright.kernels.module.classes import write_live_file
 from tilewright.kernels.module.text import write_forward
 from tilewright.kernels.planner import plan_module
 from tilewright.kernels.regions.rows import grow_row_region
+from tilewright.kernels.rows.rules import RowOptions
 from tilewright.kernels.steps import PlanOptions
 
 ROOT = Path(__file__).parents[2]
 
-GOLDEN_MODULES: dict[str, tuple[nn.Module, tuple[int, ...]]] = {
-    "group_norm": (nn.GroupNorm(8, 64), (4, 64, 24, 24)),
-    "softmax_over_channels": (nn.Softmax(1), (4, 96, 24, 24)),
-    "max_pool": (nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.ReLU()), (4, 8, 24, 24)),
+#: Name -> module and the shapes of its inputs.
+GOLDEN_MODULES: dict[str, tuple[nn.Module, Sequence[tuple[int, ...]]]] = {
+    "group_norm": (nn.GroupNorm(8, 64), [(4, 64, 24, 24)]),
+    "softmax_over_channels": (nn.Softmax(1), [(4, 96, 24, 24)]),
+    "layer_norm_of_few_long_rows": (nn.LayerNorm([8, 64, 64]), [(3, 8, 64, 64)]),
+    "smooth_l1_loss": (nn.SmoothL1Loss(beta=0.5), [(64, 600), (64, 600)]),
+    "max_pool": (nn.Sequential(nn.MaxPool2d(3, 2, 1), nn.ReLU()), [(4, 8, 24, 24)]),
 }
 
 
@@ -53,7 +58,7 @@ def test_kernels_compile_for_three_targets_within_their_limits() -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len({(row["case"], row["gpu"]) for row in rows}) == 24
+    assert len({(row["case"], row["gpu"]) for row in rows}) == 33
     for row in rows:
         limit = find_gpu(row["gpu"]).shared_bytes_per_block
         assert row["shared_bytes"] <= limit, row
@@ -62,11 +67,11 @@ def test_kernels_compile_for_three_targets_within_their_limits() -> None:
 
 @pytest.mark.parametrize("name", GOLDEN_MODULES)
 def test_emitted_rows_are_the_golden_ones(name: str) -> None:
-    module, shape = GOLDEN_MODULES[name]
+    module, shapes = GOLDEN_MODULES[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = simplify(capture(module.eval(), [torch.randn(shape)])).graph
-    plan = plan_module(graph, PlanOptions(sm_count=128))
+        graph = simplify(capture(module.eval(), [torch.randn(shape) for shape in shapes])).graph
+    plan = plan_module(graph, PlanOptions(sm_count=128, rows=RowOptions(plain=True)))
     assert not plan.native
     source = write_live_file(write_forward(plan), description=f"{name}.")
     check_golden(name, source)
@@ -115,6 +120,11 @@ COMPOSITES = {
     "degrees of freedom": (lambda x: torch.var(x, 1), lambda x: torch.var(x, dim=1, correction=0)),
     "vector norm": (lambda x: torch.linalg.vector_norm(x, 3, 1), lambda x: torch.linalg.vector_norm(x, 0, 1)),
     "norm": (lambda x: torch.ops.aten.norm.Scalar(x, 2), lambda x: torch.ops.aten.norm.Scalar(x, 0)),
+    "Frobenius norm": (lambda x: torch.linalg.matrix_norm(x), lambda x: torch.linalg.matrix_norm(x, "nuc")),
+    "dot product": (
+        lambda x: torch.dot(x[:, 0, 0].contiguous(), x[:, 1, 0].contiguous()),
+        lambda x: torch.linalg.vector_norm(x[:, 0, 0]),
+    ),
     "cosine similarity": (lambda x: torch.cosine_similarity(x, x * x, 1), lambda x: torch.relu(x)),
     "whole maximum": (
         lambda x: nn.functional.adaptive_max_pool1d(x, 1),
@@ -156,7 +166,8 @@ def test_composites_are_written_out_exactly(name: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 def test_every_composite_has_a_case() -> None:
-    assert {rule.name for rule in EXPANSION_RULES} == set(COMPOSITES)
+    losses = {rule.name for rule in LOSS_RULES}  # tests/graph/test_losses.py
+    assert {rule.name for rule in EXPANSION_RULES} == set(COMPOSITES) | losses
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -230,3 +230,18 @@ def test_full_precision_products_are_slower():
         for kind in (TF32, PrecisionClass.IEEE, PrecisionClass.FP16)
     )
     assert fp16 < tf32 < ieee
+
+
+def test_few_rows_of_a_native_normalisation_wait_for_one_block_each():
+    """As many bytes in fewer rows take longer, in the reference and where a candidate leaves it to PyTorch."""
+    times = {}
+    for rows in (16, 4096):
+        x = torch.empty(rows, (1 << 26) // rows, device="meta")
+        graph = capture(nn.LayerNorm(x.shape[1], elementwise_affine=False).to("meta"), [x])
+        reference = predict_reference(graph, ADA, TF32).time_ms
+        size = 4 * x.numel()
+        shapes = (tuple(x.shape), (rows, 1), (rows, 1))
+        call = NativeCall("aten.native_layer_norm.default", (tuple(x.shape),), shapes, size, size + 8 * rows, 0)
+        assert time_of(call) == pytest.approx(reference, rel=0.01)
+        times[rows] = reference
+    assert times[16] > 10 * times[4096]

@@ -12,8 +12,10 @@ from torch import nn
 from tilewright.graph.canonical import simplify
 from tilewright.graph.capture import capture
 from tilewright.graph.graph import Graph
+from tilewright.kernels.planner import plan_module
 from tilewright.kernels.regions.layout import MemoryFormat
-from tilewright.proposers.synthesize import plan_variants, synthesize, with_depthwise
+from tilewright.kernels.rows.plan import RowForm, RowPlan
+from tilewright.proposers.synthesize import plan_variants, synthesize, with_depthwise, with_rows
 from tilewright.search.effort import find_effort
 from tilewright.task.load import load_task
 from tilewright.values import PrecisionClass
@@ -56,6 +58,29 @@ def test_stencils_come_first_and_native_convolutions_in_both_formats_soon_after(
 def test_without_depthwise_convolutions_nothing_changes() -> None:
     variants = plan_variants(132, PrecisionClass.TF32)
     assert with_depthwise(variants, _graph(4)) == list(variants)
+
+
+@pytest.mark.parametrize(
+    ("module", "shapes", "splits"),
+    [
+        (nn.LayerNorm([8, 64, 64]), [(4, 8, 64, 64)], True),
+        (nn.LayerNorm([8, 64, 64]), [(264, 8, 64, 64)], False),
+        (nn.LayerNorm([4, 32, 64]), [(4, 4, 32, 64)], False),
+        (nn.MSELoss(), [(64, 4096), (64, 4096)], True),
+    ],
+)
+def test_few_long_rows_are_split_first(module: nn.Module, shapes: list[tuple[int, ...]], splits: bool) -> None:
+    """Fewer than two programs for each multiprocessor, and more than 8192 elements; slices of three lengths."""
+    inputs = [torch.empty(shape, device="meta") for shape in shapes]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = simplify(capture(module.eval().to("meta"), inputs)).graph
+    variants = with_rows(plan_variants(132, PrecisionClass.IEEE), graph, 132)
+    kernels = [plan_module(graph, options).fused[0] for options in variants[:3]]
+    assert [isinstance(kernel, RowPlan) and kernel.form is RowForm.SPLIT for kernel in kernels] == [splits] * 3
+    if splits:
+        slices = {options.rows.tiles.target_programs for options in variants if options.rows is not None}
+        assert {4 * 132, 8 * 132, 16 * 132} <= slices
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Composite operations written out: normalisations and the softmax family as pointwise operations and reductions.
+"""Composite operations written out: losses, normalisations, the softmax family, as pointwise operations and reductions.
 
 The planner works on this form, so that what comes before and after a normalisation lies in the same kernel.
 Reductions that remain are `sum`, `mean`, `amin`, `amax`, `prod` and `var` over listed dims.
@@ -16,6 +16,7 @@ import torch
 import torch.fx as torch_fx
 
 from tilewright.graph.graph import Graph, fixed_size
+from tilewright.graph.losses import LOSS_RULES
 from tilewright.graph.nodes import argument, is_one, listed_dims, source_of, target_of
 from tilewright.graph.rewrite import Editor, Rewritten, Rule, rewrite
 
@@ -235,6 +236,21 @@ def _expand_vector_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> to
     return _norm(editor, source_of(node), order, dims, bool(_keyword(node, 3, "keepdim", False)))
 
 
+def _expand_frobenius(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    """Of matrices, by name: the last two dims unless others are listed; of all of a tensor, where none are."""
+    of_matrices = target_of(node) is aten.linalg_matrix_norm.str_ord
+    dims = list(_keyword(node, 2, "dim") or ([-2, -1] if of_matrices else []))
+    if _keyword(node, 1, "ord", "fro") != "fro" or _keyword(node, 4, "dtype") is not None:
+        return None
+    return _norm(editor, source_of(node), 2, dims, bool(_keyword(node, 3, "keepdim", False)))
+
+
+def _expand_dot(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
+    if not node.meta["val"].dtype.is_floating_point:
+        return None
+    return editor.call(aten.sum.dim_IntList, editor.call(aten.mul.Tensor, *node.args), [0], False)
+
+
 def _expand_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     """torch.norm in its older forms."""
     order = argument(node, 1, 2)
@@ -299,6 +315,8 @@ _ADAPTIVE_MAX = (
 )
 
 EXPANSION_RULES: tuple[Rule, ...] = (
+    # losses: before norms, which some of them are made of
+    *LOSS_RULES,
     # softmax family
     Rule("softmax", "softmax(x) -> e / sum(e), e = exp(x - max(x))", (aten.softmax.int,), _expand_softmax),
     Rule(
@@ -350,6 +368,13 @@ EXPANSION_RULES: tuple[Rule, ...] = (
         (aten.norm.Scalar, aten.norm.ScalarOpt_dim),
         _expand_norm,
     ),
+    Rule(
+        "Frobenius norm",
+        "norm(x, 'fro') -> sqrt(sum(x * x))",
+        (aten.linalg_matrix_norm.str_ord, aten.linalg_norm.ord_str),
+        _expand_frobenius,
+    ),
+    Rule("dot product", "dot(x, y) -> sum(x * y)", (aten.dot.default, aten.vdot.default), _expand_dot),
     Rule(
         "cosine similarity",
         "cosine(a, b) -> sum(a / max(norm(a), eps) * b / max(norm(b), eps))",

@@ -114,6 +114,7 @@ class NodeWork:
         convolution: True for a convolution of either kind.
         transposed_convolution: True for a transposed one.
         has_bias: a convolution or linear layer with a bias.
+        rows: of a normalisation, how many it normalises, each on its own; 0 for any other operation.
     """
 
     name: str
@@ -125,6 +126,7 @@ class NodeWork:
     convolution: bool = False
     transposed_convolution: bool = False
     has_bias: bool = False
+    rows: int = 0
 
     @property
     def moves_nothing(self) -> bool:
@@ -310,7 +312,19 @@ def _count(node: fx.Node, values: Mapping[fx.Node, Any]) -> NodeWork:
         convolution=convolution,
         transposed_convolution=convolution and is_transposed(operation, arguments),
         has_bias=biased,
+        rows=_normalised_rows(operation, arguments),
     )
+
+
+def _normalised_rows(operation: str, arguments: Mapping[str, Any]) -> int:
+    """Rows of a normalisation: what lies outside the listed dims, or the groups of each image."""
+    source = arguments.get("input")
+    if not isinstance(source, torch.Tensor):
+        return 0
+    sizes = sizes_of(source)
+    if operation in ("layer_norm", "rms_norm"):
+        return math.prod(sizes[: len(sizes) - len(arguments["normalized_shape"])])
+    return sizes[0] * size_hint(arguments["num_groups"]) if operation == "group_norm" else 0
 
 
 def _arguments(node: fx.Node, values: Mapping[fx.Node, Any]) -> dict[str, Any]:

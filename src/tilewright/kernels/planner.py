@@ -446,7 +446,7 @@ def plan_rows_of(planning: _Planning, node: torch_fx.Node) -> RowPlan | None:
     region, options = planning.row_regions.get(node), planning.options
     if region is None or options.rows is None:
         return None
-    return plan_row_region(region, planning.formats, planning.names, options.rows, options.sm_count)
+    return plan_row_region(region, planning.formats, planning.names, options.rows)
 
 
 def plan_pool(planning: _Planning, node: torch_fx.Node) -> PoolPlan | None:

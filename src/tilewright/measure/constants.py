@@ -46,6 +46,11 @@ LAYOUT_COPY_EFFICIENCY = 0.65
 #: Assumption.
 REDUCTION_EFFICIENCY = 0.80
 
+#: Bytes that PyTorch's normalisations have in flight of a row, which is one block's: 128 threads with 16 bytes each
+#: (aten/src/ATen/native/cuda/layer_norm_kernel.cu, `vectorized_layer_norm_kernel`; measured on an H200: 16 rows of
+#: 16 MiB take 8.3 ms), or 512 with 4 each (group_norm_kernel.cu, `RowwiseMomentsCUDAKernel`).
+ROW_BYTES_IN_FLIGHT = 2048.0
+
 #: Milliseconds between a kernel and the next in one stream: start, ramp, drain. Assumption: 2 to 5
 #: microseconds are commonly measured for an empty kernel.
 LAUNCH_MS = 0.003

@@ -143,7 +143,8 @@ def _native_time(call: NativeCall, gpu: Gpu, precision: PrecisionClass) -> StepT
     moved = call.read_bytes + call.written_bytes
     if moved == 0 and call.matrix_operations == 0:
         return StepTime(call.operation, 0.0, {})
-    limits = {"dram": dram_ms(moved, gpu)}
+    operation = call.operation.removeprefix("aten.").partition(".")[0]
+    limits = {"dram": dram_ms(moved, gpu), **_row_limits(operation, _rows_of(call), call.read_bytes, gpu)}
     if not call.matrix_operations:
         return _step(call.operation, limits)
     name = call.operation.lower()
@@ -161,6 +162,45 @@ def _native_time(call: NativeCall, gpu: Gpu, precision: PrecisionClass) -> StepT
         gpu=gpu,
     )
     return _step(call.operation, limits, extra)
+
+
+@dataclass(frozen=True)
+class _RowKernel:
+    """PyTorch's kernel of a normalisation: a row is one block's, however few rows there are.
+
+    Attributes:
+        reads: how often the block reads its row: for its moments, and for its results.
+        of_an_sm: blocks that a multiprocessor holds (2048 threads).
+    """
+
+    reads: int
+    of_an_sm: int
+
+
+_BY_LAYER, _BY_GROUP = _RowKernel(2, 16), _RowKernel(1, 4)
+#: Operation, as captured and as dispatched -> its kernel.
+_ROW_KERNELS: Mapping[str, _RowKernel] = {
+    **dict.fromkeys(("layer_norm", "native_layer_norm", "rms_norm", "_fused_rms_norm"), _BY_LAYER),
+    **dict.fromkeys(("group_norm", "native_group_norm"), _BY_GROUP),
+}
+
+
+def _rows_of(call: NativeCall) -> int:
+    """Rows of a normalisation: it returns what it computed of each beside its result."""
+    return math.prod(call.output_shapes[1]) if len(call.output_shapes) > 1 else 0
+
+
+def _row_limits(operation: str, rows: int, read_bytes: int, gpu: Gpu) -> dict[str, float]:
+    """Milliseconds that a normalisation takes for its latency alone.
+
+    latency: ceil(rows / resident blocks) (bytes of a row) reads L / (bytes in flight of a block)
+    """
+    kernel = _ROW_KERNELS.get(operation)
+    if kernel is None or rows == 0:
+        return {}
+    latency_ms = c.DRAM_LATENCY_CYCLES * c.LOADED_LATENCY_FACTOR / (gpu.boost_clock_mhz * 1e3)
+    waves = math.ceil(rows / (gpu.sm_count * kernel.of_an_sm))
+    return {"latency": waves * latency_ms * kernel.reads * read_bytes / rows / c.ROW_BYTES_IN_FLIGHT}
 
 
 def _is_transposed(call: NativeCall) -> bool:
@@ -209,6 +249,7 @@ def _node_time(node: NodeWork, gpu: Gpu, precision: PrecisionClass) -> StepTime:
     limits = {
         "dram": dram_ms(moved, gpu, c.REDUCTION_EFFICIENCY if shrinks else 1.0),
         "issue": scalar_ms(node.scalar_operations, gpu),
+        **_row_limits(node.operation, node.rows, node.read_bytes, gpu),
     }
     if not node.matrix_operations:
         return _step(node.name, limits)

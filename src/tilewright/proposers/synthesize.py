@@ -49,8 +49,11 @@ _WARPS_TO_FILL = 48
 #: Choices of schedules for a module's matrix products.
 _GEMM_SETS = 10
 
-#: Programs that share an SM where a row is split.
-_PROGRAMS_OF_AN_SM = 8
+#: Programs that share an SM where rows are split, the most promising first: few make long slices.
+_PROGRAMS_OF_AN_SM = (8, 4, 16)
+
+#: Rows are split where an SM would have fewer programs than this.
+_FEW_OF_AN_SM = 2
 
 #: Row tiles that are tried after operations left to PyTorch, where the first plan is another.
 _NATIVE_ROWS = 4
@@ -69,6 +72,9 @@ _ROW_TILES = (
     (2048, 1024, RowForm.LOOPED),
 )
 
+#: Elements along the contiguous axis of a tile of theirs where rows are strided.
+_STRIPE = 64
+
 #: (elements of a tile, stripe, elements of a warp, form) of plain reductions, where rows may replace nested loops.
 #: Whole strided rows in registers are reduced across warps, and nothing is loaded meanwhile: walking them is the other
 #: way.
@@ -82,6 +88,9 @@ _PLAIN_TILES = (
     (4096, 64, 512, None),
     (2048, 64, 512, None),
 )
+
+#: Elements of a tile that comes first where rows are split: more programs share an SM, each with fewer registers.
+_SPLIT_TILE = 1024
 
 #: Of pooling, the most promising first.
 _POOL_TILES = (
@@ -284,17 +293,38 @@ def _row_variants(first: PlanOptions, plainest: PlanOptions, graph: Graph, sm_co
     kernels = plan_module(graph, first).fused
     others: list[PlanOptions] = []
     if any(isinstance(kernel, RowPlan) for kernel in kernels):
-        for tile, warp, form in _ROW_TILES:
-            tiles = RowTiles(tile, warp=warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
-            others.append(replace(first, rows=RowOptions(tiles, form)))
-        others.append(replace(plainest, rows=None))
+        choices = [
+            replace(first, rows=RowOptions(_row_tiles(sm_count, tile, 64, warp), form))
+            for tile, warp, form in _ROW_TILES
+        ]
+        others += [*_split_first(choices, graph, sm_count), replace(plainest, rows=None)]
     if any(isinstance(kernel, FusedPlan) and kernel.region.depth > 0 for kernel in kernels):
-        for tile, stripe, warp, form in _PLAIN_TILES:
-            tiles = RowTiles(tile, stripe, warp, target_programs=sm_count * _PROGRAMS_OF_AN_SM)
-            others.append(replace(first, rows=RowOptions(tiles, form, plain=True)))
+        choices = [
+            replace(first, rows=RowOptions(_row_tiles(sm_count, tile, stripe, warp), form, plain=True))
+            for tile, stripe, warp, form in _PLAIN_TILES
+        ]
+        others += _split_first(choices, graph, sm_count)
     if any(isinstance(kernel, PoolPlan) for kernel in kernels):
         others += [replace(first, pool_tiles=tiles) for tiles in _POOL_TILES]
     return others
+
+
+def _row_tiles(sm_count: int, tile: int, stripe: int, warp: int) -> RowTiles:
+    programs = sm_count * _PROGRAMS_OF_AN_SM[0]
+    return RowTiles(tile, stripe, warp, target_programs=programs, few=sm_count * _FEW_OF_AN_SM)
+
+
+def _split_first(choices: list[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:
+    """The choices, after some more where the first of them splits rows: in smaller tiles, and in other slices."""
+    rows = choices[0].rows
+    split = [kernel for kernel in plan_module(graph, choices[0]).fused if isinstance(kernel, RowPlan)]
+    if rows is None or not any(kernel.form is RowForm.SPLIT for kernel in split):
+        return choices
+    tiles = [
+        replace(rows.tiles, tile=_SPLIT_TILE, target_programs=sm_count * programs) for programs in _PROGRAMS_OF_AN_SM
+    ]
+    own = [replace(choices[0], rows=replace(rows, tiles=one)) for one in tiles]
+    return [own[0], choices[0], *own[1:], *choices[1:]]
 
 
 def with_depthwise(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOptions]:

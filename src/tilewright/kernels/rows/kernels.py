@@ -19,8 +19,10 @@ from tilewright.kernels.regions.values import short_name
 from tilewright.kernels.rows.emit import RowBody
 from tilewright.kernels.rows.plan import RowForm, RowPlan
 
-#: Parts of a split row at most: their states are combined in one tile.
-_MOST_PARTS = 64
+#: Parts of a split row at most, and how many of each kept column may be combined in one tile in any case.
+_MOST_PARTS, _ANY_PARTS = 1024, 64
+#: Elements of the tile in which the parts of several rows are combined.
+_COMBINED = 4096
 
 
 def emit_rows(plan: RowPlan, graph: Graph) -> EmittedKernel:
@@ -40,6 +42,18 @@ class _RowEmitter(RowBody):
         tensors = [f"{pointer}_ptr" for pointer in self.pointers.values() if _mentions(body, f"{pointer}_ptr")]
         all_sizes = [*(axis.size for axis in self.axes), *sizes]
         return self.signature(name, [*tensors, *extra], all_sizes, [*self.blocks(), *_flags(body)])
+
+    def whole_kernel(self, name: str, body: Lines, docstring: str) -> str:
+        """A kernel of which each program takes whole rows."""
+        return f'{self.head(name, body, ("out_ptr",))}\n    """{docstring}"""\n{body}'
+
+    def long_name(self) -> str:
+        """Name of the looped kernel."""
+        return f"{self.plan.name}_long_kernel"
+
+    def long_docstring(self) -> str:
+        """Of the looped kernel."""
+        return f"{self.docstring()[:-1]}, walked step by step."
 
     def blocks(self) -> list[str]:
         return [self.block(axis) for axis in self.plan.tile_axes]
@@ -123,6 +137,31 @@ class _RowEmitter(RowBody):
         lines.close()
         lines.add(")")
 
+    def launch_one(self, lines: Lines, kernel: str, body: Lines, *, whole: bool) -> None:
+        """Launch the one kernel of a form, and nothing beside it."""
+        lines.add(f"grid = {self.programs()}")
+        lines.add(f"warps = {self.warps(whole=whole)}")
+        self.launch(lines, kernel, "grid", body, ("out",), ())
+
+    def looped_body(self) -> Lines:
+        """One program walks its row step by step."""
+        self.restart()
+        body = Lines(1)
+        self.program_indices(body, split=False)
+        rounds = max((accumulator.round for accumulator in self.accumulators), default=0)
+        for round_ in range(1, rounds + 1):
+            for accumulator in self.accumulate(body, round_, split=False):
+                self.finish(body, accumulator)
+        if not self.region.is_full(self.root):
+            self.evaluate(body, self.missing([self.root]))
+            self.store(body)
+            return body
+        self.last_read = True
+        opened = self.walk(body, [self.root], split=False, backwards=rounds > 0)
+        self.store(body)
+        self.end_walk(body, opened)
+        return body
+
     def _parts_blocks(self, body: Lines) -> list[str]:
         return ["BLOCK_PARTS"] if _mentions(body, "BLOCK_PARTS") else []
 
@@ -144,13 +183,13 @@ class _WholeRows(_RowEmitter):
 
     def emit(self) -> EmittedKernel:
         resident = self._resident_body() if self.plan.form is RowForm.RESIDENT else None
-        looped = None if self.plan.always_fits else self._looped_body()
-        names = (f"{self.plan.name}_kernel", f"{self.plan.name}_long_kernel")
+        looped = None if self.plan.always_fits else self.looped_body()
+        names = (f"{self.plan.name}_kernel", self.long_name())
         kernels = [
-            f'{self.head(name, body, ("out_ptr",))}\n    """{doc}"""\n{body}'
+            self.whole_kernel(name, body, doc)
             for name, body, doc in (
                 (names[0], resident, self.docstring()),
-                (names[1], looped, f"{self.docstring()[:-1]}, walked step by step."),
+                (names[1], looped, self.long_docstring()),
             )
             if body is not None
         ]
@@ -161,22 +200,17 @@ class _WholeRows(_RowEmitter):
         if resident is not None and looped is not None:
             lines.open(f"if {' * '.join(self.blocks())} <= {self.plan.tiles.resident}:")
         if resident is not None:
-            self._launch_one(lines, names[0], resident, whole=True)
+            self.launch_one(lines, names[0], resident, whole=True)
         if resident is not None and looped is not None:
             lines.close()
             lines.open("else:")
         if looped is not None:
             self.step_tile(lines)
-            self._launch_one(lines, names[1], looped, whole=False)
+            self.launch_one(lines, names[1], looped, whole=False)
         if resident is not None and looped is not None:
             lines.close()
         lines.add("return out")
         return self.result(kernels, lines, ())
-
-    def _launch_one(self, lines: Lines, kernel: str, body: Lines, *, whole: bool) -> None:
-        lines.add(f"grid = {self.programs()}")
-        lines.add(f"warps = {self.warps(whole=whole)}")
-        self.launch(lines, kernel, "grid", body, ("out",), ())
 
     def _resident_body(self) -> Lines:
         self.restart()
@@ -188,55 +222,59 @@ class _WholeRows(_RowEmitter):
         self.store(body)
         return body
 
-    def _looped_body(self) -> Lines:
-        self.restart()
-        body = Lines(1)
-        self.program_indices(body, split=False)
-        rounds = max((accumulator.round for accumulator in self.accumulators), default=0)
-        for round_ in range(1, rounds + 1):
-            for accumulator in self.accumulate(body, round_, split=False):
-                self.finish(body, accumulator)
-        if not self.region.is_full(self.root):
-            self.evaluate(body, self.missing([self.root]))
-            self.store(body)
-            return body
-        self.last_read = True
-        opened = self.walk(body, [self.root], split=False, backwards=rounds > 0)
-        self.store(body)
-        self.end_walk(body, opened)
-        return body
-
 
 class _SplitRows(_RowEmitter):
-    """Several programs share a row: a kernel for each round of reductions, and one that finishes."""
+    """Several programs share a row: a kernel for each round of reductions, and one that finishes.
+
+    Beside them stands the looped form, for calls with many rows or short ones.
+    """
 
     def emit(self) -> EmittedKernel:
         rounds = max(accumulator.round for accumulator in self.accumulators)
         bodies = [(self._round_name(round_), self._round_body(round_)) for round_ in range(1, rounds + 1)]
-        last = f"{self.plan.name}_finish_kernel"
-        bodies.append((last, self._last_body()))
-        kernels = []
-        for name, body in bodies:
-            extra = tuple(f"{state}_ptr" for state in self._named_states(body))
-            extra += ("out_ptr",) if name == last else ()
-            head = self.head(name, body, extra, self._part_sizes(body))
-            head = (
-                head.replace(": tl.constexpr,\n):", ": tl.constexpr, BLOCK_PARTS: tl.constexpr,\n):")
-                if self._parts_blocks(body)
-                else head
-            )
-            kernels.append(f'{head}\n    """{self._part_docstring(name == last)}"""\n{body}')
+        bodies.append((self._last_name(), self._last_body()))
+        walked = _WholeRows(self.plan.walked, self.graph)
+        looped = walked.looped_body()
+        kernels = [walked.whole_kernel(walked.long_name(), looped, walked.long_docstring())]
+        kernels += [self._kernel(name, body) for name, body in bodies]
+        scratch = tuple(
+            f"{state}: partial results, float32 [{self._kept_count()}, PARTS]" for state in self._all_states()
+        )
+        return self.result(kernels, self._wrapper(walked, looped, bodies), scratch)
+
+    def _last_name(self) -> str:
+        return f"{self.plan.name}_finish_kernel"
+
+    def _kernel(self, name: str, body: Lines) -> str:
+        last = name == self._last_name()
+        extra = tuple(f"{state}_ptr" for state in self._named_states(body)) + (("out_ptr",) if last else ())
+        head = self.head(name, body, extra, self._part_sizes(body))
+        if self._parts_blocks(body):
+            head = head.replace(": tl.constexpr,\n):", ": tl.constexpr, BLOCK_PARTS: tl.constexpr,\n):")
+        return f'{head}\n    """{self._part_docstring(last)}"""\n{body}'
+
+    def _wrapper(self, walked: _WholeRows, looped: Lines, bodies: Sequence[tuple[str, Lines]]) -> Lines:
         lines = Lines()
         self.wrapper_head(lines)
+        self.step_tile(lines)
+        lines.add(f"warps = {self.warps(whole=False)}")
+        lines.add(f"programs = {self.programs()}")
+        tiles = self.plan.tiles
+        many = f"programs >= {tiles.few} or " if self.plan.kept_axes else ""
+        lines.open(f"if {many}{self._length()} <= {tiles.long}:  # a program walks whole rows")
+        if walked.plan.tile_axes != self.plan.tile_axes:
+            walked.step_tile(lines)
+        walked.launch_one(lines, walked.long_name(), looped, whole=False)
+        lines.add("return out")
+        lines.close()
         self._split_lines(lines)
         for name, body in bodies:
-            extra = tuple(self._named_states(body)) + (("out",) if name == last else ())
-            shared = name != last or self.region.is_full(self.root)
+            last = name == self._last_name()
+            extra = tuple(self._named_states(body)) + (("out",) if last else ())
+            shared = not last or self.region.is_full(self.root)
             self.launch(lines, name, "programs * PARTS" if shared else "programs", body, extra, self._part_sizes(body))
         lines.add("return out")
-        kept = " * ".join(self.axes[axis].size for axis in self.plan.kept_axes) or "1"
-        scratch = tuple(f"{state}: partial results, float32 [PARTS, {kept}]" for state in self._all_states())
-        return self.result(kernels, lines, scratch)
+        return lines
 
     def _round_name(self, round_: int) -> str:
         kinds = [ROW_REDUCTIONS[n.target] for a in self.accumulators if a.round == round_ for n in a.nodes]
@@ -263,8 +301,12 @@ class _SplitRows(_RowEmitter):
         body.add("lo = part * PART")
         body.add(f"hi = tl.minimum(lo + PART, {size})")
 
-    def _kept_offset(self) -> str:
-        return self.offset(self.plan.kept_axes)
+    def _state_address(self, state: str, part: str) -> str:
+        """Of a part's partial results for this program's rows: the parts of a row lie together, as they are read."""
+        row = self.offset(self.plan.kept_axes)
+        if not row:
+            return f"{state}_ptr + {part}"
+        return f"{state}_ptr + {f'({row})' if ' ' in row else row} * PARTS + {part}"
 
     def _kept_count(self) -> str:
         return " * ".join(self.axes[axis].size for axis in self.plan.kept_axes) or "1"
@@ -276,11 +318,10 @@ class _SplitRows(_RowEmitter):
         self._range(body)
         sources = [accumulator.source for accumulator in self.accumulators if accumulator.round == round_]
         self._combine_earlier(body, sources, round_)
-        offset, mask = self._kept_offset(), self.mask(self.plan.kept_axes)
+        mask = self.mask(self.plan.kept_axes)
         for accumulator in self.accumulate(body, round_, split=True):
             for state in self.states[accumulator.nodes[0]]:
-                address = f"{state}_ptr + part * ({self._kept_count()})" + (f" + {offset}" if offset else "")
-                body.add(f"tl.store({address}, {state}{f', mask={mask}' if mask else ''})")
+                body.add(f"tl.store({self._state_address(state, 'part')}, {state}{f', mask={mask}' if mask else ''})")
         return body
 
     def _last_body(self) -> Lines:
@@ -315,12 +356,12 @@ class _SplitRows(_RowEmitter):
             self._combine_one(body, accumulator)
 
     def _combine_one(self, body: Lines, accumulator: Accumulator) -> None:
-        offset, kept = self._kept_offset(), self.mask(self.plan.kept_axes)
+        kept = self.mask(self.plan.kept_axes)
         mask = "parts < PARTS" + (f") & {kept}" if kept else "")
         mask = f"({mask}" if kept else mask
         names = self.states[accumulator.nodes[0]]
         for name, state in zip(names, accumulator.states, strict=True):
-            address = f"{name}_ptr + parts * ({self._kept_count()})" + (f" + {offset}" if offset else "")
+            address = self._state_address(name, "parts")
             body.add(f"{name} = tl.load({address}, mask={mask}, other={state.start})")
         accumulator.combine(body, names, self._reduce_parts)
         self.finish(body, accumulator)
@@ -347,21 +388,27 @@ class _SplitRows(_RowEmitter):
                 stack += self.region.inputs_of(node)
         return found
 
+    def _length(self) -> str:
+        """Number of a row's elements, as the wrapper says it."""
+        return " * ".join(self.axes[axis].size for axis in self.plan.axes.of_level(1))
+
+    def _most_parts(self) -> str:
+        """The parts' states are combined in one tile, beside those of other rows where a tile holds several."""
+        kept = [self.block(axis) for axis in self.plan.tile_axes if not self.is_row(axis)]
+        return f"min({_MOST_PARTS}, max({_ANY_PARTS}, {_COMBINED} // {kept[0]}))" if kept else str(_MOST_PARTS)
+
     def _split_lines(self, lines: Lines) -> None:
-        self.step_tile(lines)
-        lines.add(f"warps = {self.warps(whole=False)}")
-        lines.add(f"programs = {self.programs()}")
         axis = self.plan.row_axes[0]
         step = self.block(axis) if axis in self.plan.tile_axes else "1"
         size = self.axes[axis].size
         lines.add(f"steps = triton.cdiv({size}, {step})" if step != "1" else f"steps = {size}")
-        lines.add(f"parts = min(steps, max(1, {self.plan.tiles.target_programs} // programs), {_MOST_PARTS})")
+        lines.add(f"parts = min(steps, max(1, {self.plan.tiles.target_programs} // programs), {self._most_parts()})")
         lines.add("PART = triton.cdiv(steps, parts)" + (f" * {step}" if step != "1" else ""))
         lines.add(f"PARTS = triton.cdiv({size}, PART)")
         lines.add("BLOCK_PARTS = triton.next_power_of_2(PARTS)")
         device = f"{next(iter(self.pointers.values()))}.device"
         for state in self._all_states():
-            shape = f"(PARTS, {self._kept_count()})"
+            shape = f"({self._kept_count()}, PARTS)"
             lines.add(f"{state} = note(torch.empty({shape}, device={device}, dtype=torch.float32))")
 
 

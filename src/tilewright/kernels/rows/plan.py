@@ -1,15 +1,16 @@
 """Plans of row kernels: which axes a tile holds, how the others are walked, and where sizes are read.
 
 Three forms. Resident: a program holds whole rows in registers, and reads and writes each element once. Looped: a
-program walks its row once for each round of reductions, and once more to write. Split: so few rows that one
-program each would leave the GPU idle; several programs share a row, with partial results between their kernels.
+program walks its row once for each round of reductions, and once more to write. Split: so few long rows that one
+program each would leave the GPU idle; several programs share a row, with partial results between their kernels. How
+many do is decided at run time, by the sizes of the call; the looped form stands beside it for many rows or short ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tilewright.graph.graph import fixed_size, size_hint
@@ -42,6 +43,8 @@ class RowTiles:
         warp: elements that a warp holds of whole rows, four times those of a step; a power of two.
         resident: elements of a tile of whole rows at most; a power of two.
         target_programs: split rows are cut until there are about so many programs.
+        few: rows are split where one program for each tile of them makes fewer than this.
+        long: and where a row has more elements than this.
     """
 
     tile: int = 2048
@@ -49,6 +52,8 @@ class RowTiles:
     warp: int = 1024
     resident: int = 16384
     target_programs: int = 1024
+    few: int = 264
+    long: int = 8192
 
 
 @dataclass(frozen=True)
@@ -138,9 +143,14 @@ class RowPlan:
         return self.axes.of_level(0)
 
     @property
+    def walked(self) -> RowPlan:
+        """The looped form of a split plan, whose tiles may hold several rows."""
+        return replace(self, form=RowForm.LOOPED, outer=_tile(self.axes)[0])
+
+    @property
     def schedule_sizes(self) -> tuple[tuple[str, int], ...]:
         """Blocks that the wrapper derives at the example sizes, outer to inner, for reports."""
-        blocks = self._whole_blocks() if self.form is RowForm.RESIDENT else self._step_blocks()
+        blocks = self._whole_blocks() if self.form is RowForm.RESIDENT else self.step_blocks()
         return tuple((f"BLOCK_{self.axes.axes[axis].size}", blocks[axis]) for axis in self.tile_axes)
 
     @property
@@ -158,7 +168,8 @@ class RowPlan:
         kept = [axis for axis in self.tile_axes if axis not in row]
         return row | {axis: min(self._padded(axis), max(32 if axis == self.inner else 1, room)) for axis in kept}
 
-    def _step_blocks(self) -> dict[int, int]:
+    def step_blocks(self) -> dict[int, int]:
+        """Axis of the tile -> its block in a step along the row, at the example sizes."""
         step = 2 * self.tiles.tile
         inner_is_row = self.axes.axes[self.inner].level == 1
         blocks = {self.inner: min(self._padded(self.inner), step if inner_is_row else self.tiles.stripe)}
@@ -173,7 +184,6 @@ def plan_rows(
     formats: Sequence[MemoryFormat],
     tiles: RowTiles,
     *,
-    programs_to_fill: int,
     form: RowForm | None = None,
     output_format: MemoryFormat = MemoryFormat.CONTIGUOUS,
 ) -> RowPlan | None:
@@ -184,8 +194,7 @@ def plan_rows(
         region: what to compute.
         formats: memory format of each operand.
         tiles: limits of tiles.
-        programs_to_fill: with fewer rows than this, long rows are split.
-        form: use this one where it is possible.
+        form: use this one where it is possible, and where the example's rows can gain by it.
         output_format: memory format of the output.
     """
     axes = merge_row_axes(region, formats, output_format)
@@ -197,12 +206,14 @@ def plan_rows(
     if in_order and len(row) != 1:
         return None
     plan = RowPlan(name, region, axes, RowForm.LOOPED, outer, inner, False, tiles, output_format)
-    wanted = form or _best_form(plan, programs_to_fill)
-    if wanted is RowForm.SPLIT and in_order:
+    wanted = form or _best_form(plan)
+    if wanted is RowForm.SPLIT and (in_order or not _gains_by_split(plan)):
         wanted = RowForm.LOOPED
     if wanted is RowForm.RESIDENT and not _can_be_resident(plan):
         wanted = RowForm.LOOPED
     fixed = wanted is RowForm.RESIDENT and _is_fixed(plan)
+    if wanted is RowForm.SPLIT and outer not in row:
+        outer = None  # a slice fills a tile, and what is reduced is a number: no layout to change
     return RowPlan(name, region, axes, wanted, outer, inner, fixed, tiles, output_format)
 
 
@@ -244,14 +255,19 @@ def _is_fixed(plan: RowPlan) -> bool:
     return None not in sizes and inner_is_row and _padded_row(plan) <= plan.tiles.resident
 
 
-def _best_form(plan: RowPlan, programs_to_fill: int) -> RowForm:
+def _best_form(plan: RowPlan) -> RowForm:
     if _can_be_resident(plan) and _narrowest(plan) <= plan.tiles.resident:
         return RowForm.RESIDENT
+    return RowForm.SPLIT if _gains_by_split(plan) else RowForm.LOOPED
+
+
+def _gains_by_split(plan: RowPlan) -> bool:
+    """The example has few rows, and they are long: what the wrapper asks of the sizes of a call."""
     hint = [axis.size_hint for axis in plan.axes.axes]
-    programs = math.prod(hint[index] for index in plan.kept_axes if index != plan.inner)
-    if plan.inner in plan.kept_axes:
-        programs *= -(-hint[plan.inner] // plan.tiles.stripe)
-    return RowForm.SPLIT if programs < programs_to_fill else RowForm.LOOPED
+    blocks = plan.step_blocks()
+    programs = math.prod(-(-hint[axis] // blocks.get(axis, 1)) for axis in plan.kept_axes)
+    length = math.prod(hint[axis] for axis in plan.axes.of_level(1))
+    return programs < plan.tiles.few and length > plan.tiles.long
 
 
 # -- axes --------------------------------------------------------------------------------------------------

@@ -37,7 +37,11 @@ class RowOptions:
         """For people."""
         form = f"{self.form.value} rows, " if self.form else "rows "
         form += "plain reductions among them, " if self.plain else ""
-        return f"{form}in tiles of {self.tiles.tile}, stripes of {self.tiles.stripe}, {self.tiles.warp} elements a warp"
+        tiles = self.tiles
+        return (
+            f"{form}in tiles of {tiles.tile}, stripes of {tiles.stripe}, {tiles.warp} elements a warp, "
+            f"{tiles.target_programs} programs where rows are split"
+        )
 
 
 def find_row_regions(
@@ -87,7 +91,6 @@ def plan_row_region(
     formats: Mapping[torch_fx.Node, MemoryFormat],
     names: Names,
     options: RowOptions,
-    sm_count: int,
 ) -> RowPlan | None:
     """The plan of a row region; None where it declines."""
     operations = [operation_name(node).strip("_") for node in region.nodes if not moves_nothing(node)]
@@ -97,7 +100,6 @@ def plan_row_region(
         region,
         [formats.get(operand.node, plain) for operand in region.operands],
         options.tiles,
-        programs_to_fill=sm_count,
         form=options.form,
         output_format=formats.get(region.root, plain),
     )
