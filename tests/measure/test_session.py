@@ -56,7 +56,8 @@ class Children:
                 for calls in (10, 20):
                     beat.timed(label, calls, lambda: None)
                 samples = [] if failure else [2.0] * 5
-                beat.tell({"label": label, "samples_ms": samples, "failure": failure, "method": "fake"})
+                times = {"samples_ms": samples, "calls_ms": samples}
+                beat.tell({"label": label, **times, "failure": failure, "method": "fake"})
 
 
 @pytest.fixture
