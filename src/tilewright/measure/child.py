@@ -13,7 +13,9 @@ import torch
 
 from tilewright.gate.reference.subject import product_precision
 from tilewright.gate.stages.compiled import VARIABLE as CACHE_VARIABLE
+from tilewright.measure.compiled import PeerBench
 from tilewright.measure.metronome import Beat
+from tilewright.measure.peers import Peer
 from tilewright.measure.statistics import summarise
 from tilewright.measure.subjects import build_candidate, input_sets, source_from_json
 from tilewright.measure.timer import (
@@ -62,7 +64,8 @@ def session(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: E
     """Entry of a session: the reference stays warm, orders come over the parent's socket until there is none.
 
     Job fields: `reference`, `include_reference`, `precision`, `beat`. An order is a file: `candidates` (label ->
-    source and the folder of its compiled kernels) and `plan`.
+    source and the folder of its compiled kernels), `peers` (mode and layout of each), `peers_s` (seconds that
+    compiling all of them may take) and `plan`.
     """
     beat = Beat(job["beat"])
     with product_precision(job["precision"]), torch.no_grad():
@@ -81,11 +84,14 @@ class _Bench:
         self._sets = input_sets(self._source, "cuda", torch.cuda.mem_get_info()[0])
         self._include_reference = bool(job["include_reference"])
         self._timer = CudaTimer()
+        self._peers = PeerBench(self._source, self._reference, self._sets)
 
     def measure(self, order: Mapping[str, Any]) -> None:
         """Build and warm up one by one (the parent learns whose turn it is), then sample in turns."""
         plan = SamplingPlan(**order["plan"])
         subjects = [Subject(REFERENCE, _calls(self._reference, self._sets))] if self._include_reference else []
+        # Before any candidate has run here: what it may do to torch is none of a peer's business.
+        subjects += [self._peer(Peer(**data), float(order["peers_s"])) for data in order["peers"]]
         subjects += [self._subject(label, data) for label, data in order["candidates"].items()]
         self._beat.tell({"begin": ""})
         sample_interleaved(subjects, self._timer, plan)
@@ -98,6 +104,10 @@ class _Bench:
         del subjects
         gc.collect()
         torch.cuda.empty_cache()  # others use the device between orders
+
+    def _peer(self, peer: Peer, limit_s: float) -> Subject:
+        self._beat.tell({"begin": peer.name})
+        return self._peers.subject(peer, limit_s)
 
     def _subject(self, label: str, data: Mapping[str, Any]) -> Subject:
         self._beat.tell({"begin": label})
