@@ -10,6 +10,7 @@ from tests.search.fakes import GPU, Bench, FakeClock, accepted, candidate, limit
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.measure.clock import ClockReport
+from tilewright.measure.peers import Peer
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
@@ -272,10 +273,12 @@ def test_a_gain_that_does_not_show_again_is_reverted(tmp_path: Path) -> None:
     tools = bench.tools()
 
     class Worse(FakeClock):
-        def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+        def measure(
+            self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+        ) -> ClockReport:
             if bench.calls["gate a"]:
                 bench.times = {"a": 9.95}
-            return super().measure(candidates, plan)
+            return super().measure(candidates, plan, peers, peers_s)
 
     again = replace(tools, open_clock=lambda task: Worse(bench, task))
     study = optimize_task(task(stages=[Stage.BLOCK_TILING]), tools=again, study=tmp_path / "s.sqlite")

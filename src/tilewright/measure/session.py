@@ -57,6 +57,7 @@ class ClockSession:
         self._include_reference = include_reference
         self._child: _Child | None = None
         self._lost_peers: dict[str, str] = {}
+        self._closed = False
 
     def __enter__(self) -> ClockSession:
         return self
@@ -89,6 +90,8 @@ class ClockSession:
                     alone_each = True  # it died while all were sampled in turns: who did it shows when each is alone
                     continue
                 done = _merged(done, order.report)
+                if self._closed:
+                    break
                 if order.culprit in {peer.name for peer in beside}:
                     self._lost_peers[str(order.culprit)] = order.report.failures.get(str(order.culprit), "")
                     continue
@@ -107,7 +110,11 @@ class ClockSession:
             self._child = _Child(self._task, self._include_reference)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and a measurement that is under way in another thread."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
@@ -117,7 +124,7 @@ class ClockSession:
         assert self._child is not None
         answer = self._child.order(_Order(tuple(candidates), plan, tuple(peers), peers_s, self._include_reference))
         if answer.died:
-            self.close()
+            self._drop()
         return answer
 
 

@@ -94,6 +94,8 @@ def sentence(study: Study) -> str:
     if best is None or best.timing is None:
         return f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}."
     text = f"A verified module for {study.task} on the {study.gpu}: {time_text(best.timing)} {best.timing.label}"
+    if study.runner_up is not None:
+        return f"{text}; {best.reason}."
     if study.speed_up is not None and study.baseline is not None:
         text += f", {study.speed_up:.2f}x as fast as {_baseline_name(study)}"
     fraction = study.fraction_of_speed_of_light(best.timing)
@@ -103,10 +105,15 @@ def sentence(study: Study) -> str:
 
 
 def _baseline_name(study: Study) -> str:
-    return "the reference" if study.baseline is study.reference else "the given code"
+    if study.baseline is study.reference:
+        return "the reference"
+    peer = study.best_peer
+    return peer[0] if peer is not None and study.baseline is peer[1] else "the given code"
 
 
 def _what_happened(study: Study) -> str:
+    if study.ours is not None:
+        return study.ours.reason
     if not study.trials:
         return "there was nothing to try"
     outcomes = Counter(str(trial.outcome) for trial in study.trials)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tilewright.measure.timer import PLANS
+from tilewright.search.budget import Budget
 from tilewright.search.effort import Effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.ledger import Ledger
@@ -37,15 +38,14 @@ class Batches:
         pace: Pace,
         notes: list[str],
         meter: Meter,
-        time_is_up: Callable[[], bool],
+        budget: Budget,
         settle: Callable[[], None],
         gate_begins: Callable[[Candidate], None],
     ) -> None:
         """Where to look, and whom to tell.
 
         Args:
-            ledger, evaluator, effort, pace, notes, meter: of the run.
-            time_is_up: nothing new is begun then.
+            ledger, evaluator, effort, pace, notes, meter, budget: of the run.
             settle: called before anything is compared: what there was before the search has its time then.
             gate_begins: told of each candidate that goes through the gate.
         """
@@ -55,7 +55,7 @@ class Batches:
         self._pace = pace
         self._notes = notes
         self._meter = meter
-        self._time_is_up = time_is_up
+        self._budget = budget
         self._settle = settle
         self._gate_begins = gate_begins
         self._seen: set[str] = set()
@@ -94,7 +94,7 @@ class Batches:
         count = len(candidates)
         with contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
             for index, candidate in enumerate(candidates):
-                if self._time_is_up() and self._has_enough(ranked):
+                if self._budget.is_up and self._has_enough(ranked):
                     self._notes.append(f"stage {rules.stage}: {count - index} candidates were not tried, time was up")
                     break
                 start = time.monotonic()
@@ -121,15 +121,21 @@ class Batches:
             if shortfall:
                 reason = f"{shortfall}; not put through the gate"
                 self._ledger.record(rules, judged, Outcome.REVERTED, reason, since=start)
-            elif verified == self._effort.verified:
-                self._ledger.record(rules, judged, Outcome.REVERTED, self._gates_used(verified), since=start)
+            elif why := self._no_gate(verified):
+                self._ledger.record(rules, judged, Outcome.REVERTED, why, since=start)
             else:
                 verified += 1
                 self._pace.at(len(ranked) + index, 2 * len(ranked), f"the gate on {judged.candidate.description}")
                 self._gate(rules, judged, since=start)
 
-    def _gates_used(self, verified: int) -> str:
-        return f"effort {self._effort.name} puts {verified} candidates of a batch through the gate"
+    def _no_gate(self, verified: int) -> str:
+        """Why no more candidates of a batch go through the gate after so many; empty where one more does."""
+        if verified == self._effort.verified:
+            return f"effort {self._effort.name} puts {verified} candidates of a batch through the gate"
+        found_nothing = self._ledger.best is None and not self._budget.is_over
+        if found_nothing or self._budget.suffices_for("gate"):
+            return ""
+        return f"no time was left for the gate ({self._budget.left_s:.0f} s of {self._budget.seconds:.0f} s)"
 
     def _gate(self, rules: StageRules, judged: Judged, *, since: float) -> None:
         self._gate_begins(judged.candidate)
@@ -154,8 +160,8 @@ class Batches:
             if shortfall:
                 reason = shortfall if one.accepted else f"{shortfall}; not put through the gate"
                 self._ledger.record(rules, one, Outcome.REVERTED, reason, since=start)
-            elif verified == self._effort.verified:
-                self._ledger.record(rules, one, Outcome.REVERTED, self._gates_used(verified), since=start)
+            elif why := self._no_gate(verified):
+                self._ledger.record(rules, one, Outcome.REVERTED, why, since=start)
             else:
                 verified += 1
                 self._pace.at(2 * len(judged) - 1, 2 * len(judged), f"the gate on {one.candidate.description}")
@@ -192,7 +198,7 @@ class Batches:
         steps = strategy(options, self._effort.bounds)
         with contextlib.suppress(StopIteration), contextlib.closing(steps):
             ask = next(steps)
-            while not self._time_is_up() or self._ledger.best is None:
+            while not self._budget.is_up or (self._ledger.best is None and not self._budget.is_over):
                 ask = steps.send(self._answer(ask, by_key))
         return list(by_key.values())
 

@@ -83,6 +83,10 @@ class Modelled:
         """The longer of the GPU's time and the host's, milliseconds; None where the host's is not known."""
         return None if self.host_ms is None else max(self.gpu_ms, self.host_ms)
 
+    def by_call(self) -> Modelled:
+        """The same where calls are made one by one: the longer of the two times decides."""
+        return self if self.call_ms is None else replace(self, time_ms=self.call_ms)
+
     def by_gpu_alone(self) -> Modelled:
         """The same where calls are captured in CUDA graphs: the GPU's time alone decides."""
         return replace(self, time_ms=self.gpu_ms)
