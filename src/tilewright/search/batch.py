@@ -105,7 +105,8 @@ class Batches:
                     self._ledger.record(rules, judged, Outcome.REJECTED, reason, since=start)
                 else:
                     ranked.append(judged)
-        return sorted(ranked, key=lambda judged: judged.predicted_ms)
+        # Where the host binds all candidates, the GPU's time tells them apart.
+        return sorted(ranked, key=lambda judged: (judged.predicted_ms, judged.predicted_gpu_ms))
 
     def _has_enough(self, ranked: Sequence[Judged]) -> bool:
         """Something was kept before, or there is something to choose from: a run that is short of time ends here."""

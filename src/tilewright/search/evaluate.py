@@ -59,6 +59,11 @@ class Judged:
         return self.known.prediction.time_ms if self.known.prediction is not None else float("inf")
 
     @property
+    def predicted_gpu_ms(self) -> float:
+        """The modelled time on the GPU alone, milliseconds; infinite where there is none."""
+        return self.known.prediction.gpu_ms if self.known.prediction is not None else float("inf")
+
+    @property
     def measured_ms(self) -> float:
         """The measured time, milliseconds, of a kernel that may be wrong; infinite where there is none."""
         return self.known.measured.time_ms if self.known.measured is not None else float("inf")

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tilewright.diagnosis.diagnose import in_short
+from tilewright.measure.host import host_ms_of_compiled
 from tilewright.proposers.llm.turn import Conversation, ExchangeLog, Turn
 from tilewright.search.batch import Batches
 from tilewright.search.budget import Budget
@@ -196,6 +197,12 @@ class _Search:
         installed = self.tools.installed()
         here = f"this machine has a {installed.name}" if installed is not None else "there is no GPU here"
         self.notes.append(f"times are modelled for the {self.task.gpu.name}, not measured: {here}")
+        if self.understanding.graph is not None:
+            host_ms = host_ms_of_compiled(self.understanding.graph)
+            self.notes.append(
+                f"torch.compile is not compared without the GPU; a call of it takes the host about {host_ms:.2g} ms "
+                "(modelled)"
+            )
 
     def _look_at_what_is_there(self, pool: ThreadPoolExecutor) -> None:
         """Begin to judge the given code; candidates are written and compiled meanwhile."""
@@ -205,7 +212,8 @@ class _Search:
                 "keep its meaning were tried"
             )
         if not self.ledger.measures:
-            self.ledger.reference = self.tools.predict_reference(self.task, self.understanding)
+            predicted = self.tools.predict_reference(self.task, self.understanding)
+            self.ledger.reference = predicted.by_gpu_alone() if predicted and self.its.graphs else predicted
         self.notes += strictest_class(self.task.precision, self.understanding.operations)
         candidate = self._given_candidate()
         if candidate is not None:

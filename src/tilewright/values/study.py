@@ -165,6 +165,12 @@ class Study:
         """Name and time of the fastest peer; None where none was timed."""
         return min(self.peers.items(), key=lambda row: row[1].time_ms, default=None)
 
+    @property
+    def peer_wins(self) -> bool:
+        """The fastest thing that the user had is a peer, and nothing of ours beats it."""
+        peer = self.best_peer
+        return peer is not None and self.baseline is peer[1] and (self.best is None or self.runner_up is not None)
+
     def keeping_ours(self) -> Study:
         """The same study with the fastest of ours as its result, also where a peer is faster."""
         return self if self.best is not None else replace(self, best_number=self.runner_up)
