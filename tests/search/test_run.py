@@ -358,6 +358,44 @@ def test_the_given_code_is_judged_while_candidates_are_compiled(tmp_path: Path) 
     assert isinstance(study.given.timing, Measured)
 
 
+def test_where_a_batch_is_measured_whole_the_gpu_works_while_the_next_are_compiled(tmp_path: Path) -> None:
+    import threading
+
+    scouted = threading.Event()
+    bench = Bench({"a": 8.0, "b": 5.0}, installed=GPU, synthesized=[candidate("a"), candidate("b")])
+    tools = bench.tools()
+
+    class Telling(FakeClock):
+        def measure(
+            self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+        ) -> ClockReport:
+            found = super().measure(candidates, plan, peers, peers_s)
+            if [item.source for item in candidates] == ["a"]:
+                scouted.set()
+            return found
+
+    def predict(task: Task, one: Candidate) -> object:
+        if one.source == "b":
+            assert scouted.wait(20), "nothing was measured while this was compiled"
+        return tools.predict(task, one)
+
+    both = replace(tools, predict=predict, open_clock=lambda task: Telling(bench, task))  # type: ignore[arg-type]
+    study = optimize_task(task(stages=[Stage.BLOCK_TILING]), tools=both, study=tmp_path / "s.sqlite", effort="full")
+    assert study.best is not None
+    assert study.best.candidate.source == "b"
+
+
+def test_where_the_host_binds_no_schedules_are_tried(tmp_path: Path) -> None:
+    bench = Bench({"a": 0.01, "b": 0.005}, installed=GPU, synthesized=[candidate("a")], reference_ms=0.05)
+    bench.call_times = {"a": 0.04, "b": 0.039}
+    study = run(bench, tmp_path)
+    assert any("the host binds the result" in note for note in study.notes)
+    assert len(study.stage_results) == 1
+    assert bench.stages_retuned == []
+    captured = run(bench, tmp_path, graphs=True)
+    assert len(captured.stage_results) > 1
+
+
 def test_each_stage_says_what_came_of_it(tmp_path: Path) -> None:
     bench = Bench({"a": 8.0, "b": 7.95, "c": 5.0}, synthesized=[candidate("a")], installed=GPU)
     bench.retuned = {"a": [candidate("b")], "c": []}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tilewright.measure.timer import PLANS
+from tilewright.search.ahead import Ahead
 from tilewright.search.budget import Budget
 from tilewright.search.effort import Effort
 from tilewright.search.evaluate import Evaluator, Judged
@@ -92,7 +93,11 @@ class Batches:
         """Those that compile, by modelled time; the others are trials that ended here."""
         ranked: list[Judged] = []
         count = len(candidates)
-        with contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
+        bounds = self._effort.bounds
+        ahead = Ahead(
+            self._evaluator, bounds.scout, bounds.at_once, active=self._ledger.measures and self._measures_all(count)
+        )
+        with ahead, contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
             for index, candidate in enumerate(candidates):
                 if self._budget.is_up and self._has_enough(ranked):
                     self._notes.append(f"stage {rules.stage}: {count - index} candidates were not tried, time was up")
@@ -105,8 +110,19 @@ class Batches:
                     self._ledger.record(rules, judged, Outcome.REJECTED, reason, since=start)
                 else:
                     ranked.append(judged)
+                    if not _is_timed(judged, PLANS[bounds.scout].min_samples):
+                        ahead.offer(judged.candidate)
+            times = ahead.times()
+        ranked = [
+            self._evaluator.timed(one, times[one.candidate.digest]) if one.candidate.digest in times else one
+            for one in ranked
+        ]
         # Where the host binds all candidates, the GPU's time tells them apart.
         return sorted(ranked, key=lambda judged: (judged.predicted_ms, judged.predicted_gpu_ms))
+
+    def _measures_all(self, count: int) -> bool:
+        """A batch of so many is measured whole, whatever the model says: it need not be compiled whole before."""
+        return not self._effort.far_behind and count <= min(self._effort.small, self._effort.bounds.measurements)
 
     def _has_enough(self, ranked: Sequence[Judged]) -> bool:
         """Something was kept before, or there is something to choose from: a run that is short of time ends here."""

@@ -37,7 +37,7 @@ from tilewright.task.precision import strictest_class
 from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
-from tilewright.values.measurement import Timing
+from tilewright.values.measurement import Timing, bound_by
 from tilewright.values.sight import Sight
 from tilewright.values.study import Outcome, StageResult, Study, Trial
 
@@ -274,10 +274,17 @@ class _Search:
         # Variants of one code alone: what one stage forbids (tile sizes, say) may be all that the next one gains by.
         if idle >= self.effort.idle_stages and not self.task.given_code_is_specification:
             return f"{idle} stage{'s' if idle > 1 else ''} in a row gained nothing"
+        if self._is_bound_by_host():
+            return "the host binds the result: schedules change the GPU's time alone"
         fraction = self._fraction_of_speed_of_light()
         if fraction is not None and fraction >= self.effort.near_speed_of_light:
             return f"the best is at {100 * fraction:.0f} % of the speed of light"
         return ""
+
+    def _is_bound_by_host(self) -> bool:
+        """No schedule would be seen; a proposer that talks may have other ideas."""
+        timing = self.ledger.best.timing if self.ledger.best is not None else None
+        return self.conversation is None and timing is not None and bound_by(timing) == "host"
 
     def _fraction_of_speed_of_light(self) -> float | None:
         floor, best = self.understanding.floors.get(self.task.precision), self.ledger.best
@@ -291,7 +298,7 @@ class _Search:
         tried = self.batches.try_all(rules, self._written(rules))
         self._settle_what_is_there()
         code = self.ledger.code_to_tune
-        if self.effort.retune and code is not None and not self.budget.is_up:
+        if self.effort.retune and code is not None and not self.budget.is_up and not self._is_bound_by_host():
             self.pace.say("writing variants of the best code so far")
             with self.meter.on("retune"):
                 proposals = self._retuned(rules, code)
