@@ -115,6 +115,18 @@ def test_a_peer_that_cannot_be_compiled_is_named_with_its_reason(compiles: Any) 
     assert bench().subject(PEERS[0], 60.0).failure == "RuntimeError: BackendCompilerFailed"
 
 
+def test_the_references_luck_with_few_elements_is_no_bar(compiles: Any) -> None:
+    peers = bench()
+    assert peers.reference(*peers.sets[0])[0].numel() < compiled.FEW
+    off = 1.0 + 3e-7  # a few units in the last place
+    compiles(lambda module: lambda x: (module(x)[0] * off, module(x)[1]))
+    assert peers.subject(PEERS[0], 60.0).failure == ""
+    right = peers._right[0]
+    assert right.pool.norm >= right.errors.norm
+    peers.forget_outputs()
+    assert peers.subject(PEERS[2], 60.0).failure == ""  # they are made again
+
+
 def test_what_one_peer_takes_is_not_left_to_the_next(compiles: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_LEAST_S", 0.02)
 

@@ -90,8 +90,9 @@ class _Bench:
         """Build and warm up one by one (the parent learns whose turn it is), then sample in turns."""
         plan = SamplingPlan(**order["plan"])
         subjects = [Subject(REFERENCE, _calls(self._reference, self._sets))] if self._include_reference else []
-        # Before any candidate has run here: what it may do to torch is none of a peer's business.
+        # Peers before candidates: in a fresh process no candidate has touched the torch that compiles and checks them.
         subjects += [self._peer(Peer(**data), float(order["peers_s"])) for data in order["peers"]]
+        self._peers.forget_outputs()
         subjects += [self._subject(label, data) for label, data in order["candidates"].items()]
         self._beat.tell({"begin": ""})
         sample_interleaved(subjects, self._timer, plan)
@@ -107,7 +108,10 @@ class _Bench:
 
     def _peer(self, peer: Peer, limit_s: float) -> Subject:
         self._beat.tell({"begin": peer.name})
-        return self._peers.subject(peer, limit_s)
+        subject = self._peers.subject(peer, limit_s)
+        if _has_lost_context(subject.failure):
+            os._exit(CONTEXT_LOST)
+        return subject
 
     def _subject(self, label: str, data: Mapping[str, Any]) -> Subject:
         self._beat.tell({"begin": label})
