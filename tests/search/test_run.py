@@ -11,6 +11,7 @@ from tilewright.errors import InputMismatchError, MissingReferenceError, Tilewri
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.measure.clock import ClockReport
 from tilewright.measure.peers import Peer
+from tilewright.search.budget import Budget
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
@@ -394,6 +395,30 @@ def test_where_the_host_binds_no_schedules_are_tried(tmp_path: Path) -> None:
     assert bench.stages_retuned == []
     captured = run(bench, tmp_path, graphs=True)
     assert len(captured.stage_results) > 1
+
+
+def test_a_batch_that_would_outlast_the_budget_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench({"a": 8.0, "b": 5.0}, synthesized=[candidate("a")])
+    bench.retuned = {"a": [candidate("b")]}
+    monkeypatch.setattr(Budget, "suffices_for", lambda self, activity: activity != "compile")
+    study = run(bench, tmp_path)
+    assert [trial.candidate.source for trial in study.trials] == ["a"]  # the first is tried whatever the time
+    assert any("1 candidates were not tried, time was up" in note for note in study.notes)
+
+
+def test_without_time_for_another_gate_the_rest_of_a_batch_is_reverted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench({"a": 8.0, "b": 5.0}, {"b": rejected()}, synthesized=[candidate("a"), candidate("b")])
+    bench.retuned = {"a": [candidate("c")]}
+    bench.times = {"a": 8.0, "b": 5.0, "c": 4.0}
+    monkeypatch.setattr(Budget, "suffices_for", lambda self, activity: activity != "gate")
+    study = run(bench, tmp_path, task(stages=[Stage.GRID_AND_PARALLEL]))
+    by_source = {trial.candidate.source: trial for trial in study.trials}
+    assert by_source["a"].outcome is Outcome.KEPT  # nothing was kept yet: it has its turn
+    assert by_source["c"].outcome is Outcome.REVERTED
+    assert "no time was left for the gate" in by_source["c"].reason
+    assert bench.calls["gate c"] == 0
 
 
 def test_each_stage_says_what_came_of_it(tmp_path: Path) -> None:

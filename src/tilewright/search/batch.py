@@ -74,6 +74,9 @@ class Batches:
                 fresh.append(candidate)
         if not fresh:
             return 0
+        if self._ledger.best is not None and not self._budget.suffices_for("compile"):
+            self._notes.append(f"stage {rules.stage}: {len(fresh)} candidates were not tried, time was up")
+            return 0
         most = self._effort.predicted
         if len(fresh) > most:
             self._notes.append(
