@@ -135,6 +135,10 @@ def test_a_faster_peer_is_the_verdict_and_a_peer_that_failed_is_named() -> None:
     assert (study_report(kept)["exit_code"], study_report(kept)["faster_peer"]) == (0, PEER)
 
 
+def test_where_nothing_of_ours_gained_the_fastest_peer_is_named() -> None:
+    assert sentence(replace(beaten(), runner_up=None)).endswith(f"; the fastest is {PEER}: 0.05 ms.")
+
+
 def test_the_terminal_ends_with_where_the_time_went() -> None:
     text = text_of(study_view(beaten()))
     assert text.strip().endswith("took 12.5 s of 75 s, some of it at the same time: peers 8.0 s; compile 3.0 s")

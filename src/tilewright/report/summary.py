@@ -92,7 +92,9 @@ def sentence(study: Study) -> str:
     """The verdict on the whole run, in one sentence."""
     best = study.best
     if best is None or best.timing is None:
-        return f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}."
+        return (
+            f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}{_fastest(study)}."
+        )
     text = f"A verified module for {study.task} on the {study.gpu}: {time_text(best.timing)} {best.timing.label}"
     if study.runner_up is not None:
         return f"{text}; {best.reason}."
@@ -102,6 +104,14 @@ def sentence(study: Study) -> str:
     if fraction is not None:
         text += f", {fraction_text(fraction)} of the speed of light"
     return text + "."
+
+
+def _fastest(study: Study) -> str:
+    """Which peer the user is best off with, where nothing of ours could be held against it."""
+    peer = study.best_peer
+    if study.ours is not None or not study.peer_wins or peer is None:
+        return ""
+    return f"; the fastest is {peer[0]}: {time_text(peer[1])}"
 
 
 def _baseline_name(study: Study) -> str:
