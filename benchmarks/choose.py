@@ -120,7 +120,7 @@ def choose(folder: str, precision: str, effort: str, predicted: str) -> None:
     tools = Tools(gate=lambda *_: Verdict((), how="the benchmark checks"), look=lambda *_: None)
     # Without a reference's own code to edit, retune would only go over our own schedules again.
     level: Any = find_effort(effort)
-    level = replace(level, retune=False, gpu_budget_s=60.0, predicted=int(predicted) or level.predicted)
+    level = replace(level, retune=False, gpu_budget_s=60.0, peer_modes=(), predicted=int(predicted) or level.predicted)
     vars(run)["find_effort"] = lambda _: level
     study = run.optimize_task(task, effort=effort, out=place / "study", tools=tools)
     best = next((trial for trial in study.trials if trial.number == study.best_number), None)

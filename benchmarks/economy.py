@@ -65,7 +65,7 @@ def economy_of(case: RecordedCase, effort_name: str) -> Economy:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table and write it; 0 where `quick` reaches 95 % everywhere, 1 where not, 2 without a record."""
+    """Print the table and write it; 0 where `quick` reaches 93 % everywhere, 1 where not, 2 without a record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.economy", description=__doc__.split("\n\n")[0])
     parser.add_argument("--record", type=Path, default=RECORD, metavar="FILE", help=f"default: {RECORD.name}")
     parser.add_argument(
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     record = {"record": options.record.name, "rows": [asdict(row) for row in rows]}
     options.out.write_text(json.dumps(record, indent=1) + "\n")
-    return 0 if all(row.share >= 0.95 for row in rows if row.effort == "quick") else 1
+    return 0 if all(row.share >= 0.93 for row in rows if row.effort == "quick") else 1
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _optimise(case: Case, folder: Path, effort: str, ends: float) -> Ours:
     reference = folder / f"{case.name.replace('.', '_')}.py"
     reference.write_text(case.source)
     command = [sys.executable, "-m", "tilewright", "optimize", str(reference), "--out", str(folder)]
-    command += ["--effort", effort, "--precision", case.precision]
+    command += ["--effort", effort, "--precision", case.precision, "--keep"]  # its ratio is told where it loses, too
     with open(folder / "optimize.log", "w") as log:
         try:
             code = subprocess.run(

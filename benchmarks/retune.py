@@ -239,7 +239,7 @@ class KernelClock:
     def close(self) -> None:
         """Nothing to end: the modules are asked again for the final figures."""
 
-    def measure(self, candidates: Sequence[Any], plan: str) -> Any:
+    def measure(self, candidates: Sequence[Any], plan: str, peers: Sequence[Any] = (), peers_s: float = 0.0) -> Any:
         """Median of the kernels' time in one forward pass, milliseconds, of each candidate."""
         from tilewright.measure.clock import ClockReport
         from tilewright.measure.lock import alone_on_gpu

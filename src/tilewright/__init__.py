@@ -17,12 +17,14 @@ _LAZY = {
     "inspect": "tilewright.api",
     "profile": "tilewright.api",
     "diagnose": "tilewright.api",
+    "compiled_peer": "tilewright.drop_in",
 }
 
 if TYPE_CHECKING:
     from tilewright.api import diagnose, inspect, optimize, profile, verify
+    from tilewright.drop_in import compiled_peer
 
-__all__ = ["__version__", "diagnose", "inspect", "optimize", "profile", "verify"]
+__all__ = ["__version__", "compiled_peer", "diagnose", "inspect", "optimize", "profile", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tilewright.drop_in import check_replaceable, drop_in
+from tilewright.drop_in import check_choice, check_replaceable, drop_in
 from tilewright.errors import SourceError
 from tilewright.search.progress import Progress
 from tilewright.task.task import Task
@@ -40,6 +40,8 @@ def optimize(
     progress: Progress | None = None,
     llm: Settings | None = None,
     again: bool = False,
+    cuda_graphs: bool = False,
+    if_beaten: str = "module",
 ) -> nn.Module:
     """A faster module that can take the place of `module`, verified against it.
 
@@ -48,8 +50,9 @@ def optimize(
     a call or the module is not what the kernels were planned for, it does what `module` does. It can be copied and
     pickled. The evidence is its attribute `tilewright_study`, a `tilewright.values.study.Study`.
 
-    Where nothing better is found, `module` itself is returned (with the study as its attribute, too) and a
-    `NothingBetterWarning` is given.
+    Where nothing better is found, or torch.compile is faster, `module` itself is returned (with the study as its
+    attribute, too) and a `NothingBetterWarning` is given; `if_beaten` asks for something else where torch.compile is.
+    The study's `peers` hold the times of its modes.
 
     Args:
         module: the reference; it is not changed.
@@ -65,6 +68,9 @@ def optimize(
         llm: a language model to ask beside the engine (`tilewright.proposers.llm.Settings`); none if None.
         again: search also where the study holds a finished run for this task, these versions and this effort;
             otherwise its result is found again without a search.
+        cuda_graphs: calls will be captured in CUDA graphs: the GPU's time alone decides, not that of a call.
+        if_beaten: what to return where a mode of torch.compile is faster: `module` as it is; `ours`, the fastest of
+            ours all the same; or `compiled`, `module` compiled in that mode (`tilewright.compiled_peer`).
 
     Raises:
         LlmError: the language model cannot be used.
@@ -78,13 +84,16 @@ def optimize(
     target = installed_gpu() if gpu is None else gpu
     task = task_from_module(module, inputs, gpu=target, stage=stage, precision=precision, name=name)
     check_replaceable(module)
+    check_choice(if_beaten)
     folder = None if out is None else Path(out)
-    result = _search(task, effort, folder, progress, study, "", llm, again)
+    result = _search(task, effort, folder, progress, study, "", llm, again, graphs=cuda_graphs)
+    if if_beaten == "ours":
+        result = result.keeping_ours()
     if folder is not None:
         from tilewright.report.files import write_report
 
         write_report(result, folder)
-    return drop_in(module, result)
+    return drop_in(module, result, if_beaten)
 
 
 def optimize_file(
@@ -106,6 +115,8 @@ def optimize_file(
     again: bool = False,
     also_inputs: Sequence[str] = (),
     fleet: Fleet | None = None,
+    cuda_graphs: bool = False,
+    keep: bool = False,
 ) -> Study:
     """Search for a faster module for a document or a Python file, and write the results to `out`.
 
@@ -113,12 +124,14 @@ def optimize_file(
         path: a document, or a Python file with `Model`, `get_inputs` and `get_init_inputs`.
         reference: for a document, the Python file that says what is right.
         init, inputs: for a document without reference, how to call its code (`--init`, `--inputs`).
-        gpu, stage, precision, effort, study, progress, llm, again: as `optimize` takes them; `stage` may be `document`.
+        gpu, stage, precision, effort, study, progress, llm, again, cuda_graphs: as `optimize` takes them; `stage` may
+            be `document`.
         strict: one literal `tl.store` an output and nothing else (`--rules strict`).
         also_inputs: further inputs on which the result should be fast, each a text as `inputs`: schedules are then
             chosen by shape, in a table in the written file.
         out: folder for `model_new.py`, `report.json` and `report.html`; none are written if None.
         command: the command that repeats the run, for the report.
+        keep: write the fastest of ours also where a mode of torch.compile is faster.
 
     Raises:
         TilewrightError: the input is at fault; nothing was written.
@@ -129,7 +142,9 @@ def optimize_file(
     folder = None if out is None else Path(out)
     if folder is not None:
         check_writable(folder)
-    result = _search(task, effort, folder, progress, study, command, llm, again, fleet)
+    result = _search(task, effort, folder, progress, study, command, llm, again, fleet, graphs=cuda_graphs)
+    if keep:
+        result = result.keeping_ours()
     if folder is not None:
         write_report(result, folder)
     return result
@@ -145,6 +160,8 @@ def _search(
     llm: Settings | None,
     again: bool,
     fleet: Fleet | None = None,
+    *,
+    graphs: bool = False,
 ) -> Study:
     """Run the search, with a language model beside the engine where one is asked for."""
     from tilewright.search.fleet_tools import fleet_tools
@@ -168,6 +185,7 @@ def _search(
             replay=replay,
             notes=[note] if note else [],
             again=again,
+            graphs=graphs,
             tools=None if fleet is None else fleet_tools(fleet),
         )
     finally:

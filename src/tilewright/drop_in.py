@@ -7,9 +7,9 @@ import importlib.util
 import sys
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from tilewright.errors import SourceError
+from tilewright.errors import SourceError, TilewrightError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,8 +21,27 @@ class NothingBetterWarning(UserWarning):
     """`optimize` found nothing that passed the gate and was faster; the module was returned as it is."""
 
 
-def drop_in(module: nn.Module, study: Study) -> nn.Module:
-    """The study's best as a module that shares all that `module` owns; `module` itself where there is none."""
+#: What `optimize` returns where a mode of torch.compile is faster than ours.
+IF_BEATEN = ("module", "ours", "compiled")
+
+
+class NoPeerError(TilewrightError):
+    """A study holds no time of torch.compile: there was no GPU, or no mode could be compiled."""
+
+
+def drop_in(module: nn.Module, study: Study, if_beaten: str = "module") -> nn.Module:
+    """The study's best as a module that shares all that `module` owns; `module` itself where there is none.
+
+    Args:
+        module: what it takes the place of.
+        study: the evidence.
+        if_beaten: one of `IF_BEATEN`: what is returned where a mode of torch.compile is faster: `module` as it is, the
+            fastest of `ours` all the same, or `module` `compiled` in that mode.
+    """
+    if if_beaten == "ours":
+        study = study.keeping_ours()
+    if study.best is None and if_beaten == "compiled" and study.peer_wins:
+        return compiled_peer(module, study)
     if study.best is None:
         from tilewright.report.summary import sentence
 
@@ -30,6 +49,50 @@ def drop_in(module: nn.Module, study: Study) -> nn.Module:
         module.tilewright_study = study  # type: ignore[assignment]
         return module
     return restored(study.best.candidate.source, module, study)
+
+
+def compiled_peer(module: nn.Module, study: Study) -> nn.Module:
+    """`module` compiled by the mode of torch.compile that was the fastest in a study, with the study as its attribute.
+
+    In a channels_last mode the parameters of 4 and 5 dims of `module` itself are brought into that layout, and inputs
+    on each call: give them in it to have the time that was measured.
+
+    Raises:
+        NoPeerError: the study holds no time of torch.compile.
+    """
+    from torch import nn
+
+    from tilewright.measure.compiled import compile_as, in_layout
+    from tilewright.measure.peers import find_peer
+
+    if study.best_peer is None:
+        raise NoPeerError("no mode of torch.compile was timed", hint="the study's peer_failures say why")
+    peer = find_peer(study.best_peer[0])
+    compiled = compile_as(peer, module)
+
+    class CompiledPeer(nn.Module):
+        """The compiled module; its inputs in the layout that it was measured with."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.compiled = compiled
+
+        def forward(self, *inputs: Any, **named: Any) -> Any:
+            return self.compiled(*map(in_layout, inputs), **{name: in_layout(one) for name, one in named.items()})
+
+    made = cast("nn.Module", CompiledPeer() if peer.channels_last else compiled)
+    made.tilewright_study = study  # type: ignore[assignment]
+    return made
+
+
+def check_choice(if_beaten: str) -> None:
+    """Refuse what is none of `IF_BEATEN`.
+
+    Raises:
+        SourceError: it is none.
+    """
+    if if_beaten not in IF_BEATEN:
+        raise SourceError(f"if_beaten cannot be {if_beaten!r}", hint=f"one of {', '.join(IF_BEATEN)}")
 
 
 def restored(source: str, module: nn.Module, study: Study | None) -> nn.Module:

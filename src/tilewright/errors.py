@@ -15,7 +15,7 @@ class ExitCode(IntEnum):
     """Exit codes of the command: documented, stable."""
 
     OK = 0  #: a verified module was written (or the question was answered)
-    REJECTED = 1  #: the candidate was rejected, or nothing better was found
+    REJECTED = 1  #: the candidate was rejected, nothing better was found, or torch.compile is faster
     BAD_INPUT = 2  #: the input is at fault; nothing was written
 
 

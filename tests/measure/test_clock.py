@@ -16,12 +16,13 @@ from tilewright.measure.lock import alone_on_gpu
 from tilewright.measure.metronome import Beat, Metronome
 from tilewright.measure.statistics import Interval, cross_check, gain_percent, is_gain, percentile, summarise
 from tilewright.measure.subjects import build_candidate, candidate_as_json, source_as_json, source_from_json
-from tilewright.measure.timer import PLANS, SamplingPlan, Subject, sample_interleaved
+from tilewright.measure.timer import LEAST_CALLS, PLANS, SamplingPlan, Subject, sample_interleaved, time_calls
 from tilewright.sandbox.job import JobResult, Outcome, Part
 from tilewright.task.module_source import build_module, make_inputs
 from tilewright.task.stage import Stage
 from tilewright.task.task import InputSpec, ModuleSource, Task
 from tilewright.values import Candidate, Measured, Origin, PrecisionClass
+from tilewright.values.measurement import Modelled, bound_by
 
 PLAN = SamplingPlan(warm_up=1, samples=6, min_samples=2, budget_s=1e9, cross_check_ms=10)
 
@@ -67,6 +68,8 @@ class FakeTimer:
     def __init__(self, times):
         self.times = times
         self.order = []
+        self.now_ms = 0.0
+        self.walls = 0
 
     def prepare(self, label, call):
         pass
@@ -75,6 +78,13 @@ class FakeTimer:
         self.order.append(label)
         call()
         return self.times[label]
+
+    def wall(self, run):
+        """A wall clock that counts calls: each takes a millisecond, and the wait for the last another one."""
+        before = self.now_ms
+        run()
+        self.walls += 1
+        return self.now_ms - before + 1.0
 
     def method(self, label):
         return "fake"
@@ -121,6 +131,50 @@ def test_the_budget_ends_the_rounds_but_not_before_the_least_number():
     assert len(only.samples_ms) == 5
 
 
+def test_calls_are_made_back_to_back_in_series_whose_wait_is_shared():
+    timer = FakeTimer({"a": 1.0, "b": 1.0})
+    order = []
+
+    def call(label, takes_ms):
+        def made():
+            order.append(label)
+            timer.now_ms += takes_ms
+
+        return made
+
+    short, long = subject("short", [call("short", 0.125)]), subject("long", [call("long", 50.0)])
+    plan = SamplingPlan(warm_up=0, samples=1, min_samples=1, budget_s=1, cross_check_ms=1, calls_ms=30, call_series=3)
+    time_calls([short, long], timer, plan)
+    first = int(30 / (0.125 + 1 / LEAST_CALLS))  # the first few calls say how many a series has
+    assert short.calls_ms == pytest.approx([0.125 + 1 / first] * 3)
+    assert long.calls_ms == pytest.approx([50.0 + 1 / LEAST_CALLS] * 3)
+    series = [label for label, other in zip(order, [None, *order], strict=False) if label != other]
+    assert series == ["short", "long", "short", "long", "short", "long"]  # turns: there, back, and there
+
+
+def test_a_call_that_fails_in_a_series_has_no_time_at_all():
+    countdown = iter(range(LEAST_CALLS + 2))
+    bad, good = subject("bad", [lambda: next(countdown)]), subject("good")
+    for item in (bad, good):
+        item.samples_ms.append(1.0)
+    time_calls([bad, good], FakeTimer({}), PLAN)
+    assert "StopIteration" in bad.failure
+    assert bad.calls_ms == bad.samples_ms == []
+    assert len(good.calls_ms) == PLAN.call_series
+
+
+def test_the_longer_of_two_times_decides_unless_calls_are_captured():
+    short = Measured(0.012, 0.011, 0.013, 30, "Some GPU", "fake", call_ms=0.071)
+    assert (short.time_ms, short.gpu_ms, bound_by(short)) == (0.071, 0.012, "host")
+    assert (short.by_gpu_alone().time_ms, bound_by(short.by_gpu_alone())) == (0.012, "GPU")
+    long = Measured(1.5, 1.4, 1.6, 30, "Some GPU", "fake", call_ms=1.41)  # warm L2: a call takes less
+    assert (long.time_ms, bound_by(long)) == (1.5, "GPU")
+    old = Measured(1.5, 1.4, 1.6, 30, "Some GPU", "fake")
+    assert (old.time_ms, bound_by(old)) == (1.5, "")
+    modelled = Modelled(0.06, "Some GPU", "dram", on_gpu_ms=0.01, host_ms=0.06)
+    assert (modelled.call_ms, bound_by(modelled), modelled.by_gpu_alone().time_ms) == (0.06, "host", 0.01)
+
+
 def test_more_effort_takes_more_samples():
     assert PLANS["none"].samples < PLANS["quick"].samples < PLANS["full"].samples
 
@@ -145,6 +199,14 @@ def test_a_child_that_claims_too_short_a_time_is_contradicted():
     assert cross_check(0.05, intervals(0.2)).passed  # what the host does for a short call is not the device's
     assert cross_check(10.0, intervals(15.0, calls=2)).passed  # a reading of few calls is noisy ...
     assert not cross_check(10.0, intervals(150.0, calls=2)).passed  # ... but not so noisy
+
+
+def test_the_time_of_a_call_is_held_more_closely_than_the_devices():
+    assert cross_check(0.05, intervals(0.2)).passed
+    assert cross_check(0.05, intervals(0.2), 0.2).passed
+    check = cross_check(0.05, intervals(0.2, calls=2000), 0.06)
+    assert not check.passed
+    assert check.claimed_ms == 0.06
 
 
 def test_no_figure_without_both_intervals():
@@ -211,15 +273,16 @@ def result(*parts, outcome=Outcome.OK, message=""):
     return JobResult(outcome, message, (device, *parts), 0, "", "", 1.0, ())
 
 
-def timing(label, samples, failure=""):
-    return Part("timing", {"label": label, "samples_ms": samples, "failure": failure, "method": "fake"})
+def timing(label, samples, failure="", calls=None):
+    times = {"samples_ms": samples, "calls_ms": samples if calls is None else calls}
+    return Part("timing", {"label": label, **times, "failure": failure, "method": "fake"})
 
 
 def test_a_time_needs_the_parents_confirmation():
     came = result(timing("honest", [5.0] * 5), timing("liar", [0.01] * 5), timing("mute", [5.0] * 5))
     seen = [*intervals(5.0, label="honest"), *intervals(5.0, label="liar")]
     report = clock.read_report(["honest", "liar", "mute"], came, seen)
-    assert report.measured == {"honest": Measured(5.0, 5.0, 5.0, 5, "Some GPU", "fake")}
+    assert report.measured == {"honest": Measured(5.0, 5.0, 5.0, 5, "Some GPU", "fake", call_ms=5.0)}
     assert "parent's clock" in report.failures["liar"]
     assert "no figure" in report.failures["mute"]
     assert not report.checks["liar"].passed
@@ -229,15 +292,16 @@ def test_failures_and_garbage_are_reasons_not_times():
     came = result(
         timing("failed", [], failure="RuntimeError: out of memory"),
         timing("garbage", ["x"]),
+        timing("no calls", [1.0], calls=[]),
         Part("timing", {"label": "empty"}),
         outcome=Outcome.CRASH,
         message="its process was killed by signal 11 (SIGSEGV)",
     )
-    report = clock.read_report(["failed", "garbage", "empty", "missing"], came, [])
+    report = clock.read_report(["failed", "garbage", "no calls", "empty", "missing"], came, [])
     assert report.measured == {}
     assert report.failures["failed"] == "RuntimeError: out of memory"
     assert "SIGSEGV" in report.failures["missing"]
-    assert set(report.failures) == {"failed", "garbage", "empty", "missing"}
+    assert set(report.failures) == {"failed", "garbage", "no calls", "empty", "missing"}
 
 
 # --- modules out of a job
@@ -342,6 +406,8 @@ def test_reference_and_candidate_are_timed_together():
     reference, same = report.measured["reference"], report.measured[candidate.digest]
     assert reference.samples >= 5
     assert 0.5 < same.median_ms / reference.median_ms < 2
+    assert 0.5 < same.call_ms / reference.call_ms < 2
+    assert bound_by(reference) == "GPU"
 
 
 @pytest.mark.gpu
@@ -349,4 +415,7 @@ def test_a_short_call_is_timed_in_a_graph():
     small = module_source(init_args=(64, 0.5), inputs=(InputSpec("rand", (32, 64)),))
     report = clock.measure_with_report(task(reference=small), [], effort="none")
     assert "CUDA graph" in report.measured["reference"].method
-    assert 0 < report.measured["reference"].median_ms < 0.1
+    reference = report.measured["reference"]
+    assert 0 < reference.median_ms < 0.1
+    assert reference.call_ms > reference.median_ms
+    assert bound_by(reference) == "host"

@@ -15,6 +15,7 @@ from tests.search.fakes import candidate, task
 from tilewright.measure import session
 from tilewright.measure.clock import REFERENCE
 from tilewright.measure.metronome import Beat
+from tilewright.measure.peers import PEERS, Peer
 from tilewright.measure.session import ClockSession
 from tilewright.sandbox.job import JobResult, Outcome
 from tilewright.values.candidate import Candidate
@@ -30,6 +31,8 @@ class Children:
     def __init__(self) -> None:
         self.started = 0
         self.orders: list[list[str]] = []
+        self.peers: list[list[str]] = []
+        self.dies_with = ""
 
     def run_job(self, job: Mapping[str, Any], *, stop: Callable[[], bool], **_: object) -> JobResult:
         self.started += 1
@@ -41,9 +44,15 @@ class Children:
 
     def _serve(self, beat: Beat) -> None:
         while order := beat.tell({"ready": True, "gpu": "Some GPU"}):
-            candidates = json.loads(Path(order["order"]).read_text())["candidates"]
-            sources = {label: data["source"] for label, data in candidates.items()}
+            asked = json.loads(Path(order["order"]).read_text())
+            sources = {label: data["source"] for label, data in asked["candidates"].items()}
+            peers = [Peer(**data).name for data in asked["peers"]]
             self.orders.append(list(sources.values()))
+            self.peers.append(peers)
+            for name in peers:
+                beat.tell({"begin": name})
+                if name == self.dies_with:
+                    raise Died
             for label, source in sources.items():
                 beat.tell({"begin": label})
                 if source.startswith("dies in warm-up"):
@@ -51,12 +60,13 @@ class Children:
             beat.tell({"begin": ""})
             if any(source.startswith("dies later") for source in sources.values()):
                 raise Died
-            for label in [REFERENCE, *sources]:
+            for label in [REFERENCE, *peers, *sources]:
                 failure = "RuntimeError: no" if sources.get(label) == "raises" else ""
                 for calls in (10, 20):
                     beat.timed(label, calls, lambda: None)
                 samples = [] if failure else [2.0] * 5
-                beat.tell({"label": label, "samples_ms": samples, "failure": failure, "method": "fake"})
+                times = {"samples_ms": samples, "calls_ms": samples}
+                beat.tell({"label": label, **times, "failure": failure, "method": "fake"})
 
 
 @pytest.fixture
@@ -82,6 +92,28 @@ def test_orders_are_measured_in_one_process_beside_the_reference(children: Child
     assert set(second.measured) == {REFERENCE} | digests(a, b)
     assert second.measured[a.digest].gpu == "Some GPU"
     assert not first.failures
+
+
+def test_peers_are_measured_beside_the_candidates(children: Children) -> None:
+    a = candidate("a")
+    with ClockSession(task()) as clock:
+        first = clock.measure([], "quick", PEERS[:2], 30.0)
+        second = clock.measure([a], "quick", PEERS[:1], 30.0)
+    assert set(first.measured) == {REFERENCE, PEERS[0].name, PEERS[1].name}
+    assert set(second.measured) == {REFERENCE, PEERS[0].name} | digests(a)
+    assert children.started == 1
+
+
+def test_a_peer_that_ends_the_process_is_left_out_from_then_on(children: Children) -> None:
+    children.dies_with = PEERS[1].name
+    a = candidate("a")
+    with ClockSession(task()) as clock:
+        first = clock.measure([a], "quick", PEERS[:2], 30.0)
+        second = clock.measure([a], "quick", PEERS[:2], 30.0)
+    for report in (first, second):
+        assert set(report.measured) == {REFERENCE, PEERS[0].name} | digests(a)
+        assert "signal 11" in report.failures[PEERS[1].name]
+    assert children.peers == [[PEERS[0].name, PEERS[1].name], [PEERS[0].name], [PEERS[0].name]]
 
 
 def test_what_raises_has_a_reason_and_no_time(children: Children) -> None:

@@ -93,6 +93,65 @@ def test_the_terminal_shows_table_trials_findings_and_notes() -> None:
         assert shown in text
 
 
+SMALL = Measured(0.012, 0.011, 0.013, 50, "NVIDIA H200", "CUDA events, cold L2", call_ms=0.071)
+PEER = "torch.compile in mode default"
+
+
+def beaten() -> Study:
+    """A study in which torch.compile is faster than the only trial of ours."""
+    lost = replace(trial(1, Outcome.REVERTED, 2.0, f"{PEER} is faster: 0.05 ms, ours 0.071 ms"), timing=SMALL)
+    peers = {PEER: replace(SMALL, call_ms=0.05)}
+    failures = {f"{PEER}, channels_last": "RuntimeError: [no] kernel"}
+    slow = replace(SMALL, call_ms=0.1)
+    return replace(
+        study(), reference=slow, timing_kind="measured", given=None, trials=(lost,), best_number=None, runner_up=1,
+        peers=peers, peer_failures=failures, budget_s=75.0, spent={"compile": 3.0, "peers": 8.0},
+    )  # fmt: skip
+
+
+def test_both_times_are_shown_and_which_of_them_binds() -> None:
+    told = beaten()
+    text = text_of(study_view(told))
+    for shown in ("0.071 ms", "0.012 ms", "ours is bound by the host: 0.071 ms a call, 0.012 ms on the GPU"):
+        assert shown in text
+    assert "bound by the host: 0.071 ms a call, 0.012 ms on the GPU" in study_page(told)
+    ours = study_report(told)["summary"][-1]  # type: ignore[index]
+    assert (ours["gpu_ms"], ours["call_ms"], ours["time_ms"], ours["bound_by"]) == (0.012, 0.071, 0.071, "host")  # type: ignore[index, call-overload]
+    captured = replace(told, trials=(replace(told.trials[0], timing=SMALL.by_gpu_alone()),))
+    assert "ours: the GPU's time alone counts" in text_of(study_view(captured))
+
+
+def test_a_faster_peer_is_the_verdict_and_a_peer_that_failed_is_named() -> None:
+    told = beaten()
+    assert sentence(told) == (
+        f"Nothing better was found for toy & co on the RTX 4090: {PEER} is faster: 0.05 ms, ours 0.071 ms."
+    )
+    report = study_report(told)
+    assert (report["exit_code"], report["verified"], report["faster_peer"]) == (1, False, PEER)
+    for shown in (text_of(study_view(told)), study_page(told)):
+        assert f"{PEER}, channels_last is left out: RuntimeError: [no] kernel" in shown
+    kept = told.keeping_ours()
+    assert f"{PEER} is faster: 0.05 ms, ours 0.071 ms" in sentence(kept)
+    assert (study_report(kept)["exit_code"], study_report(kept)["faster_peer"]) == (0, PEER)
+
+
+def test_where_nothing_of_ours_gained_the_fastest_peer_is_named() -> None:
+    assert sentence(replace(beaten(), runner_up=None)).endswith(f"; the fastest is {PEER}: 0.05 ms.")
+
+
+def test_the_terminal_ends_with_where_the_time_went() -> None:
+    text = text_of(study_view(beaten()))
+    assert text.strip().endswith("took 12.5 s of 75 s, some of it at the same time: peers 8.0 s; compile 3.0 s")
+
+
+def test_without_a_gpu_a_module_that_gains_nothing_is_told_that_pytorch_is_likely_faster() -> None:
+    host = Modelled(0.02, GPU.name, "dram", on_gpu_ms=0.01, host_ms=0.02)
+    idle = replace(trial(1, Outcome.REVERTED, 0.03, "no gain"), timing=replace(host, time_ms=0.03, host_ms=0.03))
+    told = replace(study(), reference=host, given=None, trials=(idle,), best_number=None)
+    assert "PyTorch is likely faster here (modelled): 0.02 ms a call, bound by the host, ours 0.03 ms" in sentence(told)
+    assert "likely" not in sentence(replace(told, timing_kind="measured"))
+
+
 def test_what_gained_nothing_is_one_line() -> None:
     idle = [trial(number, Outcome.REVERTED, 3.0 + number, f"no gain {number}") for number in (3, 4, 5)]
     text = text_of(study_view(replace(study(), trials=(*study().trials, *idle))))

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.table import find_gpu
 from tilewright.measure.clock import ClockReport
+from tilewright.measure.peers import Peer
 from tilewright.search.tools import Prediction, Tools
 from tilewright.search.understand import NOTHING, Understanding
 from tilewright.task.stage import FULL_RUN, Stage, StageRules
@@ -63,7 +64,9 @@ def limited() -> Verdict:
 class Bench:
     """Times and verdicts by source text, and a count of every call.
 
-    A source without a time cannot be compiled; one without a verdict is accepted.
+    A source without a time cannot be compiled; one without a verdict is accepted. A peer without a time fails. A call
+    takes as long as the GPU's work in it, unless `call_times` says otherwise (by source, by a peer's name, or
+    `reference`).
     """
 
     times: Mapping[str, float]
@@ -74,6 +77,8 @@ class Bench:
     installed: Gpu | None = None
     understanding: Understanding = NOTHING
     sights: Mapping[str, Sight] = field(default_factory=dict)
+    peers: Mapping[str, float] = field(default_factory=dict)
+    call_times: Mapping[str, float] = field(default_factory=dict)
     calls: Counter[str] = field(default_factory=Counter)
     stages_retuned: list[tuple[str, Stage]] = field(default_factory=list)
 
@@ -121,17 +126,25 @@ class Bench:
         self.calls[f"gate {candidate.source}"] += 1
         return self.verdicts.get(candidate.source, accepted())
 
-    def measure(self, task: Task, candidates: Sequence[Candidate], plan: str) -> ClockReport:
-        self.calls["measure"] += 1
+    def measure(
+        self, task: Task, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = ()
+    ) -> ClockReport:
+        self.calls["peers" if peers and not candidates else "measure"] += 1
         self.calls[f"measure {plan}"] += 1
         times = {item.digest: self.times[item.source] for item in candidates if item.source in self.times}
+        times |= {peer.name: self.peers[peer.name] for peer in peers if peer.name in self.peers}
         if self.reference_ms is not None:
             times["reference"] = self.reference_ms
+        sources = {item.digest: item.source for item in candidates}
         measured = {
-            label: Measured(time, time, time, 20, task.gpu.name, "CUDA events, cold L2")
+            label: Measured(
+                time, time, time, 20, task.gpu.name, "CUDA events, cold L2",
+                call_ms=self.call_times.get(sources.get(label, label), time),
+            )
             for label, time in times.items()
-        }
+        }  # fmt: skip
         failures = {item.digest: "it raised" for item in candidates if item.digest not in measured}
+        failures |= {peer.name: "BackendCompilerFailed" for peer in peers if peer.name not in measured}
         return ClockReport(measured, failures)
 
 
@@ -145,8 +158,10 @@ class FakeClock:
     def start(self) -> None:
         self.bench.calls["start"] += 1
 
-    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
-        return self.bench.measure(self.task, candidates, plan)
+    def measure(
+        self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+    ) -> ClockReport:
+        return self.bench.measure(self.task, candidates, plan, peers)
 
     def close(self) -> None:
         self.bench.calls["close"] += 1

@@ -10,6 +10,8 @@ from tests.search.fakes import GPU, Bench, FakeClock, accepted, candidate, limit
 from tilewright.errors import InputMismatchError, MissingReferenceError, TilewrightError
 from tilewright.gpu.speed_of_light import speed_of_light
 from tilewright.measure.clock import ClockReport
+from tilewright.measure.peers import Peer
+from tilewright.search.budget import Budget
 from tilewright.search.progress import Step
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import Understanding
@@ -272,10 +274,12 @@ def test_a_gain_that_does_not_show_again_is_reverted(tmp_path: Path) -> None:
     tools = bench.tools()
 
     class Worse(FakeClock):
-        def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+        def measure(
+            self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+        ) -> ClockReport:
             if bench.calls["gate a"]:
                 bench.times = {"a": 9.95}
-            return super().measure(candidates, plan)
+            return super().measure(candidates, plan, peers, peers_s)
 
     again = replace(tools, open_clock=lambda task: Worse(bench, task))
     study = optimize_task(task(stages=[Stage.BLOCK_TILING]), tools=again, study=tmp_path / "s.sqlite")
@@ -353,6 +357,68 @@ def test_the_given_code_is_judged_while_candidates_are_compiled(tmp_path: Path) 
     assert study.best is not None
     assert study.given is not None
     assert isinstance(study.given.timing, Measured)
+
+
+def test_where_a_batch_is_measured_whole_the_gpu_works_while_the_next_are_compiled(tmp_path: Path) -> None:
+    import threading
+
+    scouted = threading.Event()
+    bench = Bench({"a": 8.0, "b": 5.0}, installed=GPU, synthesized=[candidate("a"), candidate("b")])
+    tools = bench.tools()
+
+    class Telling(FakeClock):
+        def measure(
+            self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+        ) -> ClockReport:
+            found = super().measure(candidates, plan, peers, peers_s)
+            if [item.source for item in candidates] == ["a"]:
+                scouted.set()
+            return found
+
+    def predict(task: Task, one: Candidate) -> object:
+        if one.source == "b":
+            assert scouted.wait(20), "nothing was measured while this was compiled"
+        return tools.predict(task, one)
+
+    both = replace(tools, predict=predict, open_clock=lambda task: Telling(bench, task))  # type: ignore[arg-type]
+    study = optimize_task(task(stages=[Stage.BLOCK_TILING]), tools=both, study=tmp_path / "s.sqlite", effort="full")
+    assert study.best is not None
+    assert study.best.candidate.source == "b"
+
+
+def test_where_the_host_binds_no_schedules_are_tried(tmp_path: Path) -> None:
+    bench = Bench({"a": 0.01, "b": 0.005}, installed=GPU, synthesized=[candidate("a")], reference_ms=0.05)
+    bench.call_times = {"a": 0.04, "b": 0.039}
+    study = run(bench, tmp_path)
+    assert any("the host binds the result" in note for note in study.notes)
+    assert len(study.stage_results) == 1
+    assert bench.stages_retuned == []
+    captured = run(bench, tmp_path, graphs=True)
+    assert len(captured.stage_results) > 1
+
+
+def test_a_batch_that_would_outlast_the_budget_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench({"a": 8.0, "b": 5.0}, synthesized=[candidate("a")])
+    bench.retuned = {"a": [candidate("b")]}
+    monkeypatch.setattr(Budget, "suffices_for", lambda self, activity: activity != "compile")
+    study = run(bench, tmp_path)
+    assert [trial.candidate.source for trial in study.trials] == ["a"]  # the first is tried whatever the time
+    assert any("1 candidates were not tried, time was up" in note for note in study.notes)
+
+
+def test_without_time_for_another_gate_the_rest_of_a_batch_is_reverted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench({"a": 8.0, "b": 5.0}, {"b": rejected()}, synthesized=[candidate("a"), candidate("b")])
+    bench.retuned = {"a": [candidate("c")]}
+    bench.times = {"a": 8.0, "b": 5.0, "c": 4.0}
+    monkeypatch.setattr(Budget, "suffices_for", lambda self, activity: activity != "gate")
+    study = run(bench, tmp_path, task(stages=[Stage.GRID_AND_PARALLEL]))
+    by_source = {trial.candidate.source: trial for trial in study.trials}
+    assert by_source["a"].outcome is Outcome.KEPT  # nothing was kept yet: it has its turn
+    assert by_source["c"].outcome is Outcome.REVERTED
+    assert "no time was left for the gate" in by_source["c"].reason
+    assert bench.calls["gate c"] == 0
 
 
 def test_each_stage_says_what_came_of_it(tmp_path: Path) -> None:

@@ -49,9 +49,9 @@ class ShapedBench(Bench):
         self.calls[f"gate at {size}"] += "SCHEDULES" in one.source
         return rejected("wrong there") if "SCHEDULES" in one.source and size == self.refused_at else accepted()
 
-    def measure(self, asked: Task, candidates: object, plan: str) -> ClockReport:
+    def measure(self, asked: Task, candidates: object, plan: str, peers: object = ()) -> ClockReport:
         self.times = {item.source: self._time(asked, item.source) or 99.0 for item in candidates}  # type: ignore
-        return super().measure(asked, candidates, plan)  # type: ignore[arg-type]
+        return super().measure(asked, candidates, plan, peers)  # type: ignore[arg-type]
 
 
 def asked() -> Task:

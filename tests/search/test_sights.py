@@ -10,9 +10,10 @@ import pytest
 
 from tests.report.samples import full_study
 from tests.search.fakes import GPU, Bench, candidate, task
+from tilewright.measure.peers import peers_for
 from tilewright.proposers.llm.turn import Turn
 from tilewright.report.summary import rows
-from tilewright.search.peers import PEERS
+from tilewright.search.effort import find_effort
 from tilewright.search.run import optimize_task
 from tilewright.search.understand import understand
 from tilewright.task.load import load_task
@@ -80,16 +81,18 @@ def test_a_look_that_fails_costs_its_section_and_not_the_run(tmp_path: Path) -> 
     assert any("no diagnosis, ValueError: cannot be seen" in note for note in found.notes)
 
 
-@pytest.mark.parametrize(("effort", "measured"), [("full", ["torch.compile"]), ("quick", [])])
-def test_peers_are_measured_with_the_result_and_are_no_trials(tmp_path: Path, effort: str, measured: list[str]) -> None:
-    tools = replace(bench(), installed=GPU, times={GIVEN: 8.0, BETTER: 4.0, PEERS["torch.compile"].source: 5.0})
+@pytest.mark.parametrize("effort", ["full", "quick"])
+def test_peers_are_measured_with_the_result_and_are_no_trials(tmp_path: Path, effort: str) -> None:
+    asked_for = peers_for(find_effort(effort).peer_modes, has_layouts=False)
+    times = {peer.name: 5.0 + number for number, peer in enumerate(asked_for)}
+    tools = replace(bench(), installed=GPU, times={GIVEN: 8.0, BETTER: 4.0}, peers=times)
     asked = task(stages=[Stage.GRID_AND_PARALLEL], given=GIVEN)
     found = optimize_task(asked, tools=tools.tools(), study=tmp_path / "s", effort=effort)
-    assert list(found.peers) == measured
-    assert [row.name for row in rows(found)] == ["reference", *measured, "given code", "ours"]
+    assert list(found.peers) == list(times)
+    assert [row.name for row in rows(found)] == ["reference", *times, "given code", "ours"]
     assert found.best is not None
     assert found.best.candidate.source == BETTER
-    assert all(trial.candidate.description != "torch.compile" for trial in found.trials)
+    assert not any("torch.compile" in trial.candidate.description for trial in found.trials)
 
 
 REFERENCE = """

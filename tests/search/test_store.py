@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import sqlite3
 import threading
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.fakes import GPU, accepted, candidate, rejected, task
+from tests.search.fakes import GPU, Bench, accepted, candidate, rejected, task
 from tilewright.gpu.table import find_gpu
 from tilewright.search.keys import trial_key
 from tilewright.search.opening import default_store_path
-from tilewright.search.records import Evaluation
+from tilewright.search.records import Evaluation, canonical, decode_study
+from tilewright.search.run import optimize_task
 from tilewright.search.store import StoreError, StudyStore
 from tilewright.search.versions import versions
 from tilewright.task.task import InputSpec, Task
@@ -39,7 +41,7 @@ def put(store: StudyStore, name: str, evaluation: Evaluation) -> None:
         Evaluation(Modelled(0.5, "RTX 4090", "dram", {"kernel": 0.25})),
         Evaluation(Modelled(0.5, "RTX 4090", "dram"), accepted()),
         Evaluation(None, rejected()),
-        Evaluation(None, accepted(), Measured(0.5, 0.4, 0.6, 50, "NVIDIA H200", "CUDA events, cold L2")),
+        Evaluation(None, accepted(), Measured(0.5, 0.4, 0.6, 50, "NVIDIA H200", "CUDA events, cold L2", 0.71, True)),
     ],
 )
 def test_what_is_put_is_found(tmp_path: Path, evaluation: Evaluation) -> None:
@@ -47,6 +49,41 @@ def test_what_is_put_is_found(tmp_path: Path, evaluation: Evaluation) -> None:
     put(store, "k", evaluation)
     store.close()
     assert StudyStore(store.path).find("k") == evaluation
+
+
+def test_a_record_of_a_version_with_one_time_reads(tmp_path: Path) -> None:
+    store = StudyStore(tmp_path / "study.sqlite")
+    put(store, "k", Evaluation())
+    measured = {
+        "median_ms": 0.5,
+        "low_ms": 0.4,
+        "high_ms": 0.6,
+        "samples": 50,
+        "gpu": "NVIDIA H200",
+        "method": "events",
+    }
+    modelled = {"time_ms": 0.75, "gpu": "H200", "limit": "dram", "parts": {}}
+    text = json.dumps({"prediction": modelled, "verdict": None, "measured": measured})
+    with sqlite3.connect(store.path) as connection:
+        connection.execute("UPDATE trial SET evaluation = ?", (text,))
+    found = store.find("k")
+    assert found is not None
+    assert found.measured is not None
+    assert found.prediction is not None
+    assert (found.measured.time_ms, found.measured.call_ms) == (0.5, None)
+    assert (found.prediction.gpu_ms, found.prediction.call_ms) == (0.75, None)
+
+
+def test_a_study_of_a_version_without_peers_reads(tmp_path: Path) -> None:
+    bench = Bench({"a": 5.0}, synthesized=[candidate("a")])
+    study = optimize_task(task(), tools=bench.tools(), study=tmp_path / "study.sqlite")
+    old = json.loads(canonical(study))
+    for name in ("peers", "peer_failures", "runner_up", "graphs", "budget_s"):
+        del old[name]
+    found = decode_study(json.dumps(old))
+    assert found is not None
+    assert found.best == study.best
+    assert (found.peers, found.best_peer, found.peer_wins, found.graphs) == ({}, None, False, False)
 
 
 def test_non_finite_errors_survive(tmp_path: Path) -> None:

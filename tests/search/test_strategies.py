@@ -138,7 +138,8 @@ def test_every_effort_names_a_strategy_that_there_is() -> None:
     quick, full = EFFORTS["quick"], EFFORTS["full"]
     assert quick.gpu_time_s <= 30.0
     assert full.gpu_time_s <= 180.0
-    assert quick.predicted <= full.predicted
+    assert quick.predicted <= 8 <= full.predicted
+    assert quick.bounds.measurements <= 5
 
 
 # The recording of a GPU.
@@ -157,5 +158,5 @@ def test_on_recorded_timings_every_strategy_finds_a_good_schedule(name: str, cas
 @pytest.mark.skipif(not RECORDED, reason="no recording")
 @pytest.mark.parametrize("case", RECORDED, ids=lambda case: case.name)
 def test_quick_reaches_most_of_the_best(case: RecordedCase) -> None:
-    assert economy_of(case, "quick").share >= 0.95
+    assert economy_of(case, "quick").share >= 0.93  # of five options that are measured; a sixth is 7 % faster once
     assert economy_of(case, "full").share >= 0.97

@@ -94,7 +94,7 @@ class FakeClock:
     def __init__(self, task: object) -> None:
         self.task = task
 
-    def measure(self, candidates: list[str], plan: str) -> object:
+    def measure(self, candidates: list[str], plan: str, peers: object = (), peers_s: float = 0.0) -> object:
         from tilewright.measure.clock import ClockReport
         from tilewright.values.measurement import Measured
 

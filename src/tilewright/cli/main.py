@@ -26,8 +26,8 @@ app = typer.Typer(
     name="tilewright",
     help="The GPU kernel specialist, as a program: a PyTorch module in, a verified, faster Triton module and its "
     "evidence out.",
-    epilog="Exit codes: 0 done; 1 rejected, or nothing better found; 2 bad input, nothing written; "
-    "70 an error of ours.",
+    epilog="Exit codes: 0 done; 1 rejected, nothing better found, or torch.compile is faster; 2 bad input, nothing "
+    "written; 70 an error of ours.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -26,27 +25,12 @@ def optimize(
     precision: options.Precision = None,
     effort: options.Effort = options.EffortName.QUICK,
     rules: options.RuleSet = options.Rules.STANDARD,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="DIR", help="Folder of the results; default: runs/ and the name of PATH."),
-    ] = None,
-    study: Annotated[
-        Path | None,
-        typer.Option(
-            "--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."
-        ),
-    ] = None,
-    also_inputs: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--also-inputs",
-            metavar="LIST",
-            help="Further inputs on which the result should be fast, as --inputs; may be repeated.",
-        ),
-    ] = None,
-    again: Annotated[
-        bool, typer.Option("--again", help="Search also where the study holds a finished run for this task.")
-    ] = False,
+    out: options.Out = None,
+    study: options.StudyFile = None,
+    also_inputs: options.AlsoInputs = None,
+    again: options.Again = False,
+    graphs: options.Graphs = False,
+    keep: options.Keep = False,
     fleet: options.FleetOption = None,
     workers: options.Workers = None,
     llm: llm_options.Model = None,
@@ -63,7 +47,8 @@ def optimize(
     """Find a faster module, verify it, and write it with its evidence.
 
     Writes model_new.py, report.json and report.html to the folder of results. Exit code 0: a verified module
-    was written; 1: nothing better was found, the reason is printed; 2: bad input, nothing was written.
+    was written; 1: nothing better was found, or torch.compile is faster (--keep writes ours all the same), the
+    reason is printed; 2: bad input, nothing was written.
     """
     from tilewright.api import optimize_file
     from tilewright.report.data import study_report
@@ -100,6 +85,8 @@ def optimize(
             again=again,
             also_inputs=also_inputs or (),
             fleet=workforce,
+            cuda_graphs=graphs,
+            keep=keep,
         )
     names = ["report.json", "report.html"] if result.best is None else [MODEL_NAME, "report.json", "report.html"]
     if as_json:

@@ -80,6 +80,27 @@ Effort = Annotated[EffortName, typer.Option("--effort", help="How much to try.")
 RuleSet = Annotated[
     Rules, typer.Option("--rules", help="'strict': one literal tl.store for each output and nothing else.")
 ]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Folder of the results; default: runs/ and the name of PATH."),
+]
+StudyFile = Annotated[
+    Path | None,
+    typer.Option("--study", metavar="FILE", help="The study store; default: study.sqlite in the folder of results."),
+]
+AlsoInputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--also-inputs",
+        metavar="LIST",
+        help="Further inputs on which the result should be fast, as --inputs; may be repeated.",
+    ),
+]
+Again = Annotated[bool, typer.Option("--again", help="Search also where the study holds a finished run for this task.")]
+Graphs = Annotated[
+    bool, typer.Option("--graphs", help="Calls will be captured in CUDA graphs: the GPU's time alone decides.")
+]
+Keep = Annotated[bool, typer.Option("--keep", help="Write the fastest of ours also where torch.compile is faster.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else there.")]
 
 

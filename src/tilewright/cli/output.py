@@ -45,13 +45,21 @@ def progress_bar(title: str) -> Iterator[Callable[[Step], None]]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lambda step: console.print(
-            f"[{step.fraction:4.0%}] {step}", markup=False, highlight=False, soft_wrap=True
+            f"[{step.fraction:4.0%}{_left(step)}] {step}", markup=False, highlight=False, soft_wrap=True
         )
         return
     from rich.markup import escape
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeElapsedColumn())
-    with Progress(*columns, TextColumn("{task.description}"), console=console, transient=True) as progress:
-        bar = progress.add_task(escape(title), total=1.0)
-        yield lambda step: progress.update(bar, completed=step.fraction, description=escape(str(step)))
+    columns = (SpinnerColumn(), BarColumn(), TextColumn("{task.percentage:>3.0f}%{task.fields[left]}"))
+    others = (TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, *others, console=console, transient=True) as progress:
+        bar = progress.add_task(escape(title), total=1.0, left="")
+        yield lambda step: progress.update(
+            bar, completed=step.fraction, description=escape(str(step)), left=_left(step)
+        )
+
+
+def _left(step: Step) -> str:
+    """What is left of the run's budget, where it has one."""
+    return "" if step.left_s is None else f", {step.left_s:.0f} s left"

@@ -87,10 +87,13 @@ class PromptResult(BaseModel):
 
 
 class SummaryRow(BaseModel):
-    """One row of the final table: the reference, the given code, ours."""
+    """One row of the final table: the reference, modes of torch.compile, the given code, ours."""
 
     name: str
-    time_ms: float | None
+    time_ms: float | None = Field(description="What comparisons use: the longer of the two times below.")
+    gpu_ms: float | None = Field(default=None, description="That the GPU works in a call.")
+    call_ms: float | None = Field(default=None, description="Of a call as a user makes it, host and GPU.")
+    bound_by: str | None = Field(default=None, description="host or GPU.")
     timing_kind: str | None = Field(description="measured (on a GPU) or modelled.")
     speed_of_light_fraction: float | None
     error: float | str | None
@@ -112,7 +115,10 @@ class OptimizeResult(BaseModel):
 
     verified: bool = Field(description="True where a faster module passed the gate and was written.")
     verdict: str = Field(description="The result in one sentence.")
-    speed_up: float | None = Field(description="Over the fastest right thing that there was before.")
+    speed_up: float | None = Field(
+        description="Over the fastest right thing that the user had: PyTorch, accepted given code, or torch.compile."
+    )
+    faster_peer: str | None = Field(default=None, description="The mode of torch.compile that ours does not beat.")
     summary: list[SummaryRow]
     trials: list[TrialLine]
     notes: list[str]

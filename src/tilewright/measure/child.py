@@ -13,10 +13,21 @@ import torch
 
 from tilewright.gate.reference.subject import product_precision
 from tilewright.gate.stages.compiled import VARIABLE as CACHE_VARIABLE
+from tilewright.measure.compiled import PeerBench
 from tilewright.measure.metronome import Beat
+from tilewright.measure.peers import Peer
 from tilewright.measure.statistics import summarise
 from tilewright.measure.subjects import build_candidate, input_sets, source_from_json
-from tilewright.measure.timer import Call, CudaTimer, SamplingPlan, Subject, sample_interleaved
+from tilewright.measure.timer import (
+    MOST_CALLS,
+    Call,
+    CudaTimer,
+    SamplingPlan,
+    Subject,
+    Timer,
+    sample_interleaved,
+    time_calls,
+)
 from tilewright.task.module_source import build_module
 
 Emit = Callable[..., None]
@@ -25,14 +36,13 @@ REFERENCE = "reference"
 
 #: The parent's intervals are repeated this often; the least of each counts.
 _REPEATS = 3
-_MOST_CALLS = 2000
 
 #: Exit code of a process whose CUDA context a candidate has broken.
 CONTEXT_LOST = 71
 
 
 def clock(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
-    """Entry of the job: one part `timing` for each subject (samples in ms, or its failure), one `device`.
+    """Entry of the job: one part `timing` for each subject (both times in ms, or its failure), one `device`.
 
     Job fields: `reference`, `candidates` (label -> source), `include_reference`, `precision`, `plan`, `beat`
     (the path of the parent's socket).
@@ -44,24 +54,18 @@ def clock(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emi
         subjects = _subjects(job)
         timer = CudaTimer()
         sample_interleaved(subjects, timer, plan)
+        time_calls(subjects, timer, plan)
         for subject in subjects:
             _cross_check(subject, beat, plan)
-            emit(
-                "timing",
-                {
-                    "label": subject.label,
-                    "samples_ms": subject.samples_ms,
-                    "failure": subject.failure,
-                    "method": timer.method(subject.label),
-                },
-            )
+            emit("timing", _as_said(subject, timer))
 
 
 def session(job: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], emit: Emit) -> None:
     """Entry of a session: the reference stays warm, orders come over the parent's socket until there is none.
 
     Job fields: `reference`, `include_reference`, `precision`, `beat`. An order is a file: `candidates` (label ->
-    source and the folder of its compiled kernels) and `plan`.
+    source and the folder of its compiled kernels), `peers` (mode and layout of each), `peers_s` (seconds that
+    compiling all of them may take) and `plan`.
     """
     beat = Beat(job["beat"])
     with product_precision(job["precision"]), torch.no_grad():
@@ -80,29 +84,34 @@ class _Bench:
         self._sets = input_sets(self._source, "cuda", torch.cuda.mem_get_info()[0])
         self._include_reference = bool(job["include_reference"])
         self._timer = CudaTimer()
+        self._peers = PeerBench(self._source, self._reference, self._sets)
 
     def measure(self, order: Mapping[str, Any]) -> None:
         """Build and warm up one by one (the parent learns whose turn it is), then sample in turns."""
         plan = SamplingPlan(**order["plan"])
         subjects = [Subject(REFERENCE, _calls(self._reference, self._sets))] if self._include_reference else []
+        # Peers before candidates: in a fresh process no candidate has touched the torch that compiles and checks them.
+        subjects += [self._peer(Peer(**data), float(order["peers_s"])) for data in order["peers"]]
+        self._peers.forget_outputs()
         subjects += [self._subject(label, data) for label, data in order["candidates"].items()]
         self._beat.tell({"begin": ""})
         sample_interleaved(subjects, self._timer, plan)
+        time_calls(subjects, self._timer, plan)
         if any(_has_lost_context(subject.failure) for subject in subjects):
             os._exit(CONTEXT_LOST)
         for subject in subjects:
             _cross_check(subject, self._beat, plan)
-            self._beat.tell(
-                {
-                    "label": subject.label,
-                    "samples_ms": [round(sample, 7) for sample in subject.samples_ms],
-                    "failure": subject.failure,
-                    "method": self._timer.method(subject.label),
-                }
-            )
+            self._beat.tell(_as_said(subject, self._timer))
         del subjects
         gc.collect()
         torch.cuda.empty_cache()  # others use the device between orders
+
+    def _peer(self, peer: Peer, limit_s: float) -> Subject:
+        self._beat.tell({"begin": peer.name})
+        subject = self._peers.subject(peer, limit_s)
+        if _has_lost_context(subject.failure):
+            os._exit(CONTEXT_LOST)
+        return subject
 
     def _subject(self, label: str, data: Mapping[str, Any]) -> Subject:
         self._beat.tell({"begin": label})
@@ -142,10 +151,22 @@ def _calls(module: torch.nn.Module, sets: Sequence[Sequence[Any]]) -> list[Call]
     return [lambda inputs=inputs: module(*inputs) for inputs in sets]  # type: ignore[misc]
 
 
+def _as_said(subject: Subject, timer: Timer) -> dict[str, Any]:
+    """What the parent is told of a subject."""
+    return {
+        "label": subject.label,
+        "samples_ms": [round(sample, 7) for sample in subject.samples_ms],
+        "calls_ms": [round(sample, 7) for sample in subject.calls_ms],
+        "failure": subject.failure,
+        "method": timer.method(subject.label),
+    }
+
+
 def _cross_check(subject: Subject, beat: Beat, plan: SamplingPlan) -> None:
     if subject.failure:
         return
-    calls = max(1, min(_MOST_CALLS, int(plan.cross_check_ms / summarise(subject.samples_ms).median_ms)))
+    each_ms = max(summarise(subject.samples_ms).median_ms, summarise(subject.calls_ms).median_ms)
+    calls = max(1, min(MOST_CALLS, int(plan.cross_check_ms / each_ms)))
     for _ in range(_REPEATS):
         for count in (calls, 2 * calls):
             torch.cuda.synchronize()
@@ -154,9 +175,8 @@ def _cross_check(subject: Subject, beat: Beat, plan: SamplingPlan) -> None:
 
 def _run(subject: Subject, count: int) -> None:
     """So many calls, and the wait for them: the last result's values come to the host."""
-    result: Any = None
-    for _ in range(count):
-        result = subject.next_call()()
+    subject.call_often(count - 1)
+    result: Any = subject.next_call()()
     while isinstance(result, list | tuple) and result:
         result = result[0]
     if isinstance(result, torch.Tensor) and result.numel():

@@ -1,7 +1,8 @@
 """The clock: measured times of the reference and of candidates, interleaved in one sandboxed process.
 
-The child times with CUDA events (`tilewright.measure.timer`); the parent holds its figures against its own clock
-over n and 2n calls, and a time that the parent does not confirm is no time.
+The child times the device's work with CUDA events, and calls made back to back (`tilewright.measure.timer`); the
+parent holds its figures against its own clock over n and 2n calls, and a time that the parent does not confirm is no
+time.
 """
 
 from __future__ import annotations
@@ -173,7 +174,8 @@ def read_timings(
         if timing is None:
             failures[label] = "its samples are no positive, finite numbers"
             continue
-        check = cross_check(timing.median_ms, [interval for interval in intervals if interval.label == label])
+        own = [interval for interval in intervals if interval.label == label]
+        check = cross_check(timing.gpu_ms, own, timing.call_ms)
         if check is None:
             failures[label] = "the parent's clock has no figure for it"
             continue
@@ -190,10 +192,11 @@ def read_timings(
 def _timing(data: Mapping[str, Any], gpu: str) -> Measured | None:
     try:
         summary = summarise([float(sample) for sample in data["samples_ms"]])
+        call_ms = summarise([float(sample) for sample in data["calls_ms"]]).median_ms
     except (KeyError, TypeError, ValueError):
         return None
     method = str(data.get("method", ""))[:100]
-    return Measured(summary.median_ms, summary.low_ms, summary.high_ms, summary.samples, gpu, method)
+    return Measured(summary.median_ms, summary.low_ms, summary.high_ms, summary.samples, gpu, method, call_ms)
 
 
 def device_name() -> str:

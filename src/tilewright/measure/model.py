@@ -1,7 +1,8 @@
 """The model: a predicted time from bytes, operations and occupancy. No GPU is asked.
 
 A forward pass is its steps one after another. Each step takes the longest of its limits (memory, L2, the port
-of the multiprocessors in use, latency by Little's law, tensor cores, float32 pipes), plus a launch.
+of the multiprocessors in use, latency by Little's law, tensor cores, float32 pipes), plus a launch. A call takes the
+longer of that and what the host needs to enqueue it (`tilewright.measure.host`).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tilewright.gpu.occupancy import Occupancy, occupancy
 from tilewright.graph.graph import Graph
 from tilewright.graph.work import NodeWork, count_nodes
 from tilewright.measure import constants as c
+from tilewright.measure.host import host_ms_of, host_ms_of_eager
 from tilewright.measure.launches import matrix_product_shape, matrix_traffic, tensor_bytes, tile_elements
 from tilewright.values.candidate import Launch, NativeCall, Recording
 from tilewright.values.measurement import Modelled
@@ -72,12 +74,12 @@ def predict(
         else predict_step(step, resources, gpu, precision, products)
         for step in recording.steps
     )
-    return _sum_up(steps, gpu)
+    return _sum_up(steps, gpu, host_ms_of(recording))
 
 
 def predict_reference(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> Modelled:
     """Predicted time of a graph in eager PyTorch: each operation a kernel of its own."""
-    return _sum_up((step for _, step in reference_steps(graph, gpu, precision)), gpu)
+    return _sum_up((step for _, step in reference_steps(graph, gpu, precision)), gpu, host_ms_of_eager(graph))
 
 
 def reference_steps(graph: Graph, gpu: Gpu, precision: PrecisionClass) -> tuple[tuple[NodeWork, StepTime], ...]:
@@ -100,7 +102,8 @@ def predict_step(
     return _launch_time(step, known, gpu, precision, (products or {}).get(step.kernel, 0))
 
 
-def _sum_up(steps: Iterable[StepTime], gpu: Gpu) -> Modelled:
+def _sum_up(steps: Iterable[StepTime], gpu: Gpu, host_ms: float) -> Modelled:
+    """One step after another on the GPU, beside the host that enqueues them: the longer of the two."""
     parts: dict[str, float] = {}
     by_limit: dict[str, float] = {}
     for position, step in enumerate(steps):
@@ -109,7 +112,8 @@ def _sum_up(steps: Iterable[StepTime], gpu: Gpu) -> Modelled:
         parts[f"{position}: {step.name}"] = step.time_ms
         by_limit[step.limit] = by_limit.get(step.limit, 0.0) + step.time_ms
     binding = max(by_limit, key=lambda name: by_limit[name]) if by_limit else "launch"
-    return Modelled(time_ms=sum(parts.values()), gpu=gpu.name, limit=binding, parts=parts)
+    gpu_ms = sum(parts.values())
+    return Modelled(max(gpu_ms, host_ms), gpu.name, binding, parts, on_gpu_ms=gpu_ms, host_ms=host_ms)
 
 
 def _step(name: str, limits: Mapping[str, float], extra_ms: float = 0.0) -> StepTime:

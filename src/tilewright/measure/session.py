@@ -21,6 +21,7 @@ from tilewright.gate.stages.compiled import compiled_folder, compiled_root
 from tilewright.measure.clock import REFERENCE, ClockReport, device_name, read_timings, require_gpu
 from tilewright.measure.lock import alone_on_gpu
 from tilewright.measure.metronome import Metronome
+from tilewright.measure.peers import Peer
 from tilewright.measure.subjects import candidate_as_json, source_as_json
 from tilewright.measure.timer import PLANS
 from tilewright.sandbox.job import JobResult, Limits, run_job
@@ -31,6 +32,8 @@ from tilewright.values.candidate import Candidate
 #: not compiled ahead, and may autotune).
 _START_S = 180.0
 _EACH_S = 60.0
+#: Beyond the limit of all peers: after it the process itself should have given up.
+_PEER_GRACE_S = 10.0
 #: What a process is given to leave by itself.
 _LEAVE_S = 3.0
 #: The whole session.
@@ -53,6 +56,8 @@ class ClockSession:
         self._task = task
         self._include_reference = include_reference
         self._child: _Child | None = None
+        self._lost_peers: dict[str, str] = {}
+        self._closed = False
 
     def __enter__(self) -> ClockSession:
         return self
@@ -62,12 +67,16 @@ class ClockSession:
     ) -> None:
         self.close()
 
-    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
-        """Times of the candidates (by their digests) and of the reference, taken in turns.
+    def measure(
+        self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+    ) -> ClockReport:
+        """Times of the candidates (by their digests), of the peers (by their names) and the reference, taken in turns.
 
         Args:
             candidates: what to time; they need not have passed the gate, so their times are no results yet.
             plan: a name of `tilewright.measure.timer.PLANS`.
+            peers: what is compiled and timed beside them; each is compiled once in a process.
+            peers_s: seconds that compiling all peers may take; those that it does not suffice for are failures.
         """
         waiting = list({candidate.digest: candidate for candidate in candidates}.values())
         done = ClockReport({}, {})
@@ -75,15 +84,23 @@ class ClockSession:
         with alone_on_gpu(device_name()) as alone:
             while True:
                 part = waiting[:1] if alone_each else waiting
-                order = self._order(part, plan)
+                beside = [peer for peer in peers if peer.name not in self._lost_peers]
+                order = self._order(part, plan, beside, peers_s)
                 if order.died and order.culprit is None and not order.hopeless and len(part) > 1:
                     alone_each = True  # it died while all were sampled in turns: who did it shows when each is alone
                     continue
                 done = _merged(done, order.report)
+                if self._closed:
+                    break
+                if order.culprit in {peer.name for peer in beside}:
+                    self._lost_peers[str(order.culprit)] = order.report.failures.get(str(order.culprit), "")
+                    continue
                 over = {order.culprit} if order.culprit is not None else {item.digest for item in part}
                 waiting = [item for item in waiting if item.digest not in over]
                 if not waiting:
                     break
+        lost = {peer.name: self._lost_peers[peer.name] for peer in peers if peer.name in self._lost_peers}
+        done = _merged(done, ClockReport({}, lost))
         note = () if alone else ("another process may have used the GPU at the same time",)
         return ClockReport(done.measured, done.failures, done.checks, tuple(dict.fromkeys((*done.notes, *note))))
 
@@ -93,19 +110,54 @@ class ClockSession:
             self._child = _Child(self._task, self._include_reference)
 
     def close(self) -> None:
-        """End the process."""
+        """End the process, and a measurement that is under way in another thread."""
+        self._closed = True
+        self._drop()
+
+    def _drop(self) -> None:
         if self._child is not None:
             self._child.close()
             self._child = None
 
-    def _order(self, candidates: Sequence[Candidate], plan: str) -> _Answer:
+    def _order(self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer], peers_s: float) -> _Answer:
         self.start()
         assert self._child is not None
-        labels = [*([REFERENCE] if self._include_reference else []), *(item.digest for item in candidates)]
-        answer = self._child.order(labels, candidates, plan)
+        answer = self._child.order(_Order(tuple(candidates), plan, tuple(peers), peers_s, self._include_reference))
         if answer.died:
-            self.close()
+            self._drop()
         return answer
+
+
+@dataclass(frozen=True)
+class _Order:
+    """What one order asks for; the fields are the arguments of `ClockSession.measure`."""
+
+    candidates: tuple[Candidate, ...]
+    plan: str
+    peers: tuple[Peer, ...]
+    peers_s: float
+    include_reference: bool
+
+    @property
+    def labels(self) -> list[str]:
+        """Of all that is measured."""
+        reference = [REFERENCE] if self.include_reference else []
+        return [*reference, *(peer.name for peer in self.peers), *(item.digest for item in self.candidates)]
+
+    def as_json(self) -> str:
+        """As the measuring process reads it."""
+        candidates = {
+            item.digest: {**candidate_as_json(item), "cache": str(compiled_folder(item))} for item in self.candidates
+        }
+        peers = [asdict(peer) for peer in self.peers]
+        plan = asdict(PLANS[self.plan])
+        return json.dumps({"candidates": candidates, "peers": peers, "peers_s": self.peers_s, "plan": plan})
+
+    def patience_s(self, begun: str | None) -> float:
+        """Seconds without a word, after `begun`, that mean that the process hangs."""
+        if begun in {peer.name for peer in self.peers}:
+            return self.peers_s + _PEER_GRACE_S
+        return _EACH_S * (1 + len(self.labels))
 
 
 @dataclass(frozen=True)
@@ -182,27 +234,24 @@ class _Child:
         self._said.put(dict(message))
         return {}
 
-    def order(self, labels: Sequence[str], candidates: Sequence[Candidate], plan: str) -> _Answer:
-        """Have the candidates measured; returns when all are, or when the process is gone."""
+    def order(self, order: _Order) -> _Answer:
+        """Have all of an order measured; returns when it is, or when the process is gone."""
         if not self._ready and not self._wait_ready():
-            return self._lost(labels, {}, None, started=False)
+            return self._lost(order.labels, {}, None, started=False)
         self._count += 1
         self._metronome.intervals.clear()
         path = self._metronome.folder / f"order-{self._count}.json"
-        described = {
-            item.digest: {**candidate_as_json(item), "cache": str(compiled_folder(item))} for item in candidates
-        }
-        path.write_text(json.dumps({"candidates": described, "plan": asdict(PLANS[plan])}))
+        path.write_text(order.as_json())
         self._ready = False
         self._orders.put({"order": str(path)})
-        return self._collect(labels)
+        return self._collect(order)
 
-    def _collect(self, labels: Sequence[str]) -> _Answer:
+    def _collect(self, order: _Order) -> _Answer:
+        labels = order.labels
         timings: dict[str, dict[str, Any]] = {}
         begun: str | None = None
-        patience = _EACH_S * (1 + len(labels))
         while True:
-            message = self._next(patience)
+            message = self._next(order.patience_s(begun))
             if message is None or message.get("ended"):
                 return self._lost(labels, timings, begun)
             if message.get("ready"):

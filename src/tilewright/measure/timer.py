@@ -1,11 +1,12 @@
-"""Time of calls on a GPU: CUDA events around each, cold L2, subjects taken in turns.
+"""Time of calls on a GPU: CUDA events around each, cold L2, subjects taken in turns; and calls as a user makes them.
 
-What is timed is the device's work, from the first kernel's start to the last one's end. The L2 cache is
-overwritten before each sample, and while that runs the host enqueues the call, so that its own time (Python,
-dispatch, launches) is hidden as it is in a model whose device is busy. Calls under about 20 us are too short for
-a pair of events (whose own cost is 1 to 2 us): they are captured into a CUDA graph, several of them with a
-flush before each, and the time of a graph of flushes alone is taken off. Where a call cannot be captured, the
-events' figure stands.
+Two times are taken of each subject. The first is the device's work, from the first kernel's start to the last one's
+end. The L2 cache is overwritten before each sample, and while that runs the host enqueues the call, so that its own
+time (Python, dispatch, launches) is hidden as it is in a model whose device is busy. Calls under about 20 us are too
+short for a pair of events (whose own cost is 1 to 2 us): they are captured into a CUDA graph, several of them with a
+flush before each, and the time of a graph of flushes alone is taken off. Where a call cannot be captured, the events'
+figure stands. The second is the time of a call when calls are made back to back, warm: the wall time of many and the
+wait for the last, over their number, so whatever takes longer, the host or the device.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ GRAPH_CALLS = 10
 #: The flushed buffer is this many times the L2 cache, and at least so many bytes.
 FLUSH_FACTOR = 2
 MIN_FLUSH_BYTES = 128 << 20
+#: Calls of a series at least and at most. The first call's way to the device and the wait for the last are shared
+#: among them: a few for calls that take long, hundreds for short ones.
+LEAST_CALLS = 5
+MOST_CALLS = 2000
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,8 @@ class SamplingPlan:
         min_samples: of each subject at least, whatever the budget.
         budget_s: no new round is started after this many seconds of sampling.
         cross_check_ms: the parent's n calls last about so long.
+        calls_ms: calls made back to back last about so long ...
+        call_series: ... and so many series of them are timed.
     """
 
     warm_up: int
@@ -51,13 +58,17 @@ class SamplingPlan:
     min_samples: int
     budget_s: float
     cross_check_ms: float
+    calls_ms: float = 30.0
+    call_series: int = 3
 
 
 PLANS: Mapping[str, SamplingPlan] = {
-    "scout": SamplingPlan(warm_up=1, samples=5, min_samples=3, budget_s=1.0, cross_check_ms=4.0),
-    "none": SamplingPlan(warm_up=2, samples=11, min_samples=5, budget_s=2.0, cross_check_ms=15.0),
-    "quick": SamplingPlan(warm_up=3, samples=30, min_samples=9, budget_s=4.0, cross_check_ms=30.0),
-    "full": SamplingPlan(warm_up=5, samples=100, min_samples=15, budget_s=15.0, cross_check_ms=100.0),
+    "scout": SamplingPlan(warm_up=1, samples=5, min_samples=3, budget_s=1.0, cross_check_ms=4.0, calls_ms=5.0),
+    "none": SamplingPlan(warm_up=2, samples=11, min_samples=5, budget_s=2.0, cross_check_ms=15.0, calls_ms=15.0),
+    "quick": SamplingPlan(warm_up=3, samples=30, min_samples=9, budget_s=4.0, cross_check_ms=30.0, call_series=5),
+    "full": SamplingPlan(
+        warm_up=5, samples=100, min_samples=15, budget_s=15.0, cross_check_ms=100.0, calls_ms=60.0, call_series=7
+    ),
 }
 
 
@@ -70,17 +81,29 @@ class Timer(Protocol):
     def sample(self, label: str, call: Call) -> float:
         """Milliseconds of one call, L2 cold."""
 
+    def wall(self, run: Callable[[], None]) -> float:
+        """Milliseconds from an idle device until all that `run` enqueues is done."""
+
     def method(self, label: str) -> str:
         """How this subject's samples are taken, for people."""
 
 
 @dataclass
 class Subject:
-    """One thing to time: a call for each set of inputs, used in turns."""
+    """One thing to time: a call for each set of inputs, used in turns.
+
+    Attributes:
+        label: what it is.
+        calls: on each set of inputs.
+        samples_ms: of the device's work in a call.
+        calls_ms: of a call, calls made back to back: one figure for each series.
+        failure: why there are none.
+    """
 
     label: str
     calls: Sequence[Call]
     samples_ms: list[float] = field(default_factory=list)
+    calls_ms: list[float] = field(default_factory=list)
     failure: str = ""
     _turns: Iterator[Call] | None = None
 
@@ -89,6 +112,11 @@ class Subject:
         if self._turns is None:
             self._turns = itertools.cycle(self.calls)
         return next(self._turns)
+
+    def call_often(self, count: int) -> None:
+        """So many calls, one after the other."""
+        for _ in range(count):
+            self.next_call()()
 
 
 def sample_interleaved(
@@ -117,12 +145,41 @@ def sample_interleaved(
     for turn in range(plan.samples):
         if turn >= plan.min_samples and now() - started > plan.budget_s:
             break
-        order = subjects if turn % 2 == 0 else list(reversed(subjects))
-        for subject in order:
-            if not subject.failure:
-                _guarded(subject, lambda subject=subject: _take(subject, timer))  # type: ignore[misc]
+        for subject in _in_turn(subjects, turn):
+            _guarded(subject, lambda subject=subject: _take(subject, timer))  # type: ignore[misc]
         if rested is not None:
             rested()
+
+
+def time_calls(subjects: Sequence[Subject], timer: Timer, plan: SamplingPlan) -> None:
+    """Time series of calls made back to back, one series of each subject a round; they were sampled before, so warm.
+
+    Args:
+        subjects: their `calls_ms` and `failure` are filled.
+        timer: takes the wall time of a series.
+        plan: how long a series is, and how many there are.
+    """
+    counts: dict[str, int] = {}
+    for subject in subjects:
+        _guarded(subject, lambda subject=subject: counts.update(_series(subject, timer, plan)))  # type: ignore[misc]
+    for turn in range(plan.call_series):
+        for subject in _in_turn(subjects, turn):
+            _guarded(subject, lambda subject=subject: _take_series(subject, timer, counts[subject.label]))  # type: ignore[misc]
+
+
+def _in_turn(subjects: Sequence[Subject], turn: int) -> Sequence[Subject]:
+    """Every other round goes through them backwards."""
+    return subjects if turn % 2 == 0 else list(reversed(subjects))
+
+
+def _series(subject: Subject, timer: Timer, plan: SamplingPlan) -> dict[str, int]:
+    """How many calls of the subject a series has."""
+    each_ms = timer.wall(lambda: subject.call_often(LEAST_CALLS)) / LEAST_CALLS
+    return {subject.label: max(LEAST_CALLS, min(MOST_CALLS, int(plan.calls_ms / max(each_ms, 1e-6))))}
+
+
+def _take_series(subject: Subject, timer: Timer, count: int) -> None:
+    subject.calls_ms.append(timer.wall(lambda: subject.call_often(count)) / count)
 
 
 def _warm_up(subject: Subject, timer: Timer, plan: SamplingPlan) -> None:
@@ -144,6 +201,7 @@ def _guarded(subject: Subject, action: Callable[[], None]) -> None:
         first_line = next((line for line in str(error).splitlines() if line.strip()), "")
         subject.failure = f"{type(error).__name__}: {first_line}"[:500]
         subject.samples_ms.clear()
+        subject.calls_ms.clear()
 
 
 @dataclass
@@ -187,6 +245,14 @@ class CudaTimer:
         for _ in range(way.flushes):
             self._flush()
         return self._elapsed(call)
+
+    def wall(self, run: Callable[[], None]) -> float:
+        """Milliseconds from an idle device until all that `run` enqueues is done."""
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        return (time.perf_counter() - started) * 1e3
 
     def method(self, label: str) -> str:
         """How this subject's samples are taken."""

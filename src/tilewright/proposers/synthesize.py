@@ -180,7 +180,7 @@ _GIVEN_CONV_TILES = (
 )
 
 #: So many of them come before the first plans with native convolutions.
-_ANCHORS_BEFORE_NATIVE = 4
+_ANCHORS_BEFORE_NATIVE = 3
 
 #: Of collapsed convolutions, the most promising first.
 _COLLAPSE_TILES = (
@@ -340,7 +340,7 @@ def with_depthwise(variants: Sequence[PlanOptions], graph: Graph) -> list[PlanOp
     native = [options for options in variants if not options.convolution_anchors]
     early = [next((o for o in native if o.convolution_format is form), native[0]) for form in MemoryFormat]
     rest = [options for options in native if options not in early]
-    return [first, *others[:2], *stencils[:1], *early, *others[2:], *stencils[1:], *rest]
+    return [first, *others[:1], *stencils[:1], *early, *others[1:], *stencils[1:], *rest]
 
 
 def with_collapses(variants: Sequence[PlanOptions], graph: Graph, sm_count: int) -> list[PlanOptions]:

@@ -11,6 +11,7 @@ from tilewright.search.understand import Inspection
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate
 from tilewright.values.diagnosis import DiagnosisReport
+from tilewright.values.measurement import bound_by
 from tilewright.values.serialise import JsonValue, as_json
 from tilewright.values.study import Study
 from tilewright.values.verdict import Verdict
@@ -34,11 +35,15 @@ def study_report(study: Study, files: Sequence[str] = ()) -> JsonObject:
         "exit_code": int(ExitCode.OK if best is not None else ExitCode.REJECTED),
         "verdict": sentence(study),
         "speed_up": study.speed_up,
+        "faster_peer": study.best_peer[0] if study.peer_wins and study.best_peer is not None else None,
         "summary": [
             {
                 "name": row.name,
                 "time_ms": row.timing.time_ms if row.timing is not None else None,
                 "timing_kind": row.timing.label if row.timing is not None else None,
+                "gpu_ms": row.timing.gpu_ms if row.timing is not None else None,
+                "call_ms": row.timing.call_ms if row.timing is not None else None,
+                "bound_by": bound_by(row.timing) or None if row.timing is not None else None,
                 "speed_of_light_fraction": row.speed_of_light_fraction,
                 "error": as_json(row.error),
                 "allowed_error": as_json(row.allowed),

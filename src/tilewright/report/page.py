@@ -18,13 +18,16 @@ from tilewright.report.metrics import metric_tables
 from tilewright.report.plots import Bar, numbered_points, roofline, stacked_bars, subject_class
 from tilewright.report.summary import (
     Row,
+    bound_text,
     bytes_text,
     error_text,
     exchange_rows,
     fraction_text,
+    left_out,
     operations_text,
     rows,
     sentence,
+    spent_text,
     time_text,
 )
 from tilewright.values.study import Study
@@ -41,6 +44,7 @@ def _template() -> Template:
     )
     environment.filters.update(
         time=time_text,
+        bound=bound_text,
         error=error_text,
         fraction=fraction_text,
         bytes=bytes_text,
@@ -61,6 +65,8 @@ def study_page(study: Study) -> str:
     return _template().render(
         study=study,
         sentence=sentence(study),
+        spent=spent_text(study),
+        left_out=left_out(study),
         rows=table,
         bars=_time_bars(table),
         floor_percent=_floor_percent(study, table),

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tilewright.values.exchange import Exchange
-from tilewright.values.measurement import Timing
-from tilewright.values.study import Study, Trial
+from tilewright.values.measurement import Timing, bound_by
+from tilewright.values.study import Outcome, Study, Trial
 from tilewright.values.verdict import Verdict
 
 
@@ -46,8 +46,8 @@ def rows(study: Study) -> tuple[Row, ...]:
         result.append(Row(name, timing, study.fraction_of_speed_of_light(timing), None, None, "for comparison"))
     if study.given is not None:
         result.append(_trial_row(study, "given code", study.given))
-    if study.best is not None:
-        result.append(_trial_row(study, "ours", study.best))
+    if study.ours is not None:
+        result.append(_trial_row(study, "ours", study.ours))
     return tuple(result)
 
 
@@ -92,8 +92,12 @@ def sentence(study: Study) -> str:
     """The verdict on the whole run, in one sentence."""
     best = study.best
     if best is None or best.timing is None:
-        return f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}."
+        return (
+            f"Nothing better was found for {study.task} on the {study.gpu}: {_what_happened(study)}{_fastest(study)}."
+        )
     text = f"A verified module for {study.task} on the {study.gpu}: {time_text(best.timing)} {best.timing.label}"
+    if study.runner_up is not None:
+        return f"{text}; {best.reason}."
     if study.speed_up is not None and study.baseline is not None:
         text += f", {study.speed_up:.2f}x as fast as {_baseline_name(study)}"
     fraction = study.fraction_of_speed_of_light(best.timing)
@@ -102,17 +106,70 @@ def sentence(study: Study) -> str:
     return text + "."
 
 
+def _fastest(study: Study) -> str:
+    """Which peer the user is best off with, where nothing of ours could be held against it."""
+    peer = study.best_peer
+    if study.ours is not None or not study.peer_wins or peer is None:
+        return ""
+    return f"; the fastest is {peer[0]}: {time_text(peer[1])}"
+
+
 def _baseline_name(study: Study) -> str:
-    return "the reference" if study.baseline is study.reference else "the given code"
+    if study.baseline is study.reference:
+        return "the reference"
+    peer = study.best_peer
+    return peer[0] if peer is not None and study.baseline is peer[1] else "the given code"
 
 
 def _what_happened(study: Study) -> str:
+    if study.ours is not None:
+        return study.ours.reason
     if not study.trials:
         return "there was nothing to try"
+    if likely := _likely(study):
+        return likely
     outcomes = Counter(str(trial.outcome) for trial in study.trials)
     counted = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
     last = study.trials[0]
     return f"{len(study.trials)} tried ({counted}); the first: {last.reason}"
+
+
+def _likely(study: Study) -> str:
+    """What the model says where no candidate would gain; empty where the clock spoke, or nothing could be compared."""
+    times = [one.timing for one in study.trials if one.outcome is Outcome.REVERTED and one.timing is not None]
+    if study.timing_kind != "modelled" or study.baseline is not study.reference or study.reference is None or not times:
+        return ""
+    ours, theirs = min(times, key=lambda timing: timing.time_ms), study.reference
+    if ours.time_ms < theirs.time_ms:
+        return ""
+    bound = f", bound by the {bound_by(theirs)}" if bound_by(theirs) else ""
+    return f"PyTorch is likely faster here (modelled): {time_text(theirs)} a call{bound}, ours {time_text(ours)}"
+
+
+def bound_text(timing: Timing | None) -> str:
+    """Which of a time's two figures binds, with both: `bound by the host: 0.071 ms a call, 0.012 ms on the GPU`."""
+    if timing is None or timing.call_ms is None:
+        return ""
+    binds = f"bound by the {bound_by(timing)}" if not decided_by_gpu_alone(timing) else "the GPU's time alone counts"
+    return f"{binds}: {timing.call_ms:.4g} ms a call, {timing.gpu_ms:.4g} ms on the GPU"
+
+
+def decided_by_gpu_alone(timing: Timing) -> bool:
+    """A call takes longer, and this was not asked for: calls are captured in CUDA graphs."""
+    return timing.call_ms is not None and timing.time_ms < timing.call_ms
+
+
+def left_out(study: Study) -> tuple[str, ...]:
+    """The peers that could not be timed, each with its reason."""
+    return tuple(f"{name} is left out: {why}" for name, why in study.peer_failures.items())
+
+
+def spent_text(study: Study) -> str:
+    """Where the run's time went, the most first."""
+    of_budget = f" of {study.budget_s:.0f} s" if study.budget_s else ""
+    parts = sorted(study.spent.items(), key=lambda row: -row[1])
+    went = "; ".join(f"{name} {seconds:.1f} s" for name, seconds in parts)
+    return f"took {study.seconds:.1f} s{of_budget}" + (f", some of it at the same time: {went}" if went else "")
 
 
 @dataclass(frozen=True)

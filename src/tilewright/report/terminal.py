@@ -14,15 +14,19 @@ from rich.text import Text
 from tilewright.gpu.gpu import Gpu
 from tilewright.gpu.speed_of_light import SpeedOfLight
 from tilewright.report.summary import (
+    bound_text,
     bytes_text,
     error_text,
     fraction_text,
+    left_out,
     operations_text,
     rows,
     sentence,
+    spent_text,
     time_text,
 )
 from tilewright.search.understand import Inspection
+from tilewright.values.measurement import bound_by
 from tilewright.values.precision import PrecisionClass
 from tilewright.values.study import Outcome, Study, Trial
 from tilewright.values.verdict import Finding, Severity, Verdict
@@ -51,6 +55,7 @@ def study_view(study: Study) -> Group:
     parts: list[RenderableType] = [summary_table(study), *_trials(study)]
     if study.given is not None and study.given.verdict is not None and study.given.verdict.findings:
         parts.append(findings_table("what the gate says of the given code", study.given.verdict.findings))
+    parts.extend(Text(line, style="dim") for line in left_out(study))
     parts.extend(Text(line) for line in _about_best(study))
     parts.extend(
         Text(f"what holds back {sight.subject}: {sight.report.summary}")
@@ -59,6 +64,7 @@ def study_view(study: Study) -> Group:
     )
     parts.extend(Text(f"note: {note}", style="dim") for note in study.notes)
     parts.append(Text(sentence(study), style="bold green" if study.best is not None else "bold yellow"))
+    parts.append(Text(spent_text(study), style="dim"))
     return Group(*parts)
 
 
@@ -69,8 +75,8 @@ def summary_table(study: Study) -> Table:
     if study.speed_of_light is not None:
         title += f" (speed of light {study.speed_of_light.time_ms:.4g} ms: {study.speed_of_light.limit})"
     error_column = f"error against {against}"
-    numbers = ("time", "of speed of light", error_column)
-    table = _table(title, "", *numbers, "measured or modelled", "", right=numbers)
+    numbers = ("time", "on the GPU", "of speed of light", error_column)
+    table = _table(title, "", *numbers, "bound by", "measured or modelled", "", right=numbers)
     for row in rows(study):
         error = error_text(row.error)
         if row.allowed is not None:
@@ -78,8 +84,10 @@ def summary_table(study: Study) -> Table:
         table.add_row(
             row.name,
             time_text(row.timing),
+            "-" if row.timing is None else f"{row.timing.gpu_ms:.4g} ms",
             fraction_text(row.speed_of_light_fraction),
             error,
+            (bound_by(row.timing) if row.timing is not None else "") or "-",
             row.timing.label if row.timing is not None else "-",
             row.remark,
         )
@@ -112,9 +120,11 @@ def trials_table(trials: Sequence[Trial]) -> Table:
 
 
 def _about_best(study: Study) -> Iterator[str]:
-    if study.best is None:
+    if study.ours is None:
         return
-    candidate = study.best.candidate
+    if bound := bound_text(study.ours.timing):
+        yield f"ours is {bound}" if bound.startswith("bound") else f"ours: {bound}"
+    candidate = study.ours.candidate
     yield f"left to PyTorch: {', '.join(candidate.native) or 'nothing'}"
     if candidate.collapses:
         yield f"collapsed by algebra: {', '.join(candidate.collapses)}"

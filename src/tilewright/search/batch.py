@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from tilewright.measure.timer import PLANS
+from tilewright.search.ahead import Ahead
+from tilewright.search.budget import Budget
 from tilewright.search.effort import Effort
 from tilewright.search.evaluate import Evaluator, Judged
 from tilewright.search.ledger import Ledger
@@ -37,15 +39,14 @@ class Batches:
         pace: Pace,
         notes: list[str],
         meter: Meter,
-        time_is_up: Callable[[], bool],
+        budget: Budget,
         settle: Callable[[], None],
         gate_begins: Callable[[Candidate], None],
     ) -> None:
         """Where to look, and whom to tell.
 
         Args:
-            ledger, evaluator, effort, pace, notes, meter: of the run.
-            time_is_up: nothing new is begun then.
+            ledger, evaluator, effort, pace, notes, meter, budget: of the run.
             settle: called before anything is compared: what there was before the search has its time then.
             gate_begins: told of each candidate that goes through the gate.
         """
@@ -55,7 +56,7 @@ class Batches:
         self._pace = pace
         self._notes = notes
         self._meter = meter
-        self._time_is_up = time_is_up
+        self._budget = budget
         self._settle = settle
         self._gate_begins = gate_begins
         self._seen: set[str] = set()
@@ -72,6 +73,9 @@ class Batches:
                 self.mark(candidate)
                 fresh.append(candidate)
         if not fresh:
+            return 0
+        if self._ledger.best is not None and not self._budget.suffices_for("compile"):
+            self._notes.append(f"stage {rules.stage}: {len(fresh)} candidates were not tried, time was up")
             return 0
         most = self._effort.predicted
         if len(fresh) > most:
@@ -92,9 +96,13 @@ class Batches:
         """Those that compile, by modelled time; the others are trials that ended here."""
         ranked: list[Judged] = []
         count = len(candidates)
-        with contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
+        bounds = self._effort.bounds
+        ahead = Ahead(
+            self._evaluator, bounds.scout, bounds.at_once, active=self._ledger.measures and self._measures_all(count)
+        )
+        with ahead, contextlib.closing(self._evaluator.predict_all(candidates)) as compiled:
             for index, candidate in enumerate(candidates):
-                if self._time_is_up() and self._has_enough(ranked):
+                if self._budget.is_up and self._has_enough(ranked):
                     self._notes.append(f"stage {rules.stage}: {count - index} candidates were not tried, time was up")
                     break
                 start = time.monotonic()
@@ -105,7 +113,19 @@ class Batches:
                     self._ledger.record(rules, judged, Outcome.REJECTED, reason, since=start)
                 else:
                     ranked.append(judged)
-        return sorted(ranked, key=lambda judged: judged.predicted_ms)
+                    if not _is_timed(judged, PLANS[bounds.scout].min_samples):
+                        ahead.offer(judged.candidate)
+            times = ahead.times()
+        ranked = [
+            self._evaluator.timed(one, times[one.candidate.digest]) if one.candidate.digest in times else one
+            for one in ranked
+        ]
+        # Where the host binds all candidates, the GPU's time tells them apart.
+        return sorted(ranked, key=lambda judged: (judged.predicted_ms, judged.predicted_gpu_ms))
+
+    def _measures_all(self, count: int) -> bool:
+        """A batch of so many is measured whole, whatever the model says: it need not be compiled whole before."""
+        return not self._effort.far_behind and count <= min(self._effort.small, self._effort.bounds.measurements)
 
     def _has_enough(self, ranked: Sequence[Judged]) -> bool:
         """Something was kept before, or there is something to choose from: a run that is short of time ends here."""
@@ -121,15 +141,21 @@ class Batches:
             if shortfall:
                 reason = f"{shortfall}; not put through the gate"
                 self._ledger.record(rules, judged, Outcome.REVERTED, reason, since=start)
-            elif verified == self._effort.verified:
-                self._ledger.record(rules, judged, Outcome.REVERTED, self._gates_used(verified), since=start)
+            elif why := self._no_gate(verified):
+                self._ledger.record(rules, judged, Outcome.REVERTED, why, since=start)
             else:
                 verified += 1
                 self._pace.at(len(ranked) + index, 2 * len(ranked), f"the gate on {judged.candidate.description}")
                 self._gate(rules, judged, since=start)
 
-    def _gates_used(self, verified: int) -> str:
-        return f"effort {self._effort.name} puts {verified} candidates of a batch through the gate"
+    def _no_gate(self, verified: int) -> str:
+        """Why no more candidates of a batch go through the gate after so many; empty where one more does."""
+        if verified == self._effort.verified:
+            return f"effort {self._effort.name} puts {verified} candidates of a batch through the gate"
+        found_nothing = self._ledger.best is None and not self._budget.is_over
+        if found_nothing or self._budget.suffices_for("gate"):
+            return ""
+        return f"no time was left for the gate ({self._budget.left_s:.0f} s of {self._budget.seconds:.0f} s)"
 
     def _gate(self, rules: StageRules, judged: Judged, *, since: float) -> None:
         self._gate_begins(judged.candidate)
@@ -154,8 +180,8 @@ class Batches:
             if shortfall:
                 reason = shortfall if one.accepted else f"{shortfall}; not put through the gate"
                 self._ledger.record(rules, one, Outcome.REVERTED, reason, since=start)
-            elif verified == self._effort.verified:
-                self._ledger.record(rules, one, Outcome.REVERTED, self._gates_used(verified), since=start)
+            elif why := self._no_gate(verified):
+                self._ledger.record(rules, one, Outcome.REVERTED, why, since=start)
             else:
                 verified += 1
                 self._pace.at(2 * len(judged) - 1, 2 * len(judged), f"the gate on {one.candidate.description}")
@@ -192,7 +218,7 @@ class Batches:
         steps = strategy(options, self._effort.bounds)
         with contextlib.suppress(StopIteration), contextlib.closing(steps):
             ask = next(steps)
-            while not self._time_is_up() or self._ledger.best is None:
+            while not self._budget.is_up or (self._ledger.best is None and not self._budget.is_over):
                 ask = steps.send(self._answer(ask, by_key))
         return list(by_key.values())
 

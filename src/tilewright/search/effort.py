@@ -28,10 +28,11 @@ class Effort:
         idle_stages: the run ends after this many stages in a row that had proposals and gained nothing.
         near_speed_of_light: the run ends when this fraction of the speed of light is reached.
         retune: the retune proposer is asked at all.
-        budget_s: no new candidate is started after this many seconds, where times are modelled ...
-        gpu_budget_s: ... and where they are measured: wall seconds of the run ...
-        gpu_time_s: ... and seconds for which the GPU was held by the clock alone.
-        peers: torch.compile is measured beside the result, where the budget leaves time for it.
+        budget_s: wall seconds of the run, where times are modelled (`tilewright.search.budget` keeps them) ...
+        gpu_budget_s: ... and where they are measured ...
+        gpu_time_s: ... and seconds for which the GPU may be held by the clock alone.
+        peer_modes: of torch.compile, which are measured beside the candidates.
+        peers_s: seconds that compiling them may take, all together.
     """
 
     name: str
@@ -49,7 +50,8 @@ class Effort:
     budget_s: float
     gpu_budget_s: float
     gpu_time_s: float
-    peers: bool = False
+    peer_modes: tuple[str, ...] = ("default",)
+    peers_s: float = 20.0
 
 
 EFFORTS: Mapping[str, Effort] = MappingProxyType(
@@ -63,16 +65,17 @@ EFFORTS: Mapping[str, Effort] = MappingProxyType(
                 budget_s=120.0, gpu_budget_s=60.0, gpu_time_s=30.0,
             ),
             Effort(
-                "quick", predicted=16, verified=2, gate="quick", given_gate="quick",
-                strategy="successive_halving", small=12, bounds=Bounds(16, final="quick", finalists=3), far_behind=3.0,
+                "quick", predicted=8, verified=2, gate="quick", given_gate="quick",
+                strategy="successive_halving", small=8, bounds=Bounds(5, final="quick", finalists=3), far_behind=3.0,
                 idle_stages=1, near_speed_of_light=0.95, retune=True,
-                budget_s=120.0, gpu_budget_s=75.0, gpu_time_s=30.0,
+                budget_s=120.0, gpu_budget_s=75.0, gpu_time_s=30.0, peers_s=30.0,
             ),
             Effort(
                 "full", predicted=48, verified=6, gate="full", given_gate="quick",
                 strategy="sampled", small=48, bounds=Bounds(64, final="quick", finalists=4), far_behind=0.0,
                 idle_stages=2, near_speed_of_light=0.98, retune=True,
-                budget_s=1800.0, gpu_budget_s=100.0, gpu_time_s=90.0, peers=True,
+                budget_s=1800.0, gpu_budget_s=180.0, gpu_time_s=90.0,
+                peer_modes=("default", "max-autotune-no-cudagraphs"), peers_s=80.0,
             ),
         )
     }

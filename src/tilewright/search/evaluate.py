@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Generator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from tilewright.gate.inside.recorders import group
+from tilewright.measure.peers import Peer
 from tilewright.sandbox.processes import available_cores
 from tilewright.search.effort import Effort
 from tilewright.search.keys import task_key, trial_key
@@ -56,9 +59,14 @@ class Judged:
         return self.known.prediction.time_ms if self.known.prediction is not None else float("inf")
 
     @property
+    def predicted_gpu_ms(self) -> float:
+        """The modelled time on the GPU alone, milliseconds; infinite where there is none."""
+        return self.known.prediction.gpu_ms if self.known.prediction is not None else float("inf")
+
+    @property
     def measured_ms(self) -> float:
         """The measured time, milliseconds, of a kernel that may be wrong; infinite where there is none."""
-        return self.known.measured.median_ms if self.known.measured is not None else float("inf")
+        return self.known.measured.time_ms if self.known.measured is not None else float("inf")
 
 
 class Evaluator:
@@ -73,18 +81,23 @@ class Evaluator:
         versions: Mapping[str, str],
         memory: Memory,
         meter: Meter,
+        *,
+        graphs: bool = False,
     ) -> None:
-        """`timing` says how times are obtained, as `trial_key` takes it."""
+        """`timing` says how times are obtained, as `trial_key` takes it; with `graphs` the GPU's time alone decides."""
         self._task = task
         self._tools = tools
         self._effort = effort
         self._timing = timing
         self._versions = versions
         self._memory = memory
-        self._of_task = task_key(task, timing)
+        self._of_task = task_key(task, timing, graphs=graphs)
         self._meter = meter
+        self._graphs = graphs
         self._clock: Clock | None = None
+        self._on_gpu = threading.Lock()
         self.notes: list[str] = []
+        self.peer_failures: dict[str, str] = {}
 
     def predict(self, candidate: Candidate) -> Judged:
         """Compile one candidate and ask the model; one that cannot be compiled is rejected here."""
@@ -127,7 +140,7 @@ class Evaluator:
         verdict = None
         if prediction.modelled is None:
             verdict = Verdict(prediction.findings, resources=prediction.resources, how="compile", oracle="")
-        return self._learn(candidate, Evaluation(prediction.modelled, verdict))
+        return self._learn(candidate, self._decided(Evaluation(prediction.modelled, verdict)))
 
     def gate(self, judged: Judged, say: Say) -> Judged:
         """The candidate's verdict, from the store or from the gate."""
@@ -157,19 +170,38 @@ class Evaluator:
             self._clock.close()
             self._clock = None
 
-    def measure(self, candidates: Sequence[Candidate], plan: str) -> Mapping[str, Measured]:
-        """One interleaved measurement, `reference` among it: label -> time, of those that could be timed."""
-        self.start_clock()
-        assert self._clock is not None
-        with self._meter.on("measure"):
-            report = self._clock.measure(candidates, plan)
+    def measure(
+        self,
+        candidates: Sequence[Candidate],
+        plan: str,
+        peers: Sequence[Peer] = (),
+        peers_s: float = 0.0,
+        *,
+        activity: str = "measure",
+    ) -> Mapping[str, Measured]:
+        """One interleaved measurement, `reference` among it: label -> time, of those that could be timed.
+
+        Args:
+            candidates, plan, peers, peers_s: as a `Clock` takes them.
+            activity: what its time is charged to; empty where the caller does that.
+        """
+        with self._on_gpu, self._meter.on(activity) if activity else contextlib.nullcontext():
+            self.start_clock()
+            assert self._clock is not None
+            report = self._clock.measure(candidates, plan, peers, peers_s)
+        names = {peer.name for peer in peers}
+        self.peer_failures |= {label: why for label, why in report.failures.items() if label in names}
         described = {item.digest: item.description for item in candidates}
         said = [
             *report.notes,
-            *(f"{described.get(label, label)} could not be timed: {why}" for label, why in report.failures.items()),
+            *(
+                f"{described.get(label, label)} could not be timed: {why}"
+                for label, why in report.failures.items()
+                if label not in names
+            ),
         ]
         self.notes.extend(note for note in said if note not in self.notes)
-        return report.measured
+        return {label: time.by_gpu_alone() if self._graphs else time for label, time in report.measured.items()}
 
     def timed(self, judged: Judged, measured: Measured) -> Judged:
         """The candidate with its time from the clock."""
@@ -188,10 +220,20 @@ class Evaluator:
 
     def _find(self, candidate: Candidate) -> Evaluation | None:
         try:
-            return self._memory.find(self._key(candidate))
+            found = self._memory.find(self._key(candidate))
         except StoreError as error:
             self._note(error)
             return None
+        return self._decided(found) if found is not None else None
+
+    def _decided(self, known: Evaluation) -> Evaluation:
+        """With its times as this run compares them; an earlier run may have asked otherwise."""
+        prediction, measured = known.prediction, known.measured
+        if prediction is not None and prediction.call_ms is not None:
+            prediction = prediction.by_gpu_alone() if self._graphs else prediction.by_call()
+        if measured is not None:
+            measured = replace(measured, graphs=self._graphs)
+        return replace(known, prediction=prediction, measured=measured)
 
     def _learn(self, candidate: Candidate, known: Evaluation) -> Judged:
         if self._memory.store is not None:

@@ -16,6 +16,7 @@ from tilewright.values.verdict import Verdict
 
 if TYPE_CHECKING:
     from tilewright.measure.clock import ClockReport
+    from tilewright.measure.peers import Peer
 
 
 def fleet_tools(fleet: Fleet, tools: Tools | None = None) -> Tools:
@@ -57,10 +58,18 @@ class FleetClock:
     def close(self) -> None:
         """Nothing is kept open."""
 
-    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
-        """Times by label. A large batch is dealt out to the GPUs; a small one, as what is compared at last, is not."""
+    def measure(
+        self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+    ) -> ClockReport:
+        """Times by label. A large batch is dealt out to the GPUs; a small one, as what is compared at last, is not.
+
+        Peers are compiled and timed on one GPU.
+        """
         parts = min(self._fleet.size, max(1, len(candidates) // _WORTH_A_WORKER))
-        jobs = [(self._tools, self._task, tuple(candidates[part::parts]), plan) for part in range(parts)]
+        jobs = [
+            (self._tools, self._task, tuple(candidates[part::parts]), plan, tuple(peers) if part == 0 else (), peers_s)
+            for part in range(parts)
+        ]
         found = dict(self._fleet.each(_measure, jobs))
         lost = next((report for report in found.values() if isinstance(report, FleetError)), None)
         if lost is not None:
@@ -76,10 +85,12 @@ def _silent_gate(tools: Tools, task: Task, candidate: Candidate, effort: str) ->
     return tools.gate(task, candidate, effort, lambda message: None)
 
 
-def _measure(tools: Tools, task: Task, candidates: Sequence[Candidate], plan: str) -> ClockReport:
+def _measure(
+    tools: Tools, task: Task, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer], peers_s: float
+) -> ClockReport:
     clock = tools.open_clock(task)
     try:
-        return clock.measure(candidates, plan)
+        return clock.measure(candidates, plan, peers, peers_s)
     finally:
         clock.close()
 

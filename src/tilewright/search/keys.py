@@ -44,15 +44,17 @@ def trial_key(task: Task, candidate: Candidate, *, timing: str, gate_effort: str
     )
 
 
-def task_key(task: Task, timing: str) -> str:
+def task_key(task: Task, timing: str, *, graphs: bool = False) -> str:
     """The key of a task on a GPU, 64 hex digits: shapes, precision and rules included, versions not.
 
     Args:
         task: the task.
         timing: how times are obtained: `measured` or `modelled`.
+        graphs: the GPU's time alone decides: another best.
     """
     return _digest(
         {
+            **({"graphs": True} if graphs else {}),
             "reference": _reference_identity(task),
             "given_code": task.given_code,
             "is_specification": task.given_code_is_specification,

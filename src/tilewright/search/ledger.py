@@ -25,6 +25,7 @@ class Ledger:
         given: the given code's trial.
         trials: in order.
         best: the trial that was kept last.
+        peers: name -> time of each peer that could be timed.
     """
 
     task: Task
@@ -33,6 +34,7 @@ class Ledger:
     given: Trial | None = None
     trials: list[Trial] = field(default_factory=list)
     best: Trial | None = None
+    peers: Mapping[str, Timing] = field(default_factory=dict)
 
     @property
     def code_to_tune(self) -> Trial | None:
@@ -75,6 +77,18 @@ class Ledger:
         own = f"{timing.label} at {timing.time_ms:.4g} ms, which is" if tell else f"{timing.label}, it is"
         return f"{own} not {rules.min_gain_percent:g} % faster than {whose} at {to_beat.time_ms:.4g} ms"
 
+    def faster_peer(self, best: Trial, rules: StageRules) -> str:
+        """Which peer the best does not beat by more than the noise, with both times; empty where there is none."""
+        if not self.peers or best.timing is None:
+            return ""
+        name, peer = min(self.peers.items(), key=lambda row: row[1].time_ms)
+        own_ms = best.timing.time_ms
+        if own_ms <= peer.time_ms * (1.0 - rules.min_gain_percent / 100.0):
+            return ""
+        is_slower = peer.time_ms <= own_ms * (1.0 - rules.min_gain_percent / 100.0)
+        how = "faster" if is_slower else f"as fast within {rules.min_gain_percent:g} %"
+        return f"{name} is {how}: {peer.time_ms:.4g} ms, ours {own_ms:.4g} ms"
+
     def keep(self, rules: StageRules, judged: Judged, timing: Timing | None, *, since: float) -> None:
         """A trial that is the best from now on."""
         incumbent = self.incumbent(judged.candidate)
@@ -104,8 +118,9 @@ class Ledger:
         return trial
 
     def retime(self, times: Mapping[str, Measured]) -> None:
-        """New times of the reference, the given code and the best, as far as they are among `times`."""
+        """New times of the reference, the peers, the given code and the best, as far as they are among `times`."""
         self.reference = times.get("reference", self.reference)
+        self.peers = {name: times.get(name, time) for name, time in self.peers.items()}
         if self.given is not None and self.given.candidate.digest in times:
             self.given = replace(self.given, timing=times[self.given.candidate.digest])
         if self.best is not None and self.best.candidate.digest in times:
@@ -116,6 +131,10 @@ class Ledger:
         assert self.best is not None
         self._replace(self.best, replace(self.best, outcome=Outcome.REVERTED, reason=reason))
         self.best = None
+
+    def trial(self, number: int | None) -> Trial | None:
+        """The trial of that number; None for none."""
+        return next((trial for trial in self.trials if trial.number == number), None)
 
     def _replace(self, old: Trial, new: Trial) -> None:
         self.trials = [new if other is old else other for other in self.trials]

@@ -17,6 +17,7 @@ class Meter:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._seconds: dict[str, float] = {}
+        self._longest: dict[str, float] = {}
 
     @contextlib.contextmanager
     def on(self, activity: str) -> Iterator[None]:
@@ -25,14 +26,21 @@ class Meter:
         try:
             yield
         finally:
+            spent = time.monotonic() - started
             with self._lock:
-                self._seconds[activity] = self._seconds.get(activity, 0.0) + time.monotonic() - started
+                self._seconds[activity] = self._seconds.get(activity, 0.0) + spent
+                self._longest[activity] = max(self._longest.get(activity, 0.0), spent)
 
     @property
     def seconds(self) -> Mapping[str, float]:
         """Activity -> seconds so far."""
         with self._lock:
             return {name: round(seconds, 2) for name, seconds in self._seconds.items()}
+
+    def longest_s(self, activity: str) -> float:
+        """Seconds that the activity took when it took longest; 0 where it was not done yet."""
+        with self._lock:
+            return self._longest.get(activity, 0.0)
 
     @property
     def gpu_s(self) -> float:

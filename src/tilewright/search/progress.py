@@ -13,10 +13,12 @@ class Step:
     Attributes:
         message: for people: what is being tried.
         fraction: of the whole run that is behind it, 0 to 1; never falls from one step to the next.
+        left_s: seconds that are left of the run's budget; None where it has none.
     """
 
     message: str
     fraction: float
+    left_s: float | None = None
 
     def __str__(self) -> str:
         return self.message
@@ -28,10 +30,17 @@ Progress = Callable[[Step], None]
 class Pace:
     """Turns the place in a run (which part, which item of it) into steps for a listener."""
 
-    def __init__(self, listener: Progress | None, parts: int) -> None:
-        """`parts` is how many parts the run has, each taken to last equally long."""
+    def __init__(self, listener: Progress | None, parts: int, left: Callable[[], float] | None = None) -> None:
+        """A pace at its start.
+
+        Args:
+            listener: told of each step.
+            parts: how many parts the run has, each taken to last equally long.
+            left: seconds that are left of the run's budget.
+        """
         self._listener = listener
         self._parts = parts
+        self._left = left
         self._part = 0
         self._fraction = 0.0
         self._title = ""
@@ -52,4 +61,4 @@ class Pace:
         """Something to tell, without moving on."""
         if self._listener is not None:
             text = f"{self._title}: {message}" if message else self._title
-            self._listener(Step(text, self._fraction))
+            self._listener(Step(text, self._fraction, self._left() if self._left is not None else None))

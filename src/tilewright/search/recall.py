@@ -22,9 +22,9 @@ _ORDER = tuple(EFFORTS)
 _MOST_RETRIED = 3
 
 
-def recalled_run(memory: Memory, task: Task, effort: Effort, timing: str) -> Study | None:
+def recalled_run(memory: Memory, task: Task, effort: Effort, timing: str, *, graphs: bool = False) -> Study | None:
     """The study of a finished run for this task, GPU and these versions, of at least this effort; None for none."""
-    for record in _runs(memory, task, timing):
+    for record in _runs(memory, task, timing, graphs):
         if record.versions != canonical(versions()) or not _is_enough(record.effort, effort.name):
             continue
         study = decode_study(record.study)
@@ -39,10 +39,10 @@ def recalled_run(memory: Memory, task: Task, effort: Effort, timing: str) -> Stu
     return None
 
 
-def tuned_elsewhere(memory: Memory, task: Task, timing: str) -> tuple[Candidate, ...]:
+def tuned_elsewhere(memory: Memory, task: Task, timing: str, *, graphs: bool = False) -> tuple[Candidate, ...]:
     """What other versions found best for this task, the newest first: candidates like any other, to be tried first."""
     found: dict[str, Candidate] = {}
-    for record in _runs(memory, task, timing):
+    for record in _runs(memory, task, timing, graphs):
         candidate = record.candidate
         if record.versions == canonical(versions()) or candidate is None:
             continue
@@ -59,7 +59,7 @@ def remember_run(memory: Memory, task: Task, study: Study, timing: str) -> None:
     best = study.best
     if memory.store is None or (best is None and (study.baseline is None or not study.trials)):
         return
-    of_task = task_key(task, timing)
+    of_task = task_key(task, timing, graphs=study.graphs)
     tried_under = canonical(study.versions)
     record = RunRecord(
         key=f"{of_task}-{tried_under}-{study.effort}",
@@ -80,9 +80,9 @@ def remember_run(memory: Memory, task: Task, study: Study, timing: str) -> None:
         return  # it waits in the store, and is told when the memory settles
 
 
-def _runs(memory: Memory, task: Task, timing: str) -> tuple[RunRecord, ...]:
+def _runs(memory: Memory, task: Task, timing: str, graphs: bool) -> tuple[RunRecord, ...]:
     try:
-        return memory.runs(task_key(task, timing))
+        return memory.runs(task_key(task, timing, graphs=graphs))
     except StoreError as error:
         memory.notes.append(f"earlier runs could not be read: {error.what}")
         return ()

@@ -5,27 +5,29 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tilewright.diagnosis.diagnose import in_short
+from tilewright.measure.host import host_ms_of_compiled
 from tilewright.proposers.llm.turn import Conversation, ExchangeLog, Turn
 from tilewright.search.batch import Batches
+from tilewright.search.budget import Budget
 from tilewright.search.effort import Effort, find_effort
+from tilewright.search.ending import Ending
 from tilewright.search.evaluate import Evaluator
 from tilewright.search.exchanges import open_log
 from tilewright.search.ledger import Ledger
 from tilewright.search.looks import Looks
 from tilewright.search.meter import Meter
 from tilewright.search.opening import Memory, open_memory
-from tilewright.search.peers import PEER_S, PEERS
+from tilewright.search.peers import Peers
 from tilewright.search.progress import Pace, Progress
-from tilewright.search.reasons import gate_said, rejection
+from tilewright.search.reasons import gate_said
 from tilewright.search.recall import recalled_run, remember_run, tuned_elsewhere
-from tilewright.search.shapes import serve_shapes
 from tilewright.search.sight import ceilings_of
 from tilewright.search.tools import Tools
 from tilewright.search.understand import Understanding
@@ -35,7 +37,7 @@ from tilewright.task.precision import strictest_class
 from tilewright.task.stage import StageRules
 from tilewright.task.task import Task
 from tilewright.values.candidate import Candidate, Origin
-from tilewright.values.measurement import Timing
+from tilewright.values.measurement import Timing, bound_by
 from tilewright.values.sight import Sight
 from tilewright.values.study import Outcome, StageResult, Study, Trial
 
@@ -53,6 +55,7 @@ def optimize_task(
     replay: Path | None = None,
     notes: Sequence[str] = (),
     again: bool = False,
+    graphs: bool = False,
 ) -> Study:
     """Search for a faster module for `task` and return everything that was tried.
 
@@ -69,6 +72,7 @@ def optimize_task(
         notes: what a reader of the study must know of how the run was set up.
         again: search also where the study holds a finished run for this task, these versions and this effort;
             otherwise its result is returned as it is.
+        graphs: calls will be captured in CUDA graphs: the GPU's time alone decides.
 
     Raises:
         TilewrightError: the input is at fault; nothing was written.
@@ -76,18 +80,23 @@ def optimize_task(
     level = find_effort(effort)
     require_reference(task)
     tools = tools or Tools()
-    pace = Pace(progress, parts=2 + len(task.rules))
-    pace.enter(0, "reading the task")
+    timing = _timing(task, tools)
     meter = Meter()
+    measures = timing == "measured"
+    seconds, gpu_s = (level.gpu_budget_s, level.gpu_time_s) if measures else (level.budget_s, math.inf)
+    budget = Budget(seconds, meter, gpu_s=gpu_s)
+    pace = Pace(progress, parts=2 + len(task.rules), left=lambda: budget.left_s)
+    pace.enter(0, "reading the task")
     with open_memory(study, out) as memory, open_log(memory.store if conversation else None, replay) as log:
         memory.notes += notes
         if conversation is None and not again:
-            recalled = recalled_run(memory, task, level, _timing(task, tools))
+            recalled = recalled_run(memory, task, level, timing, graphs=graphs)
             if recalled is not None:
                 return recalled
         with meter.on("understand"):
             understanding = tools.understand(task)
-        search = _Search(task, tools, level, understanding, memory, pace, meter, conversation, log)
+        run = _Run(task, tools, level, timing, graphs, understanding, memory, pace, meter, budget)
+        search = _Search(run, conversation, log)
         return search.run(command)
 
 
@@ -97,71 +106,77 @@ def _timing(task: Task, tools: Tools) -> str:
     return "measured" if installed is not None and installed.key == task.gpu.key else "modelled"
 
 
+@dataclass(frozen=True)
+class _Run:
+    """What a search is given: what is asked, what it calls, and what it may spend; `timing` as `_timing` says it."""
+
+    task: Task
+    tools: Tools
+    effort: Effort
+    timing: str
+    graphs: bool
+    understanding: Understanding
+    memory: Memory
+    pace: Pace
+    meter: Meter
+    budget: Budget
+
+    def evaluator(self, task: Task | None = None, effort: Effort | None = None) -> Evaluator:
+        """What evaluates candidates for the task, or for another one, with another effort."""
+        return Evaluator(
+            task or self.task, self.tools, effort or self.effort, self.timing, versions(), self.memory, self.meter,
+            graphs=self.graphs,
+        )  # fmt: skip
+
+
 class _Search:
     """One run: its trials so far, the best of them, and the way on."""
 
-    def __init__(
-        self,
-        task: Task,
-        tools: Tools,
-        effort: Effort,
-        understanding: Understanding,
-        memory: Memory,
-        pace: Pace,
-        meter: Meter,
-        conversation: Conversation | None = None,
-        log: ExchangeLog | None = None,
-    ) -> None:
-        self.task = task
-        self.tools = tools
-        self.effort = effort
-        self.understanding = understanding
-        self.pace = pace
-        self.memory = memory
-        self.notes = memory.notes
-        self.meter = meter
+    def __init__(self, run: _Run, conversation: Conversation | None = None, log: ExchangeLog | None = None) -> None:
+        self.its = run
+        self.task, self.tools, self.effort, self.understanding = run.task, run.tools, run.effort, run.understanding
+        self.pace, self.memory, self.meter, self.budget = run.pace, run.memory, run.meter, run.budget
+        self.notes = run.memory.notes
         self.conversation = conversation
         self.log = log
         self.started = datetime.now(UTC)
-        self.clock_start = time.monotonic()
-        self.versions = versions()
-        self.timing = _timing(task, tools)
-        measures = self.timing == "measured"
-        if not measures:
+        self.ledger = Ledger(self.task, run.timing == "measured")
+        if not self.ledger.measures:
             self._say_that_times_are_modelled()
-        self.deadline = self.clock_start + (effort.gpu_budget_s if measures else effort.budget_s)
-        self.ledger = Ledger(task, measures)
-        self.evaluator = Evaluator(task, tools, effort, self.timing, self.versions, memory, meter)
+        self.evaluator = run.evaluator()
+        self.peers = Peers(self.task, self.understanding, self.effort, self.evaluator, self.ledger)
         self.batches = Batches(
-            self.ledger, self.evaluator, effort, pace, self.notes, meter, self._time_is_up, self._settle_what_is_there,
-            self._gate_begins,
+            self.ledger, self.evaluator, self.effort, self.pace, self.notes, self.meter, self.budget,
+            self._settle_what_is_there, self._gate_begins,
+        )  # fmt: skip
+        shapes = self.understanding.input_shapes
+        self.ending = Ending(
+            self.task, self.effort, self.ledger, self.evaluator, self.peers, self.pace, self.notes, run.evaluator,
+            math.prod(shapes[0]) if shapes else 0,
         )  # fmt: skip
         self.judging: Future[Trial | None] | None = None
         self.stage_results: list[StageResult] = []
-        self.looks = Looks(task, tools, understanding, self.notes)
-        self.peers: dict[str, Timing] = {}
+        self.looks = Looks(self.task, self.tools, self.understanding, self.notes)
         self.synthesized = False
 
     def run(self, command: str) -> Study:
         """The whole search."""
         self.pace.enter(1, "what is there")
-        with ThreadPoolExecutor(1) as pool, contextlib.ExitStack() as stack:
+        with ThreadPoolExecutor(2) as pool, contextlib.ExitStack() as stack:
             if self.ledger.measures:
                 stack.callback(self.evaluator.close_clock)
                 self.evaluator.start_clock()
+                self.peers.begin(pool, self.budget, self.meter)
             self._look_at_what_is_there(pool)
             self._run_stages()
             self._settle_what_is_there()
-            if self.task.also_inputs and self.ledger.best is not None:
-                self._serve_all_shapes(self.ledger.best)
-            if self.ledger.measures and self.ledger.best is not None:
-                self._measure_once_more()
-        self._compare_with_limited_code()
+            self.ending.settle()
+        self.ending.compare_with_limited_code()
         sights = self._look_at_all()
         self.looks.close()
         study = self._study(command, sights)
         said = len(self.notes)
-        remember_run(self.memory, self.task, study, self.timing)
+        remember_run(self.memory, self.task, study, self.its.timing)
         self.memory.settle()
         return replace(study, notes=(*study.notes, *self.notes[said:]))
 
@@ -182,6 +197,12 @@ class _Search:
         installed = self.tools.installed()
         here = f"this machine has a {installed.name}" if installed is not None else "there is no GPU here"
         self.notes.append(f"times are modelled for the {self.task.gpu.name}, not measured: {here}")
+        if self.understanding.graph is not None:
+            host_ms = host_ms_of_compiled(self.understanding.graph)
+            self.notes.append(
+                f"torch.compile is not compared without the GPU; a call of it takes the host about {host_ms:.2g} ms "
+                "(modelled)"
+            )
 
     def _look_at_what_is_there(self, pool: ThreadPoolExecutor) -> None:
         """Begin to judge the given code; candidates are written and compiled meanwhile."""
@@ -191,7 +212,8 @@ class _Search:
                 "keep its meaning were tried"
             )
         if not self.ledger.measures:
-            self.ledger.reference = self.tools.predict_reference(self.task, self.understanding)
+            predicted = self.tools.predict_reference(self.task, self.understanding)
+            self.ledger.reference = predicted.by_gpu_alone() if predicted and self.its.graphs else predicted
         self.notes += strictest_class(self.task.precision, self.understanding.operations)
         candidate = self._given_candidate()
         if candidate is not None:
@@ -209,8 +231,7 @@ class _Search:
         start = time.monotonic()
         evaluator = self.evaluator
         if self.ledger.measures and not self.task.given_code_is_specification:
-            effort = replace(self.effort, gate=self.effort.given_gate)
-            evaluator = Evaluator(self.task, self.tools, effort, self.timing, self.versions, self.memory, self.meter)
+            evaluator = self.its.evaluator(effort=replace(self.effort, gate=self.effort.given_gate))
         judged = evaluator.gate_anyway(evaluator.predict(candidate), lambda message: None)
         return Trial(
             number=0,
@@ -236,6 +257,7 @@ class _Search:
             return
         if self.ledger.measures:
             given = self.ledger.given
+            self.peers.settle()
             self.ledger.retime(self.evaluator.measure([given.candidate] if given else [], self.effort.bounds.final))
 
     def _gate_begins(self, candidate: Candidate) -> None:
@@ -247,23 +269,22 @@ class _Search:
 
     def _reason_to_stop(self, idle: int) -> str:
         """Why the run ends here; empty where it goes on."""
-        if self._time_is_up():
-            return f"the time of effort {self.effort.name} is spent ({self._elapsed_s():.0f} s)"
+        if self.budget.is_up:
+            return f"the time of effort {self.effort.name} is spent ({self.budget.elapsed_s:.0f} s)"
         # Variants of one code alone: what one stage forbids (tile sizes, say) may be all that the next one gains by.
         if idle >= self.effort.idle_stages and not self.task.given_code_is_specification:
             return f"{idle} stage{'s' if idle > 1 else ''} in a row gained nothing"
+        if self._is_bound_by_host():
+            return "the host binds the result: schedules change the GPU's time alone"
         fraction = self._fraction_of_speed_of_light()
         if fraction is not None and fraction >= self.effort.near_speed_of_light:
             return f"the best is at {100 * fraction:.0f} % of the speed of light"
         return ""
 
-    def _elapsed_s(self) -> float:
-        return time.monotonic() - self.clock_start
-
-    def _time_is_up(self) -> bool:
-        if self.ledger.measures and self.meter.gpu_s > self.effort.gpu_time_s:
-            return True
-        return time.monotonic() > self.deadline
+    def _is_bound_by_host(self) -> bool:
+        """No schedule would be seen; a proposer that talks may have other ideas."""
+        timing = self.ledger.best.timing if self.ledger.best is not None else None
+        return self.conversation is None and timing is not None and bound_by(timing) == "host"
 
     def _fraction_of_speed_of_light(self) -> float | None:
         floor, best = self.understanding.floors.get(self.task.precision), self.ledger.best
@@ -277,7 +298,7 @@ class _Search:
         tried = self.batches.try_all(rules, self._written(rules))
         self._settle_what_is_there()
         code = self.ledger.code_to_tune
-        if self.effort.retune and code is not None and not self._time_is_up():
+        if self.effort.retune and code is not None and not self.budget.is_up and not self._is_bound_by_host():
             self.pace.say("writing variants of the best code so far")
             with self.meter.on("retune"):
                 proposals = self._retuned(rules, code)
@@ -290,7 +311,7 @@ class _Search:
         """What was found for this task under other versions, in the first stage; and what the reference gives."""
         written: list[Candidate] = []
         if rules is self.task.rules[0]:
-            written += tuned_elsewhere(self.memory, self.task, self.timing)
+            written += tuned_elsewhere(self.memory, self.task, self.its.timing, graphs=self.its.graphs)
         if self._may_synthesize(rules):
             self.synthesized = True
             self.pace.say("writing candidates from the reference")
@@ -324,17 +345,14 @@ class _Search:
 
         Its time is its own: while it has the word its budget counts, and the search's stands still.
         """
-        before, began = self.deadline, time.monotonic()
         tried = 0
-        try:
+        with self.budget.of_its_own() as allow:
             while True:
                 candidates = conversation.propose(self._turn(rules), self.log, self.pace.say)
                 if not candidates:
                     return tried
-                self.deadline = time.monotonic() + self.effort.budget_s
+                allow(self.effort.budget_s)
                 tried += self.batches.try_all(rules, candidates)
-        finally:
-            self.deadline = before + time.monotonic() - began
 
     def _turn(self, rules: StageRules) -> Turn:
         floor = self.understanding.floors.get(self.task.precision)
@@ -386,72 +404,6 @@ class _Search:
 
     # The end.
 
-    def _serve_all_shapes(self, best: Trial) -> None:
-        """Schedules by shape in one file, where more shapes than one are asked for and it pays."""
-        start = time.monotonic()
-        shapes = self.understanding.input_shapes
-        others = [trial.candidate for trial in self.ledger.trials if trial.outcome is not Outcome.REJECTED]
-
-        def evaluator_for(task: Task) -> Evaluator:
-            return Evaluator(task, self.tools, self.effort, self.timing, self.versions, self.memory, self.meter)
-
-        one, note = serve_shapes(
-            self.task,
-            best.candidate,
-            others,
-            math.prod(shapes[0]) if shapes else 0,
-            evaluator_for,
-            measures=self.ledger.measures,
-            say=self.pace.say,
-        )
-        self.notes.append(note)
-        if one is None:
-            return
-        rules = self.task.rules[-1]
-        judged = self.evaluator.gate(self.evaluator.predict(one), self.pace.say)
-        if judged.rejected:
-            self.ledger.record(rules, judged, Outcome.REJECTED, rejection(judged.known.verdict), since=start)
-            return
-        if self.ledger.measures:
-            times = self.evaluator.measure([one, best.candidate], self.effort.bounds.final)
-            if one.digest not in times:
-                return
-            judged = self.evaluator.timed(judged, times[one.digest])
-        self.ledger.best = self.ledger.record(rules, judged, Outcome.KEPT, note, since=start)
-
-    def _measure_once_more(self) -> None:
-        """All rows of the final table in one interleaved run; a gain that does not show again is not one."""
-        best, given = self.ledger.best, self.ledger.given
-        assert best is not None
-        self.pace.say("measuring the result once more, beside what was there")
-        beside = [given.candidate] if given is not None else []
-        peers = self._peers()
-        times = self.evaluator.measure([best.candidate, *beside, *peers.values()], self.effort.gate)
-        self.peers = {name: times[peer.digest] for name, peer in peers.items() if peer.digest in times}
-        self.ledger.retime(times)
-        best, self.ledger.best = self.ledger.best, None
-        assert best is not None
-        shortfall = self.ledger.shortfall(best.candidate, best.timing, self.task.rules[-1])
-        self.ledger.best = best
-        if shortfall:
-            self.ledger.withdraw_best(f"measured once more at the end: {shortfall}")
-
-    def _peers(self) -> Mapping[str, Candidate]:
-        """What is measured for comparison alone: it must not take the time of the search."""
-        asked = self.effort.peers and not self.task.given_code_is_specification
-        return PEERS if asked and time.monotonic() + PEER_S < self.deadline else {}
-
-    def _compare_with_limited_code(self) -> None:
-        """Say so where the given code is faster than the result and right only within limits."""
-        given, best = self.ledger.given, self.ledger.best
-        if given is None or given.verdict is None or not given.verdict.limits or given.timing is None:
-            return
-        if best is not None and best.timing is not None and given.timing.time_ms < best.timing.time_ms:
-            self.notes.append(
-                f"the given code is {given.timing.label} at {given.timing.time_ms:.4g} ms, faster than the result, but "
-                f"right only within limits: {given.verdict.limits[0].message}"
-            )
-
     def _look_at_all(self) -> tuple[Sight, ...]:
         """Profile and diagnosis of the reference, the given code and the result."""
         self.pace.say("what holds it back")
@@ -460,11 +412,12 @@ class _Search:
             wanted.append((None, "reference"))
         if self.ledger.given is not None:
             wanted.append((self.ledger.given.candidate, "given code"))
-        if self.ledger.best is not None:
-            wanted.append((self.ledger.best.candidate, "ours"))
+        ours = self.ledger.best or self.ledger.trial(self.ending.runner_up)
+        if ours is not None:
+            wanted.append((ours.candidate, "ours"))
         if not wanted:
             return ()
-        thorough = self.effort.name != "none"
+        thorough = self.effort.name != "none" and not self.budget.is_over
         with self.meter.on("look"), ThreadPoolExecutor(len(wanted)) as pool:
             found = list(pool.map(lambda one: self.looks.at(*one, thorough=thorough), wanted))
         return tuple(sight for sight in found if sight is not None)
@@ -479,10 +432,10 @@ class _Search:
             stages=tuple(str(stage) for stage in self.task.stages),
             effort=self.effort.name,
             oracle="given code" if self.task.given_code_is_specification else "reference",
-            versions=dict(self.versions),
+            versions=dict(versions()),
             command=command,
             started=self.started.isoformat(timespec="seconds"),
-            seconds=time.monotonic() - self.clock_start,
+            seconds=self.budget.elapsed_s,
             timing_kind="measured" if self.ledger.measures else "modelled",
             reference=self.ledger.reference,
             given=self.ledger.given,
@@ -495,7 +448,11 @@ class _Search:
             stage_results=tuple(self.stage_results),
             spent=self.meter.seconds,
             sights=sights,
-            peers=self.peers,
+            peers=self.ledger.peers,
+            peer_failures=self.peers.failures,
+            runner_up=self.ending.runner_up,
+            graphs=self.its.graphs,
+            budget_s=self.budget.seconds,
             ceilings=ceilings_of(self.task),
         )
 

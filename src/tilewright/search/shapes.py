@@ -79,7 +79,7 @@ def _times(evaluator: Evaluator, judged: Sequence[Judged], measures: bool) -> Ma
         found = evaluator.measure([one.candidate for one in judged], "quick")
     finally:
         evaluator.close_clock()
-    return {label: time.median_ms for label, time in found.items()}
+    return {label: time.time_ms for label, time in found.items()}
 
 
 def merged(best: Candidate, own_elements: int, chosen: Sequence[tuple[int, Candidate]]) -> Candidate | None:

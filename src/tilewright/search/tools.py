@@ -17,6 +17,7 @@ from tilewright.values.verdict import Finding, KernelResources, Verdict
 
 if TYPE_CHECKING:
     from tilewright.measure.clock import ClockReport
+    from tilewright.measure.peers import Peer
 
 Say = Callable[[str], None]
 
@@ -90,8 +91,17 @@ class Clock(Protocol):
     def start(self) -> None:
         """Begin to warm up; the first measurement waits for it."""
 
-    def measure(self, candidates: Sequence[Candidate], plan: str) -> ClockReport:
-        """Times, all taken in one interleaved run; the labels are `reference` and the candidates' digests."""
+    def measure(
+        self, candidates: Sequence[Candidate], plan: str, peers: Sequence[Peer] = (), peers_s: float = 0.0
+    ) -> ClockReport:
+        """Times, all taken in one interleaved run; labels: `reference`, the candidates' digests, the peers' names.
+
+        Args:
+            candidates: what is timed.
+            plan: a name of `tilewright.measure.timer.PLANS`.
+            peers: what is compiled and timed beside them.
+            peers_s: seconds that compiling all peers may take.
+        """
 
     def close(self) -> None:
         """End the process."""

@@ -6,7 +6,7 @@ The last of floor 0: it gathers what the other modules of the floor define, so t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from tilewright.gpu.speed_of_light import SpeedOfLight
@@ -111,7 +111,12 @@ class Study:
         spent: activity (`compile`, `measure`, `gate`, ...) -> seconds of wall time; activities may overlap.
         sights: of the reference, the given code and the result, as far as they exist: profile and diagnosis.
         ceilings: the GPU's rates in the task's class.
-        peers: name (`torch.compile`) -> time, taken in one run with the result's; empty without a GPU.
+        peers: name (`torch.compile in mode default`) -> time, taken in one run with the result's; empty without a GPU.
+        peer_failures: name -> why there is no time of it.
+        runner_up: number of the trial that is the fastest of ours where a peer is faster; it is the result only where
+            it was asked for all the same.
+        graphs: calls are captured in CUDA graphs: the GPU's time alone decided.
+        budget_s: wall seconds that the run was given; 0 in records of versions that did not say it.
     """
 
     task: str
@@ -139,6 +144,10 @@ class Study:
     sights: tuple[Sight, ...] = field(default=())
     ceilings: Ceilings | None = None
     peers: Mapping[str, Timing] = field(default_factory=dict)
+    peer_failures: Mapping[str, str] = field(default_factory=dict)
+    runner_up: int | None = None
+    graphs: bool = False
+    budget_s: float = 0.0
 
     @property
     def best(self) -> Trial | None:
@@ -146,9 +155,31 @@ class Study:
         return next((trial for trial in self.trials if trial.number == self.best_number), None)
 
     @property
+    def ours(self) -> Trial | None:
+        """The fastest of ours, whether or not it is the result; None where nothing beat what was there."""
+        number = self.best_number if self.best_number is not None else self.runner_up
+        return next((trial for trial in self.trials if trial.number == number), None)
+
+    @property
+    def best_peer(self) -> tuple[str, Timing] | None:
+        """Name and time of the fastest peer; None where none was timed."""
+        return min(self.peers.items(), key=lambda row: row[1].time_ms, default=None)
+
+    @property
+    def peer_wins(self) -> bool:
+        """The fastest thing that the user had is a peer, and nothing of ours beats it."""
+        peer = self.best_peer
+        return peer is not None and self.baseline is peer[1] and (self.best is None or self.runner_up is not None)
+
+    def keeping_ours(self) -> Study:
+        """The same study with the fastest of ours as its result, also where a peer is faster."""
+        return self if self.best is not None else replace(self, best_number=self.runner_up)
+
+    @property
     def baseline(self) -> Timing | None:
-        """The fastest right thing there was before the search: the reference, or accepted given code."""
+        """The fastest right thing that the user had: the reference, accepted given code, or torch.compile."""
         right = [self.reference] if self.reference is not None else []
+        right.extend(self.peers.values())
         if self.given is not None and self.given.timing is not None and self.given_counts:
             right.append(self.given.timing)
         return min(right, key=lambda timing: timing.time_ms, default=None)
