@@ -159,3 +159,12 @@ def test_a_number_that_is_an_attribute_is_handed_on() -> None:
     graph, _ = written_out(Smooth(), [x, target])
     numbers = [value for node in graph.fx.nodes for value in node.args if type(value) is float]
     assert numbers.count(next(iter(graph.linked))) == 3
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_norm_whose_order_is_an_attribute_stays_with_torch() -> None:
+    """A power and its root would be computed from a number that the module may change."""
+    tensors = drawn(3, (3, 4), (0.0,), 1)
+    _, fired = written_out(nn.TripletMarginLoss(p=2.5), tensors)
+    assert "margin of triplets" in fired
+    assert "pairwise distance" not in fired

@@ -205,6 +205,7 @@ for dims in ((0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)):
                 SMALL if keep else FEW_PROGRAMS,
             )
 case("sum of all", lambda m, x: x.sum(), [(5, 67)], [[(3, 200)]], FEW_PROGRAMS)
+case("mean of row sums", lambda m, x, t: torch.where(t > 0, x.sum(1), 0.0).mean(), [(5, 67), (5,)], [[(3, 9), (3,)]])
 case("max of all", lambda m, x: x.max(), [(5, 67)], [[(3, 200)]], SMALL)
 case("two at one level", lambda m, x: x.sum(1) / (x.abs().amax(1) + 1.0), [(5, 67)], [[(9, 3)]])
 case("variance by hand", lambda m, x: (x * x).mean(1) - x.mean(1) ** 2, [(5, 67)], [[(9, 3)]], FEW_PROGRAMS)

@@ -233,6 +233,8 @@ def _expand_vector_norm(editor: Editor, node: torch_fx.Node, graph: Graph) -> to
     matrix = target_of(node) is aten.linalg_norm.default and not (dims is not None and len(dims) == 1)
     if _keyword(node, 4, "dtype") is not None or isinstance(order, str) or (matrix and order != 2):
         return None
+    if order in graph.linked:
+        return None  # an attribute of the module, which may change: a root of that order is no number to write down
     return _norm(editor, source_of(node), order, dims, bool(_keyword(node, 3, "keepdim", False)))
 
 

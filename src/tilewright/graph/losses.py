@@ -231,7 +231,7 @@ def _triplet(editor: Editor, given: Arguments) -> torch_fx.Node | None:
 def _distance(editor: Editor, node: torch_fx.Node, graph: Graph) -> torch_fx.Node | None:
     given = _arguments_of(node)
     x, y = given["x1"], given["x2"]
-    if x.meta["val"].dim() == 0 or x.meta["val"].dim() != y.meta["val"].dim():
+    if x.meta["val"].dim() == 0 or x.meta["val"].dim() != y.meta["val"].dim() or given["p"] in graph.linked:
         return None
     difference = editor.call(aten.add.Tensor, editor.call(aten.sub.Tensor, x, y), given["eps"])
     return editor.call(aten.linalg_vector_norm.default, difference, given["p"], [-1], given["keepdim"])

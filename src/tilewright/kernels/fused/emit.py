@@ -168,6 +168,8 @@ class _RegionEmitter(ValueEmitter):
     def _accumulator_shape(self, innermost: bool) -> str:
         blocks = [f"BLOCK_{self.axes[v].size}" for v in self.vectors]
         if not innermost and self.plan.reduced_vector is not None:
+            if len(blocks) == 1:
+                return "()"  # what the innermost reduction leaves is a number, and so is what is stored
             blocks = [*blocks[:-1], "1"]
         return f"[{', '.join(blocks)}]" if blocks else "[1]"
 
