@@ -154,6 +154,8 @@ def test_the_result_is_the_module_in_every_other_respect(tmp_path: Path) -> None
     twin = copy.deepcopy(result)
     assert twin.norm.weight.data_ptr() != module.norm.weight.data_ptr()
     assert torch.equal(twin(x), module(x))
+    compiled = torch.compile(twin, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x, mask=mask), module(x, mask=mask))
 
 
 def test_the_result_can_be_saved_and_loaded_in_another_process(tmp_path: Path) -> None:

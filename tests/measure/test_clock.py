@@ -399,7 +399,7 @@ def test_nothing_timed_is_an_error_with_the_reason(monkeypatch):
 
 @pytest.mark.gpu
 def test_reference_and_candidate_are_timed_together():
-    big = module_source(init_args=(2048, 0.5), inputs=(InputSpec("rand", (4096, 2048)),))
+    big = module_source(init_args=(2048, 0.5), inputs=(InputSpec("rand", (65536, 2048)),))
     candidate = Candidate(NEW, Origin.FILE, "the same")
     report = clock.measure_with_report(task(reference=big), [candidate], effort="none")
     assert not report.failures

@@ -119,8 +119,8 @@ def _already_imported(node: ast.stmt, provided: dict[str, str]) -> bool:
 _DOCSTRING = '''
 """{name} with Triton kernels where they hold; all else is as it was.
 
-After a first call, calls can be captured in a CUDA graph. Its replays read parameters where they lay at the capture:
-they follow changes in place, and not a parameter that was replaced.
+Under torch.compile it is the module that it replaces. After a first call, calls can be captured in a CUDA graph: its
+replays read parameters where they lay at the capture. They follow changes in place, not a parameter that was replaced.
 """
 '''.strip("\n")
 
@@ -223,7 +223,7 @@ def _write_forward(lines: Lines, forward: ForwardText, reference: str) -> None:
     signature = forward.signature
     names = ", ".join(signature.names)
     lines.open(f"def forward(self, {signature.parameters}):")
-    lines.add(f"state = self._state_for_kernels({names})")
+    lines.add(f"state = None if torch.compiler.is_compiling() else self._state_for_kernels({names})")
     lines.open("if state is None:")
     lines.add(f"return {reference}.forward({signature.passed})")
     lines.close()
