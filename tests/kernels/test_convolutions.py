@@ -116,7 +116,7 @@ def test_the_output_has_the_type_of_the_root() -> None:
     plan = planned(Promoted(), torch.randn(2, 3, 8, 8).bfloat16())
     (anchor,) = anchors(plan)
     assert operations(anchor)[-1] == "mul"
-    assert "out = torch.empty((N, CO, HO, WO), device=x.device, dtype=torch.float32)" in written(plan)
+    assert "out = note(torch.empty((N, CO, HO, WO), device=x.device, dtype=torch.float32))" in written(plan)
 
 
 def written(plan: ModulePlan, description: str = "") -> str:
