@@ -34,7 +34,7 @@ class Small(nn.Module):
 
 @pytest.mark.parametrize(
     ("steps", "us"),
-    [((), 0), ((LAUNCH,), 15), ((LAUNCH, LAUNCH, LAUNCH), 27), ((VIEW, LINEAR, LAUNCH), 37), ((LAUNCH, VIEW), 17)],
+    [((), 0), ((LAUNCH,), 16), ((LAUNCH, LAUNCH, LAUNCH), 38), ((VIEW, LINEAR, LAUNCH), 38), ((LAUNCH, VIEW), 18)],
 )
 def test_the_first_launch_costs_more_than_the_others(steps: tuple[Launch | NativeCall, ...], us: float) -> None:
     assert host_ms_of(Recording(steps)) == pytest.approx(us / 1e3)
@@ -47,11 +47,11 @@ def test_the_table_names_the_source_of_every_figure() -> None:
 def test_a_small_module_is_bound_by_the_host_and_a_large_one_by_the_gpu() -> None:
     graph = capture(Small().eval(), [torch.randn(8, 64)])
     assert host_ms_of_eager(graph) == pytest.approx(0.050, abs=0.005)  # one view or another among them
-    assert host_ms_of_compiled(graph) == pytest.approx(0.072)
+    assert host_ms_of_compiled(graph) == pytest.approx(0.057)
     small = predict_reference(graph, GPU, PrecisionClass.TF32)
     assert (small.time_ms, bound_by(small)) == (small.host_ms, "host")
     assert small.gpu_ms == pytest.approx(sum(small.parts.values()))
     large = predict_reference(capture(Small().eval(), [torch.randn(1 << 18, 64)]), GPU, PrecisionClass.TF32)
     assert (large.time_ms, bound_by(large)) == (large.gpu_ms, "GPU")
     ours = predict(Recording((LAUNCH,)), [], GPU, PrecisionClass.TF32)
-    assert ours.time_ms == ours.host_ms == 0.015
+    assert ours.time_ms == ours.host_ms == 0.016

@@ -15,6 +15,7 @@ from tilewright.graph.work import NodeWork, count_nodes
 from tilewright.values.candidate import Launch, NativeCall, Recording
 
 _MEASURED = "measured beside an H200"
+_BREADTH = f"{_MEASURED}, benchmarks/results/2026-11-30-h200-breadth.json"
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,16 @@ class HostCost:
 HOST_COSTS: Mapping[str, HostCost] = MappingProxyType(
     {
         "first launch": HostCost(
-            15.0, f"{_MEASURED}: 12 to 19 us for a launch through Triton's JIT; what an emitted module may take with "
-            "its guard and the allocation of its output (3.4 us)",
+            16.0, f"{_BREADTH}: 16 to 17 us for modules of one kernel, guard and allocation of the output included",
         ),
-        "further launch": HostCost(6.0, f"{_MEASURED}: 5 to 7 us for a compiled kernel that is held"),
+        "further launch": HostCost(11.0, f"{_BREADTH}: 27 us for two kernels, 46 for four, of one replayed call"),
         "contraction": HostCost(20.0, f"{_MEASURED}: 63 us for a linear, a scale and a batch norm in eager PyTorch"),
         "normalisation": HostCost(20.0, "as a contraction"),
         "other operation": HostCost(10.0, "assumption between 5 us (pointwise) and 20 us, the range in eager PyTorch"),
         "view": HostCost(2.0, "assumption: dispatch without a kernel"),
-        "compiled call": HostCost(60.0, f"{_MEASURED}: 71 us for the same three in torch.compile's default mode, which "
-            "makes two kernels of them; guards and wrapper are what does not depend on the kernels"),
-        "compiled kernel": HostCost(6.0, "as a further launch"),
+        "compiled call": HostCost(31.0, f"{_BREADTH}: 37 to 45 us for one kernel in torch.compile's default mode; "
+            "guards and wrapper are what does not depend on the kernels"),
+        "compiled kernel": HostCost(6.0, f"{_MEASURED}: 5 to 7 us for a compiled kernel that is held"),
     }
 )  # fmt: skip
 
@@ -64,10 +64,10 @@ def host_ms_of_eager(graph: Graph) -> float:
 def host_ms_of_compiled(graph: Graph) -> float:
     """Milliseconds that the host needs at least for a call of the graph under torch.compile.
 
-    A kernel for each contraction and one for what is fused after them: no fewer are known to be made.
+    A library call for each contraction and one kernel for all that is fused: no fewer are known to be made.
     """
     contractions = sum(1 for node in count_nodes(graph) if node.matrix_operations)
-    return _sum_ms(["compiled call", *["compiled kernel"] * (contractions + 1)])
+    return _sum_ms(["compiled call", "compiled kernel", *["contraction"] * contractions])
 
 
 def _kind_of_node(node: NodeWork) -> str:
