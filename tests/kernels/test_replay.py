@@ -9,8 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from tilewright.graph.canonical import simplify
+from tilewright.graph.capture import capture
 from tilewright.kernels.module import replay
+from tilewright.kernels.module.text import write_forward
+from tilewright.kernels.planner import plan_module
+from tilewright.kernels.steps import PlanOptions
 
 
 class Compiled:
@@ -245,3 +251,17 @@ def test_schedules_of_a_table_are_told_apart() -> None:
         x = torch.randn(4)
         torch.testing.assert_close(wrapper(x, schedule=schedule), x + x + x[0])
     assert seen == [1, 2]
+
+
+class Scaled(nn.Module):
+    """A number comes before the tensor; two kernels."""
+
+    def forward(self, gain: float, x: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(torch.softmax(x * gain, 1) * gain, 0)
+
+
+def test_the_first_argument_of_all_launches_is_a_tensor() -> None:
+    graph = simplify(capture(Scaled().eval(), [2.5, torch.randn(4, 8)])).graph
+    name, arguments = write_forward(plan_module(graph, PlanOptions())).whole or ("", ())
+    assert name == "launch_all"
+    assert arguments == ("x", "gain")

@@ -270,6 +270,7 @@ class _ForwardWriter:
         alone = self.constants or any(makes_values(node) for node in self.native_nodes)
         if len(self.emitted) < 2 or alone or not (computed and is_flat and is_plain):
             return None
+        taken.sort(key=lambda one: one.placeholder is None)  # tensors first: the first one says which device it is
         return self.names.unique("launch_all"), tuple(one.name for one in taken)
 
     def _is_linked(self, argument: InputArgument) -> bool:
